@@ -1,0 +1,1 @@
+"""Generalized category discovery on Flax NNX (needs the extra ``gcd``)."""
