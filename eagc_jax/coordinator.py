@@ -1,0 +1,121 @@
+"""EAGC: energy assessment, soft gating and reduction, as one Optax transformation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import optax
+
+from eagc_jax.blocks import Granularity
+from eagc_jax.energy import assess_energy
+from eagc_jax.gating import soft_gate
+from eagc_jax.objectives import sum_objectives
+
+
+def eagc(
+    num_objectives: int,
+    *,
+    energy: str | Mapping[str, float] = "magnitude",
+    granularity: Granularity = "channel",
+    scale: str = "objective",
+    temperature: float | Callable[[jax.Array], jax.typing.ArrayLike] = 1.0,
+    floor: float = 0.2,
+    smoothing: float = 0.9,
+    hysteresis: float = 0.0,
+    slew: float | None = None,
+    warmup_steps: int = 100,
+    weights: Sequence[float] | jax.typing.ArrayLike | None = None,
+    descent_guard: float | None = None,
+    nonfinite: str = "propagate",
+    alignment_floor: float = 0.5,
+    direction_decay: float | None = 0.9,
+    moment_decay: float | None = 0.999,
+    eps: float = 1e-8,
+) -> optax.GradientTransformationExtraArgs:
+    """The Energy-Aware Gradient Coordinator: K gradients in, one update out.
+
+    ``optax.chain`` of :func:`eagc_jax.assess_energy` (the article that named EAGC calls
+    it *GradientEnergyAnalyzer*), :func:`eagc_jax.soft_gate` (*DynamicCoordinator*) and
+    :func:`eagc_jax.sum_objectives`; see these for the maths. Place it first in a chain,
+    before anything that expects leaves of the parameters' shapes.
+
+    .. warning:: Coordination is not linear: average gradients over devices and
+      microbatches *before* it, not after.
+
+    Args:
+      num_objectives: K, a Python int.
+      energy: what is compared: "magnitude", "progress", "exploratory", "sensitivity",
+        "fisher", or a mapping from these to coefficients.
+      granularity: what shares one gate: "global", "tensor", "channel", "element", or a
+        function ``(path, shape)`` to the axes that a block spans.
+      scale: "objective" (invariant to rescaling a loss) or "global".
+      temperature: > 0, or a schedule; small ones switch, large ones approach the sum.
+      floor: in [0, 1], the share of its weight that no objective can lose.
+      smoothing: in [0, 1), decay of the average of logits.
+      hysteresis: >= 0, in logits.
+      slew: the most a logit may move in one step, or None.
+      warmup_steps: steps until the gate has its full strength; the first step is plain.
+      weights: K loss weights >= 0, or None for ones.
+      descent_guard: in [0, 1], or None: see :func:`eagc_jax.soft_gate`.
+      nonfinite: "propagate", "skip_objective" or "skip_update".
+      alignment_floor: in (0, 1], of the progress and exploratory energies.
+      direction_decay: in [0, 1), of the running direction; None to pass ``direction``.
+      moment_decay: in [0, 1), of the second moment; None to pass ``second_moment``.
+      eps: > 0, added to relative energies before the logarithm.
+
+    Returns:
+      A transformation from leaves ``(K, *param.shape)`` to leaves ``(*param.shape)``, in
+      the leaves' dtype. Its state shows the last ``energies``, ``gates``, ``switches``
+      and ``nonfinite_count`` (``optax.tree.get``, or
+      :func:`eagc_jax.diagnostics.report`).
+
+    Raises:
+      ValueError: bad arguments (at once); a missing or wrong objective axis, trees that
+        differ, "sensitivity" without params (when traced).
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> from eagc_jax import eagc, value_and_grads
+      >>> def losses_fn(w):
+      ...   return jnp.stack([jnp.sum((w - 1) ** 2), 100 * jnp.sum((w + 1) ** 2)])
+      >>> tx = optax.chain(eagc(2), optax.adamw(1e-2))
+      >>> w = jnp.array([0.5, -2.0])
+      >>> state = tx.init(w)
+      >>> losses, grads = value_and_grads(losses_fn)(w)
+      >>> updates, state = tx.update(grads, state, w)
+      >>> updates.shape
+      (2,)
+
+    References:
+      The energies and the gate are this package's own, after the vocabulary of Zheng et
+      al., `EAGC <https://arxiv.org/abs/2604.14176>`_, CVPR 2026, whose method acts at
+      the feature.
+    """
+    return optax.chain(
+        assess_energy(
+            num_objectives,
+            energy=energy,
+            granularity=granularity,
+            scale=scale,
+            weights=weights,
+            nonfinite=nonfinite,
+            alignment_floor=alignment_floor,
+            direction_decay=direction_decay,
+            moment_decay=moment_decay,
+            eps=eps,
+        ),
+        soft_gate(
+            num_objectives,
+            granularity=granularity,
+            temperature=temperature,
+            floor=floor,
+            smoothing=smoothing,
+            hysteresis=hysteresis,
+            slew=slew,
+            warmup_steps=warmup_steps,
+            weights=weights,
+            descent_guard=descent_guard,
+        ),
+        sum_objectives(),
+    )

@@ -1,0 +1,144 @@
+"""Reading what was decided out of an optimizer state."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from eagc_jax.energy import AssessEnergyState
+from eagc_jax.gating import SoftGateState
+
+
+class Report(NamedTuple):
+    """What the coordinator saw and did in the last step, objective by layer.
+
+    Plain NumPy arrays; ``print`` shows a table. K objectives, L layers (leaves that are
+    assessed together, in name order; one, "global", at that granularity).
+    """
+
+    layers: tuple[str, ...]  # L names.
+    energies: np.ndarray  # (K, L): mean relative energy over the layer's blocks.
+    gates: np.ndarray  # (K, L): mean factor on the objective's gradient.
+    switches: np.ndarray  # (L,): changes of the leading objective so far, all blocks.
+    leaves: tuple[str, ...]  # names of all leaves, for gradient_rms.
+    gradient_rms: np.ndarray  # (K, leaves): root mean square of the gradient.
+    nonfinite_count: np.ndarray  # (K,): steps with a NaN or an infinity.
+    count: int  # steps gated so far.
+
+    def __str__(self) -> str:
+        number = self.gates.shape[0]
+        width = max([len(name) for name in self.layers] + [5])
+        columns = [f"energy[{k}]" for k in range(number)]
+        columns += [f"gate[{k}]" for k in range(number)]
+        lines = ["  ".join(["layer".ljust(width), *columns, "switches"])]
+        for index, name in enumerate(self.layers):
+            values = [*self.energies[:, index], *self.gates[:, index]]
+            cells = [
+                f"{value:.4g}".rjust(len(column))
+                for value, column in zip(values, columns, strict=True)
+            ]
+            cells.append(str(self.switches[index]).rjust(len("switches")))
+            lines.append("  ".join([name.ljust(width), *cells]))
+        return "\n".join(lines)
+
+
+def report(opt_state: Any) -> Report:
+    """Energies, gates and switches of the last step, found anywhere in a state.
+
+    Args:
+      opt_state: the state of an optimizer with :func:`eagc_jax.eagc` in it: of a chain,
+        ``named_chain``, ``partition`` (the groups' layers are put together),
+        ``inject_hyperparams``, or an ``nnx.Optimizer``'s ``opt_state``. Call it outside
+        of ``jit``; inside, read the state with ``optax.tree.get(opt_state, "gates")``.
+
+    Returns:
+      A ``Report`` of NumPy arrays.
+
+    Raises:
+      ValueError: no coordinator in the state, traced values, or a batch of states.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> from eagc_jax import diagnostics, eagc
+      >>> tx = optax.chain(eagc(2, granularity="tensor"), optax.sgd(0.1))
+      >>> params = {"w": jnp.ones(3)}
+      >>> grads = {"w": jnp.array([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])}
+      >>> _, state = tx.update(grads, tx.init(params), params)
+      >>> print(diagnostics.report(state))
+      layer  energy[0]  energy[1]  gate[0]  gate[1]  switches
+      w              1          1        1        1         0
+    """
+    gates = _find(opt_state, SoftGateState)
+    assessed = _find(opt_state, AssessEnergyState)
+    if not gates:
+        raise ValueError(
+            "opt_state holds no soft_gate: pass the state of an optimizer that has "
+            "eagc_jax.eagc in its chain."
+        )
+    switches = _merge([state.switches for state in gates])
+    if any(value.ndim for value in switches.values()):
+        raise ValueError(
+            "opt_state is a batch of states (vmap); report takes one: "
+            "jax.tree.map(lambda x: x[i], opt_state)."
+        )
+    factors = _merge([state.gates for state in gates])
+    energies = _merge([state.energies for state in assessed])
+    rms = _merge([state.gradient_rms for state in assessed])
+    layers = tuple(sorted(factors))
+    number = next(iter(factors.values())).shape[0] if factors else 0
+    table = _per_layer(factors, layers, number)
+    shown = energies if set(layers) <= set(energies) else {}
+    return Report(
+        layers=layers,
+        energies=_per_layer(shown, layers, number),
+        gates=table,
+        switches=np.array([switches[name] for name in layers], np.int32),
+        leaves=tuple(sorted(rms)),
+        gradient_rms=_per_layer(rms, tuple(sorted(rms)), number),
+        nonfinite_count=_array(assessed[0].nonfinite_count)
+        if assessed
+        else np.zeros(number, np.int32),
+        count=int(_array(gates[0].count)),
+    )
+
+
+def _find(tree: Any, kind: type) -> list[Any]:
+    found = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, kind))
+    return [node for node in found if isinstance(node, kind)]
+
+
+def _merge(groups: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """One dict of NumPy arrays; a name that comes twice is numbered."""
+    merged: dict[str, np.ndarray] = {}
+    for group in groups:
+        for name, value in group.items():
+            key, again = name, 2
+            while key in merged:
+                key, again = f"{name}#{again}", again + 1
+            merged[key] = _array(value)
+    return merged
+
+
+def _array(value: Any) -> np.ndarray:
+    # Flax wraps the arrays of an nnx.Optimizer; the core doesn't import Flax.
+    value = value.get_value() if hasattr(value, "get_value") else value
+    if isinstance(value, Tracer):
+        raise ValueError(
+            "report reads concrete values: call it outside of jit, or read the state "
+            "inside with optax.tree.get(opt_state, 'gates')."
+        )
+    return np.asarray(value)
+
+
+def _per_layer(
+    values: dict[str, np.ndarray], names: tuple[str, ...], number: int
+) -> np.ndarray:
+    """(K, L) means over blocks; NaN where nothing was assessed."""
+    table = np.full((number, len(names)), np.nan, np.float32)
+    for index, name in enumerate(names):
+        if name in values:
+            table[:, index] = values[name].reshape(number, -1).mean(axis=1)
+    return table

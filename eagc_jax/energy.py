@@ -1,0 +1,560 @@
+"""Energy assessment: how strongly, and in which direction, each objective pulls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from eagc_jax import blocks as blocks_lib
+from eagc_jax.blocks import GLOBAL, Granularity
+from eagc_jax.objectives import (
+    AssessedUpdates,
+    check_num_objectives,
+    check_objective_axis,
+    check_same_names,
+    check_weights,
+    concrete,
+    expand_to,
+    named_leaves,
+    weighted_sum,
+)
+
+ENERGIES = ("magnitude", "progress", "exploratory", "sensitivity", "fisher")
+NONFINITE_POLICIES = ("propagate", "skip_objective", "skip_update")
+_ALIASES = {"snip": "sensitivity"}
+_ALIGNMENTS = ("progress", "exploratory")
+# Added to the second moment, relative to its mean: keeps an entry in which the
+# objectives cancel from looking infinitely important.
+_FISHER_RIDGE = 1e-6
+
+
+class AssessEnergyState(NamedTuple):
+    """What ``assess_energy`` saw last, and the averages that its energies need."""
+
+    energies: dict[str, jax.Array]
+    # Per block: relative energy, shape=(K, *block), float32; 1 is the objective's mean
+    # over the shared leaves. At granularity "element" the mean per leaf, (K,).
+    gradient_rms: dict[str, jax.Array]  # per leaf, shape=(K,), float32, gradient units.
+    nonfinite_count: jax.Array  # shape=(K,), int32: steps with a NaN or an infinity.
+    direction: Any  # like params, float32: running average of the weighted sum, or ().
+    second_moment: Any  # like params, float32: that of its square, or ().
+    count: jax.Array  # shape=(), int32: steps in which the averages moved.
+
+
+class _Options(NamedTuple):
+    mixture: dict[str, float]
+    granularity: Granularity
+    scale: str
+    weights: jax.Array
+    alignment_floor: Any
+    eps: Any
+    nonfinite: str
+
+
+def assess_energy(
+    num_objectives: int,
+    *,
+    energy: str | Mapping[str, float] = "magnitude",
+    granularity: Granularity = "channel",
+    scale: str = "objective",
+    weights: Sequence[float] | jax.typing.ArrayLike | None = None,
+    nonfinite: str = "propagate",
+    alignment_floor: float = 0.5,
+    direction_decay: float | None = 0.9,
+    moment_decay: float | None = 0.999,
+    eps: float = 1e-8,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Assesses, per block of parameters, the energy of each objective's gradient.
+
+    The first stage of :func:`eagc_jax.eagc`; the article that named EAGC calls it
+    *GradientEnergyAnalyzer*. Gradients pass through unchanged; the energies travel with
+    them (:class:`eagc_jax.AssessedUpdates`) to :func:`eagc_jax.soft_gate`, which must
+    come next, and stay readable in the state.
+
+    With :math:`R_b` the mean over block :math:`b`, :math:`\theta` the parameters,
+    :math:`M` a running average of the effective update :math:`P=\sum_k w_k g_k` and
+    :math:`c=R_b(g_kM)/\sqrt{R_b(g_k^2)R_b(M^2)}` the cosine with it, the energies are
+
+    ================= ====================================================================
+    ``"magnitude"``   :math:`R_b(g_k^2)`
+    ``"progress"``    :math:`f+(1-f)(1+c)/2`: along the running direction
+    ``"exploratory"`` :math:`f+(1-f)(1-c^2)`: across it
+    ``"sensitivity"`` :math:`R_b((g_k\theta)^2)`, the SNIP saliency; also ``"snip"``
+    ``"fisher"``      :math:`R_b(g_k^2/(\hat v+\epsilon))`, v a running mean of P squared
+    ================= ====================================================================
+
+    with :math:`f` the ``alignment_floor``. A mapping mixes them: the log energy is the
+    sum of coefficient times log energy. Magnitude, sensitivity and Fisher energies are
+    relative to a reference: the objective's own mean over the shared leaves, those that
+    at least two objectives reach (``scale="objective"``: invariant to rescaling a loss),
+    or the mean of these over objectives (``scale="global"``). The reference is that of
+    the step, never an average: an averaged one can be pumped up by spikes.
+
+    Args:
+      num_objectives: K, a Python int.
+      energy: a name from the table, or a mapping from names to coefficients >= 0.
+      granularity: "global", "tensor", "channel" (one block per output unit or filter,
+        the last axis; a vector is one block), "element", or a function ``(path, shape)``
+        to the axes that one block spans, for other layouts: ``lambda path, shape:
+        tuple(range(1, len(shape)))`` where the output unit comes first.
+      scale: "objective" or "global".
+      weights: K loss weights >= 0, or None for ones. An objective of weight 0 takes no
+        part.
+      nonfinite: what to do with an objective whose gradient has a NaN or an infinity
+        (or squares above the float32 range, beyond 1.8e19): "propagate" (the update is
+        NaN everywhere, for ``optax.apply_if_finite`` behind it), "skip_objective" (it is
+        left out in this step) or "skip_update" (the update is 0). Averages and gates are
+        never touched by it; the state counts it.
+      alignment_floor: f in the table, in (0, 1].
+      direction_decay: decay of M in [0, 1); None to take M from the keyword argument
+        ``direction`` of ``update`` (Adam's ``mu``, say) and keep none.
+      moment_decay: the same for v and the keyword argument ``second_moment``.
+      eps: added to relative energies before the logarithm, > 0.
+
+    Returns:
+      A transformation whose ``update`` takes leaves ``(K, *param.shape)`` and returns
+      ``AssessedUpdates``. Energies are float32 whatever the leaves' dtype. Gradients
+      below about 1e-19 square to 0 in float32 and count as absent.
+
+    Raises:
+      ValueError: bad arguments (at once); a missing objective axis, trees that differ,
+        "sensitivity" without params (when traced).
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> from eagc_jax import assess_energy, sum_objectives
+      >>> tx = optax.chain(assess_energy(2, granularity="tensor"), sum_objectives())
+      >>> params = {"a": jnp.zeros(2), "b": jnp.zeros(2)}
+      >>> grads = {"a": jnp.array([[3.0, 3.0], [1.0, 1.0]]),
+      ...          "b": jnp.array([[1.0, 1.0], [1.0, 1.0]])}
+      >>> _, state = tx.update(grads, tx.init(params))
+      >>> optax.tree.get(state, "energies")["a"].round(2)
+      Array([[1.8],
+             [1. ]], dtype=float32)
+
+    References:
+      Lee et al., `SNIP <https://arxiv.org/abs/1810.02340>`_, 2019 (sensitivity);
+      Zheng et al., `EAGC <https://arxiv.org/abs/2604.14176>`_, 2026 (the vocabulary).
+    """
+    number = check_num_objectives(num_objectives)
+    options = _Options(
+        mixture=_check_energy(energy),
+        granularity=granularity,
+        scale=scale,
+        weights=check_weights(weights, number),
+        alignment_floor=alignment_floor,
+        eps=eps,
+        nonfinite=nonfinite,
+    )
+    _check_options(options, direction_decay, moment_decay)
+    aligns = any(name in options.mixture for name in _ALIGNMENTS)
+    keeps_direction = aligns and direction_decay is not None
+    keeps_moment = "fisher" in options.mixture and moment_decay is not None
+
+    def init_fn(params):
+        energies, rms = _initial_energies(params, number, granularity)
+        zeros = lambda: optax.tree.zeros_like(params, dtype=jnp.float32)  # noqa: E731
+        return AssessEnergyState(
+            energies=energies,
+            gradient_rms=rms,
+            nonfinite_count=jnp.zeros((number,), jnp.int32),
+            direction=zeros() if keeps_direction else (),
+            second_moment=zeros() if keeps_moment else (),
+            count=jnp.zeros([], jnp.int32),
+        )
+
+    def update_fn(
+        updates, state, params=None, *, direction=None, second_moment=None, **extra_args
+    ):
+        del extra_args
+        check_objective_axis(updates, number, params)
+        check_same_names(named_leaves(updates), state.gradient_rms, "updates", "state")
+        step = _start(updates, options)
+        count = jnp.where(step.advance, optax.safe_increment(state.count), state.count)
+        new_direction, new_moment = (), ()
+        if keeps_direction or keeps_moment:
+            effective = _effective_update(step.updates, options.weights)
+        if keeps_direction:
+            direction = state.direction
+            new_direction = _track(direction, effective, direction_decay, step.advance)
+        if keeps_moment:
+            squared = jax.tree.map(_square, effective)
+            new_moment = _track(
+                state.second_moment, squared, moment_decay, step.advance
+            )
+            second_moment = _bias_corrected(new_moment, moment_decay, count)
+        inputs = _Inputs(params, direction, second_moment)
+        assessed, energies, rms = _finish(updates, step, options, inputs)
+        return assessed, AssessEnergyState(
+            energies=_where(step.advance, energies, state.energies),
+            gradient_rms=_where(step.advance, rms, state.gradient_rms),
+            nonfinite_count=state.nonfinite_count + (~step.finite).astype(jnp.int32),
+            direction=new_direction,
+            second_moment=new_moment,
+            count=count,
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+# ---------------------------------------------------------------------------
+# The assessment itself: pure functions of one step
+# ---------------------------------------------------------------------------
+
+
+class _Inputs(NamedTuple):
+    """What the energies other than magnitude are computed from."""
+
+    params: Any = None
+    direction: Any = None
+    second_moment: Any = None
+
+
+class _Step(NamedTuple):
+    """The magnitudes, and what the non-finite policy made of the updates."""
+
+    updates: Any  # leaves (K, *shape), free of non-finite values or filled on purpose.
+    squares: dict[
+        str, jax.Array
+    ]  # per leaf (K, *block): mean squares, 0 where dropped.
+    finite: jax.Array  # shape=(K,), bool.
+    keep: jax.Array  # shape=(K,), bool: objectives in use.
+    advance: jax.Array  # shape=(), bool: whether states may change.
+
+
+def assess_magnitude(
+    updates: Any, weights: jax.Array, granularity: Granularity
+) -> AssessedUpdates:
+    """The default assessment without a state, for ``soft_gate`` on its own."""
+    options = _Options(
+        mixture={"magnitude": 1.0},
+        granularity=granularity,
+        scale="objective",
+        weights=weights,
+        alignment_floor=0.5,
+        eps=1e-8,
+        nonfinite="propagate",
+    )
+    return _finish(updates, _start(updates, options), options, _Inputs())[0]
+
+
+def _start(updates: Any, options: _Options) -> _Step:
+    """Magnitudes first: they tell which objectives are finite, in the same pass."""
+    number = options.weights.shape[0]
+    leaves = named_leaves(updates)
+    axes = _axes(leaves, options.granularity)
+    squares = {
+        name: blocks_lib.block_mean(_square(_as_float32(leaf)), axes[name])
+        for name, leaf in leaves.items()
+    }
+    finite = jnp.ones((number,), bool)
+    for square in squares.values():
+        ok = jnp.isfinite(square).reshape(number, -1)
+        finite = finite & jnp.all(ok, axis=1)
+    if options.nonfinite == "skip_objective":
+        keep, filler, advance = finite, 0.0, jnp.any(finite)
+    else:
+        advance = jnp.all(finite)
+        keep = jnp.broadcast_to(advance, finite.shape)
+        filler = jnp.nan if options.nonfinite == "propagate" else 0.0
+
+    def fill(leaf):
+        kept = expand_to(keep, leaf.ndim)
+        return jnp.where(kept, leaf, jnp.asarray(filler, leaf.dtype))
+
+    return _Step(
+        jax.tree.map(fill, updates), _kept(squares, keep), finite, keep, advance
+    )
+
+
+def _finish(
+    updates: Any, step: _Step, options: _Options, inputs: _Inputs
+) -> tuple[AssessedUpdates, dict[str, jax.Array], dict[str, jax.Array]]:
+    """Returns (updates with log energies, energies to show, gradient RMS to show)."""
+    leaves = named_leaves(updates)
+    statistics = _statistics(leaves, step, options, inputs)
+    takes_part = step.keep & step.advance & (options.weights > 0)
+    active = {
+        name: (square > 0) & expand_to(takes_part, square.ndim)
+        for name, square in step.squares.items()
+    }
+    rms = {n: jnp.sqrt(blocks_lib.leaf_mean(sq)) for n, sq in step.squares.items()}
+    share = _shared_share(leaves, rms)
+    references = {
+        kind: _collapse({n: blocks_lib.leaf_mean(v) for n, v in values.items()}, share)
+        for kind, values in statistics.items()
+        if kind not in ("along", "length")
+    }
+    block_active = active
+    if options.granularity == GLOBAL:
+        statistics = {
+            kind: {GLOBAL: _collapse(values, share)}
+            for kind, values in statistics.items()
+        }
+        block_active = {GLOBAL: (statistics["magnitude"][GLOBAL] > 0) & takes_part}
+    log_energies = {
+        name: jnp.where(
+            is_active,
+            _log_energy(
+                {kind: values[name] for kind, values in statistics.items()},
+                references,
+                options,
+            ),
+            0.0,
+        )
+        for name, is_active in block_active.items()
+    }
+    energies = {
+        name: jnp.where(block_active[name], jnp.exp(value), 0.0)
+        for name, value in log_energies.items()
+    }
+    if options.granularity == "element":
+        energies = {n: blocks_lib.leaf_mean(value) for n, value in energies.items()}
+    active = {**active, **block_active}
+    assessed = AssessedUpdates(step.updates, log_energies, active, step.advance)
+    return assessed, energies, rms
+
+
+def _axes(
+    leaves: dict[str, jax.Array], granularity: Granularity
+) -> dict[str, tuple[int, ...]]:
+    """Per leaf, the axes of ``(K, *shape)`` that one block spans."""
+    return {
+        name: tuple(
+            axis + 1
+            for axis in blocks_lib.block_axes(granularity, name, np.shape(leaf)[1:])
+        )
+        for name, leaf in leaves.items()
+    }
+
+
+def _kept(values: dict[str, jax.Array], keep: jax.Array) -> dict[str, jax.Array]:
+    return {
+        name: jnp.where(expand_to(keep, value.ndim), value, 0.0)
+        for name, value in values.items()
+    }
+
+
+def _statistics(
+    leaves: dict[str, jax.Array], step: _Step, options: _Options, inputs: _Inputs
+) -> dict[str, dict[str, jax.Array]]:
+    """Block means by kind and leaf: what every energy is computed from."""
+    axes = _axes(leaves, options.granularity)
+    wide = {name: _as_float32(leaf) for name, leaf in leaves.items()}
+    found = {"magnitude": step.squares}
+
+    def collect(kind, integrand):
+        means = {
+            name: blocks_lib.block_mean(integrand(name, leaf), axes[name])
+            for name, leaf in wide.items()
+        }
+        found[kind] = _kept(means, step.keep)
+
+    if "sensitivity" in options.mixture:
+        theta = _required(inputs.params, leaves, "params", "sensitivity")
+        collect("sensitivity", lambda name, leaf: _square(leaf * theta[name][None]))
+    if "fisher" in options.mixture:
+        moment = _required(inputs.second_moment, leaves, "second_moment", "fisher")
+        moment = {n: _ridged(v) for n, v in moment.items()}
+        collect("fisher", lambda name, leaf: _square(leaf) / moment[name][None])
+    if any(name in options.mixture for name in _ALIGNMENTS):
+        along = _required(inputs.direction, leaves, "direction", "progress")
+        collect("along", lambda name, leaf: (leaf * jnp.conj(along[name][None])).real)
+        found["length"] = {
+            name: blocks_lib.block_mean(_square(along[name])[None], axes[name])
+            for name in wide
+        }
+    return found
+
+
+def _log_energy(
+    statistics: dict[str, jax.Array],
+    references: dict[str, jax.Array],
+    options: _Options,
+) -> jax.Array:
+    """One block array of log energies ``(K, *block)``."""
+    total = jnp.zeros_like(statistics["magnitude"])
+    for kind, coefficient in options.mixture.items():
+        if kind in _ALIGNMENTS:
+            cosine = _cosine(statistics)
+            share = (1 + cosine) / 2 if kind == "progress" else 1 - cosine**2
+            floor = options.alignment_floor
+            value = jnp.log(floor + (1 - floor) * share)
+        else:
+            reference = references[kind]
+            if options.scale == "global":
+                reference = jnp.broadcast_to(jnp.mean(reference), reference.shape)
+            reference = expand_to(jnp.where(reference > 0, reference, 1.0), total.ndim)
+            value = jnp.log(statistics[kind] / reference + options.eps)
+        total = total + coefficient * value
+    return total
+
+
+def _cosine(statistics: dict[str, jax.Array]) -> jax.Array:
+    """The cosine with the running direction, 0 where either is 0."""
+    # Square roots before the product: it stays in range where the squares' would not.
+    product = jnp.sqrt(statistics["magnitude"]) * jnp.sqrt(statistics["length"])
+    cosine = statistics["along"] / jnp.where(product > 0, product, 1.0)
+    return jnp.where(product > 0, jnp.clip(cosine, -1.0, 1.0), 0.0)
+
+
+def _shared_share(
+    leaves: dict[str, jax.Array], rms: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Each leaf's share of the entries that at least two objectives reach.
+
+    Without the restriction a big head that one objective owns would dilute that
+    objective's energy in the trunk.
+    """
+    counted = {
+        name: jnp.where(jnp.sum(rms[name] > 0) >= 2, blocks_lib.leaf_size(leaf), 0)
+        for name, leaf in leaves.items()
+    }
+    total = sum((c.astype(jnp.float32) for c in counted.values()), jnp.float32(0))
+    total = jnp.maximum(total, 1.0)
+    return {name: c.astype(jnp.float32) / total for name, c in counted.items()}
+
+
+def _collapse(values: dict[str, jax.Array], share: dict[str, jax.Array]) -> jax.Array:
+    """The mean over all shared entries, ``(K,)``, of means per leaf."""
+    total = jnp.zeros((), jnp.float32)
+    for name, value in values.items():
+        total = total + share[name] * value.reshape(value.shape[0])
+    return jnp.atleast_1d(total)
+
+
+# ---------------------------------------------------------------------------
+# Running averages
+# ---------------------------------------------------------------------------
+
+
+def _track(average: Any, value: Any, decay: Any, advance: jax.Array) -> Any:
+    return jax.tree.map(
+        lambda old, new: jnp.where(
+            advance, (decay * old + (1 - decay) * new).astype(old.dtype), old
+        ),
+        average,
+        value,
+    )
+
+
+def _effective_update(updates: Any, weights: jax.Array) -> Any:
+    """The weighted sum in float32, what plain summation would apply."""
+
+    def reduce(leaf):
+        total = weighted_sum(leaf, weights)
+        return total.astype(_as_float32(leaf).dtype)
+
+    return jax.tree.map(reduce, updates)
+
+
+def _bias_corrected(moment: Any, decay: Any, count: jax.Array) -> Any:
+    correction = 1 - jnp.asarray(decay, jnp.float32) ** jnp.maximum(count, 1)
+    return jax.tree.map(lambda v: v / correction, moment)
+
+
+def _ridged(moment: jax.Array) -> jax.Array:
+    mean = jnp.sum(moment) / max(moment.size, 1)
+    return moment + jnp.where(mean > 0, _FISHER_RIDGE * mean, 1.0)
+
+
+def _where(condition: jax.Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+def _as_float32(leaf: jax.Array) -> jax.Array:
+    complex_valued = jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+    return leaf.astype(jnp.complex64 if complex_valued else jnp.float32)
+
+
+def _square(leaf: jax.Array) -> jax.Array:
+    """The squared modulus, real."""
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return leaf.real**2 + leaf.imag**2
+    return leaf * leaf
+
+
+# ---------------------------------------------------------------------------
+# Arguments and initial state
+# ---------------------------------------------------------------------------
+
+
+def _initial_energies(
+    params: Any, number: int, granularity: Granularity
+) -> tuple[dict, dict]:
+    leaves = named_leaves(params)
+    rms = {name: jnp.zeros((number,), jnp.float32) for name in leaves}
+    if granularity == GLOBAL:
+        return {GLOBAL: jnp.zeros((number,), jnp.float32)}, rms
+    if granularity == "element":
+        return dict(rms), rms
+    shapes = {
+        name: blocks_lib.block_shape(granularity, name, np.shape(leaf))
+        for name, leaf in leaves.items()
+    }
+    return {n: jnp.zeros((number, *s), jnp.float32) for n, s in shapes.items()}, rms
+
+
+def _required(
+    tree: Any, leaves: dict[str, jax.Array], argument: str, energy: str
+) -> dict[str, jax.Array]:
+    if tree is None:
+        raise ValueError(
+            f"the energy '{energy}' needs {argument}: call update(updates, state, "
+            f"params{'' if argument == 'params' else f', {argument}=...'})."
+        )
+    named = named_leaves(tree)
+    check_same_names(leaves, named, "updates", argument)
+    return {name: _as_float32(jnp.asarray(leaf)) for name, leaf in named.items()}
+
+
+def _check_energy(energy: str | Mapping[str, float]) -> dict[str, float]:
+    mixture = {energy: 1.0} if isinstance(energy, str) else energy
+    if not isinstance(mixture, Mapping) or not mixture:
+        raise ValueError(
+            f"energy must be one of {ENERGIES} or a mapping from these to coefficients, "
+            f"got {energy!r}."
+        )
+    checked = {}
+    for name, coefficient in mixture.items():
+        kind = _ALIASES.get(name, name)
+        if kind not in ENERGIES:
+            raise ValueError(f"energy must be one of {ENERGIES}, got {name!r}.")
+        known = concrete(coefficient)
+        if known is not None and not (known.shape == () and 0 <= known < np.inf):
+            raise ValueError(
+                f"the coefficient of energy {name!r} must be a finite number >= 0, got "
+                f"{coefficient!r}."
+            )
+        checked[kind] = checked.get(kind, 0.0) + coefficient
+    return checked
+
+
+def _check_options(options: _Options, direction_decay: Any, moment_decay: Any) -> None:
+    blocks_lib.check_granularity(options.granularity)
+    if options.scale not in ("objective", "global"):
+        raise ValueError(
+            f"scale must be 'objective' or 'global', got {options.scale!r}."
+        )
+    if options.nonfinite not in NONFINITE_POLICIES:
+        raise ValueError(
+            f"nonfinite must be one of {NONFINITE_POLICIES}, got {options.nonfinite!r}."
+        )
+    for argument, value in (
+        ("direction_decay", direction_decay),
+        ("moment_decay", moment_decay),
+    ):
+        known = concrete(value)
+        if known is not None and not 0 <= known < 1:
+            raise ValueError(f"{argument} must lie in [0, 1), got {value!r}.")
+    floor = concrete(options.alignment_floor)
+    if floor is not None and not 0 < floor <= 1:
+        raise ValueError(f"alignment_floor must lie in (0, 1], got {floor}.")
+    eps = concrete(options.eps)
+    if eps is not None and not 0 < eps < np.inf:
+        raise ValueError(f"eps must be positive and finite, got {eps}.")

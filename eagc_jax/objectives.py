@@ -1,0 +1,333 @@
+"""The objective axis: making, checking, splitting and reducing ``(K, *shape)`` leaves.
+
+Everything in this package agrees on one convention: the gradients of ``K`` objectives
+are one pytree whose leaves have the objective axis first, ``(K, *param.shape)``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.core import Tracer
+
+# Above this many objectives a sum is one reduction; below it is unrolled, since XLA on
+# CPU is several times slower when it reduces over the leading axis of a large array.
+_UNROLL_LIMIT = 16
+
+
+class AssessedUpdates(NamedTuple):
+    """Per-objective updates on their way from ``assess_energy`` to ``soft_gate``.
+
+    Energies cannot travel through ``optax.chain`` beside the updates, so they travel
+    with them: this is what the first stage returns and the second one takes.
+    ``sum_objectives`` takes it too. Any other transformation in between would treat the
+    energies as gradients: put it before ``assess_energy`` or after ``soft_gate``.
+    """
+
+    updates: optax.Updates  # leaves (K, *param.shape), the leaf's own dtype.
+    log_energies: dict[str, jax.Array]  # per block (K, *block), float32.
+    active: dict[str, jax.Array]  # per leaf and block (K, *block), bool: takes part.
+    advance: jax.Array  # shape=(), bool: whether states may change in this step.
+
+
+# ---------------------------------------------------------------------------
+# Reductions over the objective axis
+# ---------------------------------------------------------------------------
+
+
+def reduce_objectives(operator: Callable, values: jax.Array) -> jax.Array:
+    """Folds the objective axis (axis 0) of one array with a binary operator."""
+    if values.shape[0] > _UNROLL_LIMIT and operator in (jnp.add, jnp.maximum):
+        return operator.reduce(values, axis=0)
+    return functools.reduce(operator, [values[k] for k in range(values.shape[0])])
+
+
+def compute_dtype(dtype: Any) -> jnp.dtype:
+    """The dtype sums are made in: at least float32, wider where the leaf is wider."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def expand_to(weights: jax.Array, ndim: int) -> jax.Array:
+    """Appends axes to ``(K,)`` weights so that they broadcast over ``(K, ...)``."""
+    return weights.reshape(weights.shape + (1,) * (ndim - weights.ndim))
+
+
+def weighted_sum(leaf: jax.Array, weights: jax.Array | None) -> jax.Array:
+    """``sum_k weights[k] * leaf[k]`` in at least float32; the leaf's shape less K."""
+    values = leaf.astype(compute_dtype(leaf.dtype))
+    if weights is not None:
+        values = values * expand_to(weights, leaf.ndim).astype(values.dtype)
+    return reduce_objectives(jnp.add, values)
+
+
+# ---------------------------------------------------------------------------
+# Names and checks
+# ---------------------------------------------------------------------------
+
+
+def leaf_name(path: tuple[Any, ...]) -> str:
+    """A leaf's path as text, ``"blocks/11/kernel"``; the same for arrays and Variables.
+
+    ``nnx.Optimizer`` calls ``init`` with Variables, whose arrays sit one step deeper
+    under ``.value``, and ``update`` with bare arrays. That last step is dropped.
+    """
+    if path and getattr(path[-1], "name", None) == "value":
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator="/") or "params"
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their path, in tree order."""
+    named: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = leaf_name(path)
+        while name in named:  # {"a": {"b": ...}, "a/b": ...}: rare, but legal
+            name += "'"
+        named[name] = leaf
+    return named
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """The value as NumPy, or None for a tracer (``inject_hyperparams``) or a schedule.
+
+    Arguments are checked where they are numbers; a traced one can't be checked, and
+    must not stop the program from being traced.
+    """
+    if value is None or callable(value) or isinstance(value, Tracer):
+        return None
+    return np.asarray(value)
+
+
+def check_num_objectives(num_objectives: Any) -> int:
+    """Returns ``num_objectives`` as an int of at least 1, or raises ValueError."""
+    try:
+        number = int(num_objectives)
+    except (TypeError, ValueError, jax.errors.JAXTypeError) as error:
+        raise ValueError(
+            "num_objectives must be a Python int, since it fixes shapes; got "
+            f"{num_objectives!r}. Under optax.inject_hyperparams, name it in "
+            "static_args."
+        ) from error
+    if number != num_objectives or number < 1:
+        raise ValueError(f"num_objectives must be an int >= 1, got {num_objectives!r}.")
+    return number
+
+
+def check_weights(weights: Any, num_objectives: int) -> jax.Array:
+    """Loss weights as a ``(K,)`` float32 array; ones for None.
+
+    Raises:
+      ValueError: wrong length, or negative, or not finite, or all zero.
+    """
+    if weights is None:
+        return jnp.ones((num_objectives,), jnp.float32)
+    shape = np.shape(weights)
+    if shape != (num_objectives,):
+        raise ValueError(
+            f"weights must have one entry for each of the {num_objectives} objectives, "
+            f"shape ({num_objectives},); got shape {shape}."
+        )
+    known = concrete(weights)
+    if known is not None and not (np.all(np.isfinite(known)) and np.all(known >= 0)):
+        raise ValueError(f"weights must be finite and >= 0, got {known.tolist()}.")
+    if known is not None and not np.any(known > 0):
+        raise ValueError("weights must not all be zero: nothing would be trained.")
+    return jnp.asarray(weights, jnp.float32)
+
+
+def check_objective_axis(
+    updates: Any, num_objectives: int | None, params: Any = None
+) -> int:
+    """Checks that every leaf is ``(K, *param.shape)``; returns K.
+
+    Args:
+      updates: per-objective updates.
+      num_objectives: K, or None to take it from the first leaf.
+      params: the parameters, or None where the caller has none.
+
+    Returns:
+      K; 1 for a tree without leaves where ``num_objectives`` is None.
+
+    Raises:
+      ValueError: names the leaf, what was found and what to do.
+    """
+    leaves = named_leaves(updates)
+    for name, leaf in leaves.items():
+        shape = np.shape(leaf)
+        if num_objectives is None and shape:
+            num_objectives = shape[0]
+        if not shape or shape[0] != num_objectives:
+            raise ValueError(
+                f"leaf '{name}' has shape {shape}, but per-objective updates have the "
+                f"objective axis first: ({num_objectives}, *param.shape). Get them from "
+                "eagc_jax.value_and_grads or eagc_jax.stack_objectives, and put this "
+                "transformation first in the chain, before anything that reduces."
+            )
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            raise ValueError(
+                f"leaf '{name}' has dtype {jnp.result_type(leaf)}; gradients are "
+                "floating point. Partition integer parameters out before init."
+            )
+    if params is not None:
+        _check_against_params(leaves, named_leaves(params))
+    return 1 if num_objectives is None else num_objectives
+
+
+def _check_against_params(leaves: dict[str, Any], params: dict[str, Any]) -> None:
+    check_same_names(leaves, params, "updates", "params")
+    for name, leaf in leaves.items():
+        if np.shape(leaf)[1:] != np.shape(params[name]):
+            raise ValueError(
+                f"leaf '{name}' has shape {np.shape(leaf)}, expected "
+                f"(K, *param.shape) = {(np.shape(leaf)[0], *np.shape(params[name]))}."
+            )
+
+
+def check_same_names(
+    left: Mapping[str, Any], right: Mapping[str, Any], left_name: str, right_name: str
+) -> None:
+    """Raises ValueError where two trees don't have the same leaves."""
+    missing = [name for name in right if name not in left]
+    extra = [name for name in left if name not in right]
+    if missing or extra:
+        raise ValueError(
+            f"{left_name} and {right_name} are different trees: {left_name} lacks "
+            f"{missing[:5]} and has {extra[:5]} besides. Call init again with the tree "
+            "that is trained."
+        )
+
+
+# ---------------------------------------------------------------------------
+# Stacking
+# ---------------------------------------------------------------------------
+
+
+def stack_objectives(trees: Sequence[Any] | Mapping[Hashable, Any]) -> Any:
+    """Stacks one tree per objective into one tree with leaves ``(K, *shape)``.
+
+    Args:
+      trees: a sequence of K trees, or a mapping from objective names to trees. A
+        mapping is stacked in the order in which JAX flattens it: sorted by name.
+
+    Returns:
+      A tree like each of them, leaves stacked along a new axis 0.
+
+    Raises:
+      ValueError: no tree, or trees whose structure or shapes differ.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from eagc_jax import stack_objectives
+      >>> stack_objectives([{"w": jnp.zeros(3)}, {"w": jnp.ones(3)}])["w"].shape
+      (2, 3)
+    """
+    if isinstance(trees, Mapping):
+        trees = [trees[name] for name in sorted(trees)]  # type: ignore[type-var]
+    trees = list(trees)
+    if not trees:
+        raise ValueError("stack_objectives needs at least one tree, got none.")
+    first = named_leaves(trees[0])
+    structure = jax.tree.structure(trees[0])
+    for index, tree in enumerate(trees[1:], start=1):
+        leaves = named_leaves(tree)
+        check_same_names(leaves, first, f"trees[{index}]", "trees[0]")
+        for name, leaf in leaves.items():
+            if np.shape(leaf) != np.shape(first[name]):
+                raise ValueError(
+                    f"leaf '{name}' has shape {np.shape(leaf)} in trees[{index}] and "
+                    f"{np.shape(first[name])} in trees[0]; they must be equal."
+                )
+        if jax.tree.structure(tree) != structure:
+            raise ValueError(
+                f"trees[{index}] has another structure than trees[0]: "
+                f"{jax.tree.structure(tree)} against {structure}."
+            )
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def unstack_objectives(updates: Any, names: Sequence[Hashable] | None = None) -> Any:
+    """Splits leaves ``(K, *shape)`` into K trees: the inverse of stacking.
+
+    Args:
+      updates: per-objective updates, leaves ``(K, *shape)``.
+      names: K objective names, for a dict of trees. A dict given to
+        ``stack_objectives`` comes back from ``names=sorted(that_dict)``.
+
+    Returns:
+      A tuple of K trees, or a dict from name to tree.
+
+    Raises:
+      ValueError: leaves that disagree on K, or a number of names other than K.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from eagc_jax import unstack_objectives
+      >>> first, second = unstack_objectives({"w": jnp.ones((2, 3))})
+      >>> first["w"].shape
+      (3,)
+      >>> sorted(unstack_objectives({"w": jnp.ones((2, 3))}, names=("a", "b")))
+      ['a', 'b']
+    """
+    if not jax.tree.leaves(updates):
+        raise ValueError("unstack_objectives needs a tree with at least one leaf.")
+    number = check_objective_axis(updates, None)
+    trees = tuple(
+        jax.tree.map(lambda leaf, k=k: leaf[k], updates) for k in range(number)
+    )
+    if names is None:
+        return trees
+    if len(names) != number:
+        raise ValueError(f"names has {len(names)} entries for {number} objectives.")
+    return dict(zip(names, trees, strict=True))
+
+
+def sum_objectives(
+    weights: Sequence[float] | jax.typing.ArrayLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Reduces per-objective updates to one: :math:`\sum_k w_k g_k`.
+
+    The plain baseline, and the last stage of :func:`eagc_jax.eagc`. After it everything
+    is ordinary Optax. Sums are made in float32 or wider; leaves keep their dtype.
+
+    Args:
+      weights: K loss weights, finite and >= 0, or None for ones. Behind
+        :func:`eagc_jax.soft_gate`, which applies the loss weights itself, leave it None.
+
+    Returns:
+      A transformation from leaves ``(K, *shape)`` to leaves ``(*shape)``.
+
+    Raises:
+      ValueError: weights that are negative, not finite or all zero (at once); of another
+        length than K, or leaves without a common objective axis (when traced).
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> from eagc_jax import sum_objectives
+      >>> tx = optax.chain(sum_objectives(weights=(1.0, 2.0)), optax.sgd(0.1))
+      >>> params = {"w": jnp.zeros(2)}
+      >>> grads = {"w": jnp.array([[1.0, 0.0], [0.0, 1.0]])}
+      >>> tx.update(grads, tx.init(params), params)[0]["w"]
+      Array([-0.1, -0.2], dtype=float32)
+    """
+    if weights is not None:
+        weights = check_weights(weights, int(np.size(weights)))
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        if isinstance(updates, AssessedUpdates):
+            updates = updates.updates
+        number = check_objective_axis(updates, None, params)
+        if weights is not None and jax.tree.leaves(updates):
+            check_weights(weights, number)
+        reduced = jax.tree.map(
+            lambda leaf: weighted_sum(leaf, weights).astype(leaf.dtype), updates
+        )
+        return reduced, state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)
