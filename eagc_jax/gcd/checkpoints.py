@@ -1,0 +1,98 @@
+"""Backbones on disk: one npz file with the shape and every parameter by name."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import tempfile
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx, traverse_util
+
+from eagc_jax.gcd.models import VisionTransformer, ViTConfig
+
+# Of our own making: `python -m eagc_jax.gcd.pretraining` writes it anew.
+DIGITS_BACKBONE = pathlib.Path(__file__).parent / "weights" / "digits_vit.npz"
+
+_CONFIG_KEY = "config"
+
+
+def save_backbone(path: str | os.PathLike, backbone: VisionTransformer) -> None:
+    """Writes a backbone; the file appears whole or not at all.
+
+    Args:
+      path: of the npz file. Its folder is made if missing.
+      backbone: any Vision Transformer.
+    """
+    path = pathlib.Path(path)
+    arrays = {name: np.asarray(value) for name, value in _parameters(backbone).items()}
+    arrays[_CONFIG_KEY] = np.array(json.dumps(dataclasses.asdict(backbone.config)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Under a name that nobody reads until every byte is there.
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, suffix=".partial", delete=False
+    ) as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+    os.replace(file.name, path)
+
+
+def load_backbone(path: str | os.PathLike = DIGITS_BACKBONE) -> VisionTransformer:
+    """Reads what `save_backbone` wrote.
+
+    Args:
+      path: of the npz file; by default the backbone for digits that comes along.
+
+    Returns:
+      The backbone.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file is no backbone, or names or shapes do not fit its config;
+        the message lists every one of them.
+
+    Examples:
+      >>> load_backbone().config.image_size
+      8
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            stored = dict(file)
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise ValueError(f"{path} is not a readable npz file: {error}") from error
+    if _CONFIG_KEY not in stored:
+        raise ValueError(f"{path} holds no backbone: its entry 'config' is missing")
+    config = ViTConfig(**json.loads(str(stored.pop(_CONFIG_KEY))))
+    # Shapes alone: no weights are drawn only to be overwritten.
+    backbone = nnx.eval_shape(lambda: VisionTransformer(config, rngs=nnx.Rngs(0)))
+    expected = _parameters(backbone)
+    _check_fit(path, stored, expected)
+    nested = traverse_util.unflatten_dict(
+        {_path(name): jnp.asarray(value) for name, value in stored.items()}
+    )
+    nnx.update(backbone, nnx.State(nested))
+    return backbone
+
+
+def _parameters(backbone: VisionTransformer) -> dict[str, jax.Array]:
+    nested = nnx.to_pure_dict(nnx.state(backbone, nnx.Param))
+    flat = traverse_util.flatten_dict(nested)
+    return {".".join(map(str, path)): value for path, value in flat.items()}
+
+
+def _path(name: str) -> tuple[str | int, ...]:
+    return tuple(int(part) if part.isdigit() else part for part in name.split("."))
+
+
+def _check_fit(path: object, stored: dict, expected: dict) -> None:
+    """Complains about every name and shape at once, not about the first only."""
+    problems = [f"missing {name}" for name in sorted(expected.keys() - stored.keys())]
+    problems += [f"unknown {name}" for name in sorted(stored.keys() - expected.keys())]
+    for name in sorted(expected.keys() & stored.keys()):
+        found, wanted = stored[name].shape, expected[name].shape
+        if found != wanted:
+            problems.append(f"{name} has shape {found}, expected {wanted}")
+    if problems:
+        raise ValueError(f"{path} does not fit its config: " + "; ".join(problems))

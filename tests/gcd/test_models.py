@@ -1,0 +1,222 @@
+"""The ViT and the heads against NumPy, the published head, and the DINO layout."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy.special import erf
+
+from eagc_jax.gcd import checkpoints, models
+from tests.gcd import golden
+
+CONFIG = models.ViTConfig(
+    image_size=8, patch_size=4, channels=2, width=12, depth=2, heads=3, mlp_ratio=2
+)
+
+
+@pytest.fixture(scope="module")
+def vit():
+    # Under jit, here and below: op by op, every first use of an op is a compilation.
+    return nnx.jit(lambda: models.VisionTransformer(CONFIG, rngs=nnx.Rngs(0)))()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return jax.random.uniform(jax.random.key(1), (3, 8, 8, 2))
+
+
+jitted = nnx.jit(lambda module, *inputs: module(*inputs))
+
+
+def numpy_gelu(x):
+    return x * (1 + erf(x / np.sqrt(2))) / 2
+
+
+def numpy_vit(p, images):
+    """The forward pass in float64, one image and one head at a time."""
+
+    def linear(name, x):
+        return x @ p[f"{name}.kernel"] + p[f"{name}.bias"]
+
+    def norm(name, x):
+        centred = x - x.mean(-1, keepdims=True)
+        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+        return scaled * p[f"{name}.scale"] + p[f"{name}.bias"]
+
+    def attention(name, x):
+        qkv = linear(f"{name}.qkv", x)
+        size = 12 // 3
+        mixed = []
+        for head in range(3):
+            q, k, v = (
+                qkv[:, part * 12 + head * size : part * 12 + (head + 1) * size]
+                for part in range(3)
+            )
+            scores = np.exp(q @ k.T / np.sqrt(size))
+            mixed.append(scores / scores.sum(1, keepdims=True) @ v)
+        return linear(f"{name}.proj", np.concatenate(mixed, axis=1))
+
+    features = []
+    for image in np.asarray(images, np.float64):
+        patches = [
+            image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4].reshape(-1)
+            for row in range(2)
+            for column in range(2)
+        ]
+        tokens = linear("patch_embed.proj", np.stack(patches))
+        tokens = np.concatenate([p["cls_token"][0], tokens]) + p["pos_embed"][0]
+        for i in range(2):
+            block = f"blocks.{i}"
+            tokens = tokens + attention(f"{block}.attn", norm(f"{block}.norm1", tokens))
+            hidden = linear(f"{block}.mlp.fc1", norm(f"{block}.norm2", tokens))
+            tokens = tokens + linear(f"{block}.mlp.fc2", numpy_gelu(hidden))
+        features.append(norm("norm", tokens[0]))
+    return np.stack(features)
+
+
+def float64_parameters(vit):
+    names = checkpoints._parameters(vit)
+    return {name: np.asarray(value, np.float64) for name, value in names.items()}
+
+
+def test_vit_matches_numpy(vit, images):
+    # Biases and norms start at 0 and 1, which would hide where they enter.
+    random = np.random.default_rng(2)
+    graphdef, state = nnx.split(vit)
+    moved = nnx.merge(
+        graphdef,
+        jax.tree.map(
+            lambda x: x + 0.2 * random.normal(size=x.shape).astype(np.float32), state
+        ),
+    )
+    expected = numpy_vit(float64_parameters(moved), images)
+    np.testing.assert_allclose(jitted(moved, images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_vit_b16_has_the_published_layout():
+    build = lambda: models.VisionTransformer(models.ViTConfig(), rngs=nnx.Rngs(0))  # noqa: E731
+    parameters = checkpoints._parameters(nnx.eval_shape(build))
+    assert len(parameters) == 150
+    assert sum(value.size for value in parameters.values()) == 85_798_656
+    assert parameters["blocks.11.attn.qkv.kernel"].shape == (768, 2304)
+    assert parameters["pos_embed"].shape == (1, 197, 768)
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+def test_prefix_and_readout_make_the_whole(vit, images, blocks):
+    split = nnx.jit(lambda vit: vit.readout(vit.prefix(images, blocks), blocks))(vit)
+    np.testing.assert_allclose(split, jitted(vit, images), rtol=1e-5, atol=1e-6)
+
+
+def published_head(case):
+    head = nnx.jit(
+        lambda: models.SimGCDHead(
+            32, 10, hidden=64, projection=16, extra_layer=True, rngs=nnx.Rngs(0)
+        )
+    )()
+    layers = [head.extra, *head.projector.layers]
+    names = ["mlp.mlp.0", "head.mlp.0", "head.mlp.2", "head.mlp.4"]
+    for layer, name in zip(layers, names, strict=True):
+        layer.kernel[...] = jnp.asarray(case[f"param:{name}.weight"].T)
+        layer.bias[...] = jnp.asarray(case[f"param:{name}.bias"])
+    head.classifier.kernel[...] = jnp.asarray(case["param:head.last_layer.weight_v"].T)
+    assert np.all(case["param:head.last_layer.weight_g"] == 1)
+    return head
+
+
+def test_head_matches_the_published_implementation():
+    case = golden.load("simgcd_head_0")
+    projections, logits = jitted(published_head(case), case["x"])
+    for found, name in ((projections, "projection"), (logits, "logits")):
+        np.testing.assert_allclose(
+            found, case[name], rtol=1e-5, atol=1e-5 * np.abs(case[name]).max()
+        )
+
+
+def test_logits_are_cosines_whatever_the_lengths():
+    classifier = models.CosineClassifier(6, 4, rngs=nnx.Rngs(0))
+    features = jax.random.normal(jax.random.key(0), (5, 6))
+    logits = classifier(features)
+    assert jnp.all(jnp.abs(logits) <= 1 + 1e-6)
+    np.testing.assert_allclose(classifier(100 * features), logits, rtol=1e-5)
+    zero = jax.grad(lambda x: classifier(x).sum())(jnp.zeros((1, 6)))
+    assert jnp.all(jnp.isfinite(zero))
+
+
+def discovery_model(vit, trainable_blocks):
+    head = nnx.jit(
+        lambda: models.SimGCDHead(12, 4, hidden=8, projection=6, rngs=nnx.Rngs(1))
+    )()
+    return models.DiscoveryModel(vit, head, trainable_blocks=trainable_blocks)
+
+
+def test_only_last_blocks_and_heads_train(vit):
+    model = discovery_model(vit, 1)
+    trainable, frozen = nnx.split(model, model.is_trainable, ...)[1:]
+    trainable, frozen = (
+        {".".join(map(str, path[:3])) for path, _ in nnx.to_flat_state(state)}
+        for state in (trainable, frozen)
+    )
+    assert {name for name in trainable if name.startswith("backbone")} == {
+        "backbone.blocks.1"
+    }
+    assert all(name.startswith("backbone") for name in frozen)
+    assert "backbone.blocks.0" in frozen
+    assert "backbone.norm.scale" in frozen
+
+
+def test_no_gradient_reaches_the_frozen_prefix(vit, images):
+    model = discovery_model(vit, 1)
+
+    @nnx.jit
+    def gradients(model):
+        return nnx.grad(lambda m: m(m.tokens(images))[1].sum())(model)
+
+    found = gradients(model)["backbone"]
+    assert all(jnp.all(x == 0) for x in jax.tree.leaves(found["blocks"][0]))
+    assert all(jnp.all(x == 0) for x in jax.tree.leaves(found["patch_embed"]))
+    assert any(jnp.any(x != 0) for x in jax.tree.leaves(found["blocks"][1]))
+
+
+def test_checkpoint_round_trip(tmp_path, vit, images):
+    path = tmp_path / "new" / "vit.npz"
+    checkpoints.save_backbone(path, vit)
+    loaded = checkpoints.load_backbone(path)
+    assert loaded.config == CONFIG
+    np.testing.assert_array_equal(jitted(loaded, images), jitted(vit, images))
+    assert [file.name for file in path.parent.iterdir()] == ["vit.npz"]
+
+
+def test_checkpoint_errors_list_every_problem(tmp_path, vit):
+    path = tmp_path / "vit.npz"
+    checkpoints.save_backbone(path, vit)
+    with np.load(path) as file:
+        arrays = dict(file)
+    arrays.pop("cls_token")
+    arrays["norm.bias"] = np.zeros(3)
+    arrays["surplus"] = np.zeros(3)
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=r"missing cls_token; unknown surplus; norm"):
+        checkpoints.load_backbone(path)
+    np.savez(path, nothing=np.zeros(1))
+    with pytest.raises(ValueError, match="holds no backbone"):
+        checkpoints.load_backbone(path)
+    path.write_bytes(b"neither npz nor npy")
+    with pytest.raises(ValueError, match="not a readable npz"):
+        checkpoints.load_backbone(path)
+    with pytest.raises(FileNotFoundError):
+        checkpoints.load_backbone(tmp_path / "absent.npz")
+
+
+def test_wrong_use_names_the_argument(vit):
+    with pytest.raises(ValueError, match="image_size must be a multiple of patch_size"):
+        models.ViTConfig(image_size=9, patch_size=2)
+    with pytest.raises(ValueError, match="width must be a multiple of heads"):
+        models.ViTConfig(width=10, heads=4)
+    with pytest.raises(ValueError, match="depth must be at least 1"):
+        models.ViTConfig(depth=0)
+    with pytest.raises(ValueError, match=r"images must have shape \(B, 8, 8, 2\)"):
+        vit(jnp.zeros((3, 8, 8, 1)))
+    with pytest.raises(ValueError, match=r"trainable_blocks must be in \[0, 2\]"):
+        discovery_model(vit, 3)
