@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eagc_jax.objectives import _UNROLL_LIMIT, stack_objectives
+from eagc_jax.objectives import _UNROLL_LIMIT, named_leaves, stack_objectives
 
 LossFunctions = Sequence[Callable[..., Any]] | Mapping[str, Callable[..., Any]]
 
@@ -60,11 +60,13 @@ def value_and_grads(
       >>> float(losses["near_one"]), grads.shape
       (5.0, (2, 2))
     """
-    several = not isinstance(argnums, int)
+    several = not isinstance(argnums, int | np.integer)
     positions = tuple(argnums) if several else (argnums,)  # type: ignore[arg-type]
 
     def wrapped(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         _check_positions(positions, len(args))
+        for position in positions:
+            _check_differentiable(args[position], f"argument {position}")
 
         def of_chosen(*chosen: Any) -> tuple[Any, Any]:
             full = list(args)
@@ -121,6 +123,7 @@ def value_and_grads_at_feature(
     names, functions = _named_functions(loss_fns)
 
     def wrapped(trunk_params: Any, head_params: Any, *args: Any):
+        _check_differentiable(trunk_params, "trunk_params")
         feature, pullback = jax.vjp(lambda p: feature_fn(p, *args), trunk_params)
         pairs = [
             jax.value_and_grad(_scalar(loss, name), argnums=(0, 1))(
@@ -202,6 +205,15 @@ def _check_positions(positions: tuple[int, ...], number: int) -> None:
             )
 
 
+def _check_differentiable(tree: Any, what: str) -> None:
+    for name, leaf in named_leaves(tree).items():
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            raise ValueError(
+                f"leaf '{name}' of {what} has dtype {jnp.result_type(leaf)}; only "
+                "floating point can be differentiated. Split the rest off first."
+            )
+
+
 def _one_hot_cotangents(losses: Any) -> list[Any]:
     """K cotangents, each one at a single loss; checks that there are K scalars."""
     leaves, treedef = jax.tree.flatten(losses)
@@ -212,16 +224,17 @@ def _one_hot_cotangents(losses: Any) -> list[Any]:
             "losses_fn must return an array (K,), or a tuple or dict of K scalars; got "
             f"leaves of shapes {shapes}. Take the mean or the sum of each loss."
         )
-    if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
+    dtypes = [jnp.result_type(leaf) for leaf in leaves]
+    if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
         raise ValueError(
-            f"losses must be real floating point, got {[str(x.dtype) for x in leaves]}."
+            f"losses must be real floating point, got {[str(x) for x in dtypes]}."
         )
     if vector:
-        unit = jnp.eye(shapes[0][0], dtype=leaves[0].dtype)
+        unit = jnp.eye(shapes[0][0], dtype=dtypes[0])
         return [jax.tree.unflatten(treedef, [row]) for row in unit]
     return [
         jax.tree.unflatten(
-            treedef, [jnp.full((), i == k, leaf.dtype) for i, leaf in enumerate(leaves)]
+            treedef, [jnp.full((), i == k, dtype) for i, dtype in enumerate(dtypes)]
         )
         for k in range(len(leaves))
     ]
