@@ -63,6 +63,21 @@ def block_shape(
     return tuple(1 if axis in axes else size for axis, size in enumerate(shape))
 
 
+def block_zeros(
+    granularity: Granularity, name: str, leaf: Any, num_objectives: int
+) -> jax.Array:
+    """``(K, *block)`` float32 zeros for a parameter, sharded as its blocks are.
+
+    Computed from the parameter's own zeros, since only so they follow its sharding in
+    every setting: traced or not, with a mesh whose axes are explicit or automatic.
+    """
+    axes = block_axes(granularity, name, np.shape(leaf))
+    zeros = jnp.zeros_like(leaf, dtype=jnp.float32)
+    if axes:
+        zeros = jnp.sum(zeros, axis=axes, keepdims=True)
+    return jnp.stack([zeros] * num_objectives)
+
+
 def block_mean(values: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """The mean over each block, axes kept; 0 for a leaf without entries."""
     size = math.prod(values.shape[axis] for axis in axes)

@@ -25,7 +25,8 @@ class Report(NamedTuple):
     switches: np.ndarray  # (L,): changes of the leading objective so far, all blocks.
     leaves: tuple[str, ...]  # names of all leaves, for gradient_rms.
     gradient_rms: np.ndarray  # (K, leaves): root mean square of the gradient.
-    nonfinite_count: np.ndarray  # (K,): steps with a NaN or an infinity.
+    nonfinite_count: np.ndarray  # (K,): steps with a NaN or an infinity; of several
+    # groups (optax.partition), those of the group that had most.
     count: int  # steps gated so far.
 
     def __str__(self) -> str:
@@ -98,7 +99,9 @@ def report(opt_state: Any) -> Report:
         switches=np.array([switches[name] for name in layers], np.int32),
         leaves=tuple(sorted(rms)),
         gradient_rms=_per_layer(rms, tuple(sorted(rms)), number),
-        nonfinite_count=_array(assessed[0].nonfinite_count)
+        nonfinite_count=np.max(
+            [_array(state.nonfinite_count) for state in assessed], axis=0
+        )
         if assessed
         else np.zeros(number, np.int32),
         count=int(_array(gates[0].count)),
@@ -114,6 +117,8 @@ def _merge(groups: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """One dict of NumPy arrays; a name that comes twice is numbered."""
     merged: dict[str, np.ndarray] = {}
     for group in groups:
+        if not hasattr(group, "items"):  # of a tree without leaves
+            continue
         for name, value in group.items():
             key, again = name, 2
             while key in merged:

@@ -14,9 +14,11 @@ from eagc_jax import blocks as blocks_lib
 from eagc_jax.blocks import GLOBAL, Granularity
 from eagc_jax.objectives import (
     AssessedUpdates,
+    by_name,
     check_num_objectives,
     check_objective_axis,
     check_same_names,
+    check_same_shapes,
     check_weights,
     concrete,
     expand_to,
@@ -160,8 +162,8 @@ def assess_energy(
         energies, rms = _initial_energies(params, number, granularity)
         zeros = lambda: optax.tree.zeros_like(params, dtype=jnp.float32)  # noqa: E731
         return AssessEnergyState(
-            energies=energies,
-            gradient_rms=rms,
+            energies=by_name(energies),
+            gradient_rms=by_name(rms),
             nonfinite_count=jnp.zeros((number,), jnp.int32),
             direction=zeros() if keeps_direction else (),
             second_moment=zeros() if keeps_moment else (),
@@ -174,6 +176,8 @@ def assess_energy(
         del extra_args
         check_objective_axis(updates, number, params)
         check_same_names(named_leaves(updates), state.gradient_rms, "updates", "state")
+        if not jax.tree.leaves(updates):  # an empty group of optax.partition
+            return AssessedUpdates(updates, {}, {}, jnp.ones([], bool)), state
         step = _start(updates, options)
         count = jnp.where(step.advance, optax.safe_increment(state.count), state.count)
         new_direction, new_moment = (), ()
@@ -190,6 +194,7 @@ def assess_energy(
             second_moment = _bias_corrected(new_moment, moment_decay, count)
         inputs = _Inputs(params, direction, second_moment)
         assessed, energies, rms = _finish(updates, step, options, inputs)
+        check_same_shapes(energies, state.energies)
         return assessed, AssessEnergyState(
             energies=_where(step.advance, energies, state.energies),
             gradient_rms=_where(step.advance, rms, state.gradient_rms),
@@ -254,8 +259,8 @@ def _start(updates: Any, options: _Options) -> _Step:
     }
     finite = jnp.ones((number,), bool)
     for square in squares.values():
-        ok = jnp.isfinite(square).reshape(number, -1)
-        finite = finite & jnp.all(ok, axis=1)
+        # Not by reshaping to (K, -1): a sharded axis can't be merged with another.
+        finite = finite & jnp.all(jnp.isfinite(square), axis=range(1, square.ndim))
     if options.nonfinite == "skip_objective":
         keep, filler, advance = finite, 0.0, jnp.any(finite)
     else:
@@ -363,7 +368,8 @@ def _statistics(
         moment = {n: _ridged(v) for n, v in moment.items()}
         collect("fisher", lambda name, leaf: _square(leaf) / moment[name][None])
     if any(name in options.mixture for name in _ALIGNMENTS):
-        along = _required(inputs.direction, leaves, "direction", "progress")
+        energy = next(name for name in _ALIGNMENTS if name in options.mixture)
+        along = _required(inputs.direction, leaves, "direction", energy)
         collect("along", lambda name, leaf: (leaf * jnp.conj(along[name][None])).real)
         found["length"] = {
             name: blocks_lib.block_mean(_square(along[name])[None], axes[name])
@@ -488,16 +494,20 @@ def _initial_energies(
     params: Any, number: int, granularity: Granularity
 ) -> tuple[dict, dict]:
     leaves = named_leaves(params)
-    rms = {name: jnp.zeros((number,), jnp.float32) for name in leaves}
+
+    def per_objective(names):
+        return {name: jnp.zeros((number,), jnp.float32) for name in names}
+
+    rms = per_objective(leaves)
     if granularity == GLOBAL:
-        return {GLOBAL: jnp.zeros((number,), jnp.float32)}, rms
+        return per_objective([GLOBAL]), rms
     if granularity == "element":
-        return dict(rms), rms
-    shapes = {
-        name: blocks_lib.block_shape(granularity, name, np.shape(leaf))
+        return per_objective(leaves), rms
+    energies = {
+        name: blocks_lib.block_zeros(granularity, name, leaf, number)
         for name, leaf in leaves.items()
     }
-    return {n: jnp.zeros((number, *s), jnp.float32) for n, s in shapes.items()}, rms
+    return energies, rms
 
 
 def _required(
@@ -510,6 +520,12 @@ def _required(
         )
     named = named_leaves(tree)
     check_same_names(leaves, named, "updates", argument)
+    for name, leaf in named.items():
+        if np.shape(leaf) != np.shape(leaves[name])[1:]:
+            raise ValueError(
+                f"leaf '{name}' of {argument} has shape {np.shape(leaf)}, expected the "
+                f"parameter's, {np.shape(leaves[name])[1:]}."
+            )
     return {name: _as_float32(jnp.asarray(leaf)) for name, leaf in named.items()}
 
 

@@ -15,9 +15,11 @@ from eagc_jax.blocks import GLOBAL, Granularity
 from eagc_jax.energy import assess_magnitude
 from eagc_jax.objectives import (
     AssessedUpdates,
+    by_name,
     check_num_objectives,
     check_objective_axis,
     check_same_names,
+    check_same_shapes,
     check_weights,
     compute_dtype,
     concrete,
@@ -156,6 +158,8 @@ def soft_gate(
         if not isinstance(updates, AssessedUpdates):
             check_objective_axis(updates, number, params)
             updates = assess_magnitude(updates, options.weights, granularity)
+        if not jax.tree.leaves(updates.updates):  # an empty group of optax.partition
+            return updates.updates, state
         _check_assessed(updates, state, number, granularity, params)
         updates, log_energies, active, advance = updates
         leaves = named_leaves(updates)
@@ -409,31 +413,32 @@ def _initial_state(
     params: Any, weights: jax.Array, granularity: Granularity, keeps_memory: bool
 ) -> SoftGateState:
     number = weights.shape[0]
-    leaves = named_leaves(params)
-    shapes = {
-        name: blocks_lib.block_shape(granularity, name, np.shape(leaf))
-        for name, leaf in leaves.items()
-    }
     if granularity == GLOBAL:
-        shapes = {GLOBAL: ()}
-    shown = {name: () for name in shapes} if granularity == "element" else shapes
+        zeros = {GLOBAL: jnp.zeros((number,), jnp.float32)}
+    else:
+        zeros = {
+            name: blocks_lib.block_zeros(granularity, name, leaf, number)
+            for name, leaf in named_leaves(params).items()
+        }
 
-    def empty(shape):
+    # Every leaf of the state owns its buffer: a shared one could not be donated.
+    def empty(value):
         return BlockMemory(
-            average=jnp.zeros((number, *shape), jnp.float32),
-            visits=jnp.zeros((number, *shape), jnp.int32),
-            logits=jnp.zeros((number, *shape), jnp.float32),
+            average=jnp.zeros_like(value),
+            visits=jnp.zeros_like(value, dtype=jnp.int32),
+            logits=jnp.zeros_like(value),
         )
 
-    def plain(shape):
-        # Multiplied, not broadcast: every leaf of the state owns its buffer.
-        gates = jnp.ones((number, *shape), jnp.float32)
-        return gates * expand_to(weights, gates.ndim)
+    def plain(value):
+        shown = jnp.zeros((number,)) if granularity == "element" else value
+        return shown + expand_to(weights, shown.ndim)
 
     return SoftGateState(
-        gates={name: plain(shape) for name, shape in shown.items()},
-        switches={name: jnp.zeros([], jnp.int32) for name in shown},
-        memory={n: empty(s) for n, s in shapes.items()} if keeps_memory else {},
+        gates=by_name({name: plain(value) for name, value in zeros.items()}),
+        switches=by_name({name: jnp.zeros([], jnp.int32) for name in zeros}),
+        memory=by_name({name: empty(value) for name, value in zeros.items()})
+        if keeps_memory
+        else {},
         count=jnp.zeros([], jnp.int32),
     )
 
@@ -446,8 +451,18 @@ def _check_assessed(
     params: Any,
 ) -> None:
     check_objective_axis(assessed.updates, number, params)
+    leaves = named_leaves(assessed.updates)
+    blocks = [GLOBAL] if granularity == GLOBAL else list(leaves)
+    if set(assessed.log_energies) != set(blocks):
+        raise ValueError(
+            f"soft_gate has granularity {granularity!r}, but the updates were assessed "
+            "at another: give assess_energy and soft_gate the same granularity."
+        )
     check_same_names(assessed.log_energies, state.gates, "updates", "state")
-    for name, leaf in named_leaves(assessed.updates).items():
+    kept = {name: memory.logits for name, memory in state.memory.items()}
+    if granularity == "element":  # without a memory nothing is kept per element
+        check_same_shapes({name: assessed.log_energies[name] for name in kept}, kept)
+    for name, leaf in leaves.items():
         if granularity == GLOBAL:
             break
         expected = blocks_lib.block_shape(granularity, name, np.shape(leaf)[1:])
@@ -458,6 +473,8 @@ def _check_assessed(
                 f"has blocks of shape {expected}: give assess_energy and soft_gate the "
                 "same granularity."
             )
+    if granularity != "element":
+        check_same_shapes(assessed.log_energies, state.gates)
 
 
 def _is_memoryless(options: _Options) -> bool:

@@ -93,6 +93,16 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     return named
 
 
+def by_name(values: dict[str, Any]) -> Any:
+    """A state field: the dict, or an empty array where the tree has no leaves.
+
+    ``optax.tree.map_params`` learns which parts of a state are like params by calling
+    ``init`` with a placeholder that has no leaves. An array can stand for any dict
+    there; an empty dict could not.
+    """
+    return values or jnp.zeros((0,), jnp.float32)
+
+
 def concrete(value: Any) -> np.ndarray | None:
     """The value as NumPy, or None for a tracer (``inject_hyperparams``) or a schedule.
 
@@ -193,6 +203,8 @@ def check_same_names(
     left: Mapping[str, Any], right: Mapping[str, Any], left_name: str, right_name: str
 ) -> None:
     """Raises ValueError where two trees don't have the same leaves."""
+    if not hasattr(right, "keys"):  # the state of a tree without leaves: see by_name
+        right = {}
     missing = [name for name in right if name not in left]
     extra = [name for name in left if name not in right]
     if missing or extra:
@@ -201,6 +213,17 @@ def check_same_names(
             f"{missing[:5]} and has {extra[:5]} besides. Call init again with the tree "
             "that is trained."
         )
+
+
+def check_same_shapes(found: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
+    """Raises ValueError where blocks have other shapes than those in the state."""
+    for name, value in found.items():
+        if np.shape(value) != np.shape(kept[name]):
+            raise ValueError(
+                f"leaf '{name}' gives blocks of shape {np.shape(value)}, but the state "
+                f"holds {np.shape(kept[name])}: init saw a parameter of another shape, "
+                "or the leaf lacks its objective axis, (K, *param.shape)."
+            )
 
 
 # ---------------------------------------------------------------------------
