@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from eagc_jax.blocks import ByLeaf
 from eagc_jax.energy import AssessEnergyState
 from eagc_jax.gating import SoftGateState
 
@@ -113,7 +114,7 @@ def _find(tree: Any, kind: type) -> list[Any]:
     return [node for node in found if isinstance(node, kind)]
 
 
-def _merge(groups: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+def _merge(groups: list[ByLeaf]) -> dict[str, np.ndarray]:
     """One dict of NumPy arrays; a name that comes twice is numbered."""
     merged: dict[str, np.ndarray] = {}
     for group in groups:

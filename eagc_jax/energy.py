@@ -11,10 +11,9 @@ import numpy as np
 import optax
 
 from eagc_jax import blocks as blocks_lib
-from eagc_jax.blocks import GLOBAL, Granularity
+from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity
 from eagc_jax.objectives import (
     AssessedUpdates,
-    by_name,
     check_num_objectives,
     check_objective_axis,
     check_same_names,
@@ -38,10 +37,10 @@ _FISHER_RIDGE = 1e-6
 class AssessEnergyState(NamedTuple):
     """What ``assess_energy`` saw last, and the averages that its energies need."""
 
-    energies: dict[str, jax.Array]
-    # Per block: relative energy, shape=(K, *block), float32; 1 is the objective's mean
-    # over the shared leaves. At granularity "element" the mean per leaf, (K,).
-    gradient_rms: dict[str, jax.Array]  # per leaf, shape=(K,), float32, gradient units.
+    energies: ByLeaf
+    # By leaf: relative energies, shape=(K, *block), float32; 1 is the objective's mean
+    # over the shared leaves. At granularity "element" their mean, (K,).
+    gradient_rms: ByLeaf  # by leaf, shape=(K,), float32, in the gradient's units.
     nonfinite_count: jax.Array  # shape=(K,), int32: steps with a NaN or an infinity.
     direction: Any  # like params, float32: running average of the weighted sum, or ().
     second_moment: Any  # like params, float32: that of its square, or ().
@@ -160,10 +159,13 @@ def assess_energy(
 
     def init_fn(params):
         energies, rms = _initial_energies(params, number, granularity)
-        zeros = lambda: optax.tree.zeros_like(params, dtype=jnp.float32)  # noqa: E731
+
+        def zeros():
+            return optax.tree.zeros_like(params, dtype=jnp.float32)
+
         return AssessEnergyState(
-            energies=by_name(energies),
-            gradient_rms=by_name(rms),
+            energies=energies,
+            gradient_rms=rms,
             nonfinite_count=jnp.zeros((number,), jnp.int32),
             direction=zeros() if keeps_direction else (),
             second_moment=zeros() if keeps_moment else (),
@@ -223,10 +225,8 @@ class _Inputs(NamedTuple):
 class _Step(NamedTuple):
     """The magnitudes, and what the non-finite policy made of the updates."""
 
-    updates: Any  # leaves (K, *shape), free of non-finite values or filled on purpose.
-    squares: dict[
-        str, jax.Array
-    ]  # per leaf (K, *block): mean squares, 0 where dropped.
+    updates: Any  # leaves (K, *shape), as they go on to the gate.
+    squares: dict[str, jax.Array]  # by group: mean squares, 0 where dropped.
     finite: jax.Array  # shape=(K,), bool.
     keep: jax.Array  # shape=(K,), bool: objectives in use.
     advance: jax.Array  # shape=(), bool: whether states may change.
@@ -252,129 +252,131 @@ def _start(updates: Any, options: _Options) -> _Step:
     """Magnitudes first: they tell which objectives are finite, in the same pass."""
     number = options.weights.shape[0]
     leaves = named_leaves(updates)
-    axes = _axes(leaves, options.granularity)
-    squares = {
-        name: blocks_lib.block_mean(_square(_as_float32(leaf)), axes[name])
-        for name, leaf in leaves.items()
-    }
+    layout = blocks_lib.layout_of_updates(options.granularity, leaves)
+    squares = layout.gather(
+        {n: layout.means(n, _square(_as_float32(leaf))) for n, leaf in leaves.items()}
+    )
     finite = jnp.ones((number,), bool)
     for square in squares.values():
-        # Not by reshaping to (K, -1): a sharded axis can't be merged with another.
-        finite = finite & jnp.all(jnp.isfinite(square), axis=range(1, square.ndim))
+        ok = jnp.isfinite(square)
+        finite = finite & jnp.all(ok, axis=tuple(range(1, ok.ndim)))
     if options.nonfinite == "skip_objective":
-        keep, filler, advance = finite, 0.0, jnp.any(finite)
+        keep, advance = finite, jnp.any(finite)
     else:
         advance = jnp.all(finite)
         keep = jnp.broadcast_to(advance, finite.shape)
-        filler = jnp.nan if options.nonfinite == "propagate" else 0.0
-
-    def fill(leaf):
-        kept = expand_to(keep, leaf.ndim)
-        return jnp.where(kept, leaf, jnp.asarray(filler, leaf.dtype))
-
-    return _Step(
-        jax.tree.map(fill, updates), _kept(squares, keep), finite, keep, advance
-    )
+    if options.nonfinite != "propagate":  # which leaves them to the gate's factor
+        updates = jax.tree.map(
+            lambda leaf: jnp.where(
+                expand_to(keep, leaf.ndim), leaf, jnp.zeros((), leaf.dtype)
+            ),
+            updates,
+        )
+    return _Step(updates, _kept(squares, keep), finite, keep, advance)
 
 
 def _finish(
     updates: Any, step: _Step, options: _Options, inputs: _Inputs
-) -> tuple[AssessedUpdates, dict[str, jax.Array], dict[str, jax.Array]]:
+) -> tuple[AssessedUpdates, ByLeaf, ByLeaf]:
     """Returns (updates with log energies, energies to show, gradient RMS to show)."""
+    number = options.weights.shape[0]
     leaves = named_leaves(updates)
-    statistics = _statistics(leaves, step, options, inputs)
+    layout = blocks_lib.layout_of_updates(options.granularity, leaves)
+    statistics = _statistics(leaves, layout, step, options, inputs)
     takes_part = step.keep & step.advance & (options.weights > 0)
     active = {
-        name: (square > 0) & expand_to(takes_part, square.ndim)
-        for name, square in step.squares.items()
+        group: (square > 0) & expand_to(takes_part, square.ndim)
+        for group, square in step.squares.items()
     }
-    rms = {n: jnp.sqrt(blocks_lib.leaf_mean(sq)) for n, sq in step.squares.items()}
-    share = _shared_share(leaves, rms)
-    references = {
-        kind: _collapse({n: blocks_lib.leaf_mean(v) for n, v in values.items()}, share)
+    by_leaf = {
+        kind: layout.leaf_means(values, values_lead(values, number))
         for kind, values in statistics.items()
-        if kind not in ("along", "length")
     }
-    block_active = active
+    share = _shared_share(by_leaf["magnitude"], layout)
+    # A barrier: else every consumer would compute these sums over again for itself.
+    references = jax.lax.optimization_barrier(
+        {kind: jnp.sum(means * share, axis=1) for kind, means in by_leaf.items()}
+    )
     if options.granularity == GLOBAL:
         statistics = {
-            kind: {GLOBAL: _collapse(values, share)}
-            for kind, values in statistics.items()
+            kind: {GLOBAL: value[:, None]} for kind, value in references.items()
         }
-        block_active = {GLOBAL: (statistics["magnitude"][GLOBAL] > 0) & takes_part}
+        any_energy = statistics["magnitude"][GLOBAL] > 0
+        active = {**active, GLOBAL: any_energy & takes_part[:, None]}
     log_energies = {
-        name: jnp.where(
-            is_active,
+        group: jnp.where(
+            active[group],
             _log_energy(
-                {kind: values[name] for kind, values in statistics.items()},
+                {kind: values[group] for kind, values in statistics.items()},
                 references,
                 options,
             ),
             0.0,
         )
-        for name, is_active in block_active.items()
+        for group in statistics["magnitude"]
     }
     energies = {
-        name: jnp.where(block_active[name], jnp.exp(value), 0.0)
-        for name, value in log_energies.items()
+        group: jnp.where(active[group], jnp.exp(value), 0.0)
+        for group, value in log_energies.items()
     }
-    if options.granularity == "element":
-        energies = {n: blocks_lib.leaf_mean(value) for n, value in energies.items()}
-    active = {**active, **block_active}
-    assessed = AssessedUpdates(step.updates, log_energies, active, step.advance)
-    return assessed, energies, rms
+    factor = jnp.where(
+        step.advance | (options.nonfinite != "propagate"), 1.0, jnp.nan
+    ).astype(jnp.float32)
+    assessed = AssessedUpdates(step.updates, log_energies, active, factor, step.advance)
+    rms = ByLeaf(jnp.sqrt(by_leaf["magnitude"]), _rms_spec(layout))
+    return assessed, layout.show(energies, number), rms
 
 
-def _axes(
-    leaves: dict[str, jax.Array], granularity: Granularity
-) -> dict[str, tuple[int, ...]]:
-    """Per leaf, the axes of ``(K, *shape)`` that one block spans."""
-    return {
-        name: tuple(
-            axis + 1
-            for axis in blocks_lib.block_axes(granularity, name, np.shape(leaf)[1:])
-        )
-        for name, leaf in leaves.items()
-    }
+def values_lead(values: dict[str, jax.Array], number: int) -> int:
+    """The leading axis of values by group: K, or 1 where objectives don't differ."""
+    return next((value.shape[0] for value in values.values()), number)
+
+
+def _rms_spec(layout: blocks_lib.Layout) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((name, ()) for name in layout.axes)
 
 
 def _kept(values: dict[str, jax.Array], keep: jax.Array) -> dict[str, jax.Array]:
     return {
-        name: jnp.where(expand_to(keep, value.ndim), value, 0.0)
-        for name, value in values.items()
+        group: jnp.where(expand_to(keep, value.ndim), value, 0.0)
+        for group, value in values.items()
     }
 
 
 def _statistics(
-    leaves: dict[str, jax.Array], step: _Step, options: _Options, inputs: _Inputs
+    leaves: dict[str, jax.Array],
+    layout: blocks_lib.Layout,
+    step: _Step,
+    options: _Options,
+    inputs: _Inputs,
 ) -> dict[str, dict[str, jax.Array]]:
-    """Block means by kind and leaf: what every energy is computed from."""
-    axes = _axes(leaves, options.granularity)
+    """Block means by kind and group: what every energy is computed from."""
     wide = {name: _as_float32(leaf) for name, leaf in leaves.items()}
     found = {"magnitude": step.squares}
 
-    def collect(kind, integrand):
-        means = {
-            name: blocks_lib.block_mean(integrand(name, leaf), axes[name])
-            for name, leaf in wide.items()
-        }
-        found[kind] = _kept(means, step.keep)
+    def collect(integrand):
+        return layout.gather(
+            {n: layout.means(n, integrand(n, leaf)) for n, leaf in wide.items()}
+        )
 
     if "sensitivity" in options.mixture:
         theta = _required(inputs.params, leaves, "params", "sensitivity")
-        collect("sensitivity", lambda name, leaf: _square(leaf * theta[name][None]))
+        found["sensitivity"] = _kept(
+            collect(lambda name, leaf: _square(leaf * theta[name][None])), step.keep
+        )
     if "fisher" in options.mixture:
         moment = _required(inputs.second_moment, leaves, "second_moment", "fisher")
         moment = {n: _ridged(v) for n, v in moment.items()}
-        collect("fisher", lambda name, leaf: _square(leaf) / moment[name][None])
+        found["fisher"] = _kept(
+            collect(lambda name, leaf: _square(leaf) / moment[name][None]), step.keep
+        )
     if any(name in options.mixture for name in _ALIGNMENTS):
-        energy = next(name for name in _ALIGNMENTS if name in options.mixture)
-        along = _required(inputs.direction, leaves, "direction", energy)
-        collect("along", lambda name, leaf: (leaf * jnp.conj(along[name][None])).real)
-        found["length"] = {
-            name: blocks_lib.block_mean(_square(along[name])[None], axes[name])
-            for name in wide
-        }
+        along = _required(inputs.direction, leaves, "direction", "progress")
+        found["along"] = _kept(
+            collect(lambda name, leaf: (leaf * jnp.conj(along[name][None])).real),
+            step.keep,
+        )
+        found["length"] = collect(lambda name, leaf: _square(along[name])[None])
     return found
 
 
@@ -409,29 +411,15 @@ def _cosine(statistics: dict[str, jax.Array]) -> jax.Array:
     return jnp.where(product > 0, jnp.clip(cosine, -1.0, 1.0), 0.0)
 
 
-def _shared_share(
-    leaves: dict[str, jax.Array], rms: dict[str, jax.Array]
-) -> dict[str, jax.Array]:
-    """Each leaf's share of the entries that at least two objectives reach.
+def _shared_share(squares: jax.Array, layout: blocks_lib.Layout) -> jax.Array:
+    """Each leaf's share of the entries that at least two objectives reach, ``(leaves,)``.
 
     Without the restriction a big head that one objective owns would dilute that
     objective's energy in the trunk.
     """
-    counted = {
-        name: jnp.where(jnp.sum(rms[name] > 0) >= 2, blocks_lib.leaf_size(leaf), 0)
-        for name, leaf in leaves.items()
-    }
-    total = sum((c.astype(jnp.float32) for c in counted.values()), jnp.float32(0))
-    total = jnp.maximum(total, 1.0)
-    return {name: c.astype(jnp.float32) / total for name, c in counted.items()}
-
-
-def _collapse(values: dict[str, jax.Array], share: dict[str, jax.Array]) -> jax.Array:
-    """The mean over all shared entries, ``(K,)``, of means per leaf."""
-    total = jnp.zeros((), jnp.float32)
-    for name, value in values.items():
-        total = total + share[name] * value.reshape(value.shape[0])
-    return jnp.atleast_1d(total)
+    shared = jnp.sum(squares > 0, axis=0) >= 2
+    sizes = jnp.where(shared, layout.sizes(), 0.0)
+    return sizes / jnp.maximum(jnp.sum(sizes), 1.0)
 
 
 # ---------------------------------------------------------------------------
@@ -492,22 +480,15 @@ def _square(leaf: jax.Array) -> jax.Array:
 
 def _initial_energies(
     params: Any, number: int, granularity: Granularity
-) -> tuple[dict, dict]:
-    leaves = named_leaves(params)
+) -> tuple[ByLeaf, ByLeaf]:
+    layout = blocks_lib.layout_of_params(granularity, named_leaves(params))
 
-    def per_objective(names):
-        return {name: jnp.zeros((number,), jnp.float32) for name in names}
+    def zeros(spec):
+        return ByLeaf(
+            jnp.zeros((number, blocks_lib.spec_size(spec)), jnp.float32), spec
+        )
 
-    rms = per_objective(leaves)
-    if granularity == GLOBAL:
-        return per_objective([GLOBAL]), rms
-    if granularity == "element":
-        return per_objective(leaves), rms
-    energies = {
-        name: blocks_lib.block_zeros(granularity, name, leaf, number)
-        for name, leaf in leaves.items()
-    }
-    return energies, rms
+    return zeros(layout.shown_spec()), zeros(_rms_spec(layout))
 
 
 def _required(

@@ -7,19 +7,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from eagc_jax import blocks as blocks_lib
-from eagc_jax.blocks import GLOBAL, Granularity
+from eagc_jax.blocks import GLOBAL, POOL, ByLeaf, Granularity, Layout
 from eagc_jax.energy import assess_magnitude
 from eagc_jax.objectives import (
     AssessedUpdates,
-    by_name,
     check_num_objectives,
     check_objective_axis,
     check_same_names,
-    check_same_shapes,
     check_weights,
     compute_dtype,
     concrete,
@@ -34,23 +31,25 @@ _TIE = 1e-6
 
 
 class BlockMemory(NamedTuple):
-    """What the gate remembers of one leaf's blocks."""
+    """What the gate remembers of a group of blocks."""
 
-    average: jax.Array  # shape=(K, *block), float32: biased average of logits.
-    visits: jax.Array  # shape=(K, *block), int32: steps that fed it.
-    logits: jax.Array  # shape=(K, *block), float32: in force now.
+    average: jax.Array  # shape=(K, blocks), float32: biased average of logits.
+    visits: jax.Array  # shape=(K, blocks), int32: steps that fed it.
+    logits: jax.Array  # shape=(K, blocks), float32: in force now.
 
 
 class SoftGateState(NamedTuple):
     """What the gate decided last, and the averages behind it."""
 
-    gates: dict[str, jax.Array]
-    # Per block: the factor on each objective's gradient, shape=(K, *block), float32.
-    # At granularity "element" the mean per leaf, (K,).
-    switches: dict[str, jax.Array]
-    # Per leaf, shape=(), int32: how often, over its blocks, another objective took the
+    gates: ByLeaf
+    # By leaf: the factors on each objective's gradient, shape=(K, *block), float32.
+    # At granularity "element" their mean, (K,).
+    switches: ByLeaf
+    # By leaf, shape=(), int32: how often, over its blocks, another objective took the
     # lead. Stays 0 where nothing is remembered.
-    memory: dict[str, BlockMemory]  # empty for a memoryless gate per element.
+    memory: dict[str, BlockMemory]
+    # By group: the pool "*" of all leaves' blocks; "global"; at granularity "element"
+    # each leaf, (K, *shape), or nothing for a gate without smoothing, hysteresis, slew.
     count: jax.Array  # shape=(), int32: steps gated; drives warm-up and schedules.
 
 
@@ -160,59 +159,48 @@ def soft_gate(
             updates = assess_magnitude(updates, options.weights, granularity)
         if not jax.tree.leaves(updates.updates):  # an empty group of optax.partition
             return updates.updates, state
-        _check_assessed(updates, state, number, granularity, params)
-        updates, log_energies, active, advance = updates
-        leaves = named_leaves(updates)
+        leaves = named_leaves(updates.updates)
+        check_objective_axis(updates.updates, number, params)
+        layout = blocks_lib.layout_of_updates(granularity, leaves)
+        _check_assessed(updates, state, layout)
         tau = temperature(state.count) if callable(temperature) else temperature
         strength = (1 - jnp.asarray(floor, jnp.float32)) * _ramp(
             state.count, warmup_steps
         )
+        active = updates.active
         memory = {
-            name: _remember(value, active[name], tau, options, state.memory.get(name))
-            for name, value in log_energies.items()
+            group: _remember(
+                value, active[group], tau, options, state.memory.get(group)
+            )
+            for group, value in updates.log_energies.items()
         }
-        gates = {
-            name: _gate(memory[name].logits, active[name], strength, options)
-            for name in memory
-        }
-        on_leaf = gates
         if granularity == GLOBAL:
             # One logit for all, but in each leaf only among those that reach it.
-            on_leaf = {
-                name: _gate(memory[GLOBAL].logits, active[name], strength, options)
-                for name in leaves
-            }
+            memory[POOL] = memory[GLOBAL]
+        gates = {
+            group: _gate(remembered.logits, active[group], strength, options)
+            for group, remembered in memory.items()
+        }
         if descent_guard is not None:
-            blend = _guard(on_leaf, leaves, options.weights, descent_guard, granularity)
-            on_leaf = {
-                n: _blend(a, options.weights, blend[n]) for n, a in on_leaf.items()
-            }
-            if granularity == GLOBAL:
-                any_blend = next(iter(blend.values()), jnp.zeros(()))
-                gates = {
-                    GLOBAL: _blend(
-                        gates[GLOBAL], options.weights, any_blend.reshape(())
-                    )
-                }
-            else:
-                gates = on_leaf
-        rescaled = [_rescale(leaf, on_leaf[name]) for name, leaf in leaves.items()]
-        out = jax.tree.unflatten(jax.tree.structure(updates), rescaled)
-        if granularity == "element":
-            gates = {name: blocks_lib.leaf_mean(gate) for name, gate in gates.items()}
+            gates = _guard(gates, leaves, layout, options.weights, descent_guard)
+        # A barrier: else the gate would be computed again for every entry of a block.
+        applied = jax.lax.optimization_barrier(
+            layout.scatter(
+                {group: gate * updates.factor for group, gate in gates.items()}
+            )
+        )
+        rescaled = [_rescale(leaf, applied[name]) for name, leaf in leaves.items()]
+        out = jax.tree.unflatten(jax.tree.structure(updates.updates), rescaled)
+        shown = layout.show(gates, number).pool
         return out, SoftGateState(
-            gates={
-                name: jnp.where(advance, gates[name], old)
-                for name, old in state.gates.items()
-            },
-            switches={
-                name: old + _switches(state.memory[name], memory[name])
-                if name in state.memory
-                else old
-                for name, old in state.switches.items()
-            },
-            memory={name: memory[name] for name in state.memory},
-            count=jnp.where(advance, optax.safe_increment(state.count), state.count),
+            gates=ByLeaf(
+                jnp.where(updates.advance, shown, state.gates.pool), state.gates.spec
+            ),
+            switches=_count_switches(state, memory, layout),
+            memory={group: memory[group] for group in state.memory},
+            count=jnp.where(
+                updates.advance, optax.safe_increment(state.count), state.count
+            ),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -345,30 +333,35 @@ def _ramp(count: jax.Array, warmup_steps: Any) -> jax.Array:
 def _guard(
     gates: dict[str, jax.Array],
     leaves: dict[str, jax.Array],
+    layout: Layout,
     weights: jax.Array,
     eta: Any,
-    granularity: Granularity,
 ) -> dict[str, jax.Array]:
-    """How far to blend each leaf's gates towards the weights, ``(*block)`` in [0, 1]."""
+    """Blends the gates towards the weights as far as each block needs it."""
+    by_leaf = layout.scatter(gates)
     inner, square = {}, {}
     for name, leaf in leaves.items():
-        axes = blocks_lib.block_axes(granularity, name, np.shape(leaf)[1:])
         wide = leaf.astype(compute_dtype(leaf.dtype))
         plain = weighted_sum(wide, weights)
-        gated = reduce_objectives(jnp.add, wide * gates[name].astype(wide.dtype))
-        products = (gated * jnp.conj(plain)).real, (plain * jnp.conj(plain)).real
-        inner[name], square[name] = (
-            jnp.sum(value, axis=axes, keepdims=True).astype(jnp.float32)
-            for value in products
+        gated = reduce_objectives(jnp.add, wide * by_leaf[name].astype(wide.dtype))
+        for found, product in (
+            (inner, (gated * jnp.conj(plain)).real),
+            (square, (plain * jnp.conj(plain)).real),
+        ):
+            found[name] = layout.means(name, product[None].astype(jnp.float32))
+    inner, square = layout.gather(inner), layout.gather(square)
+    if layout.granularity == GLOBAL:
+        sizes = layout.sizes()
+        inner, square = (
+            jnp.sum(value[POOL] * sizes, axis=1, keepdims=True)
+            for value in (inner, square)
         )
-    if granularity == GLOBAL:
-        inner, square = _total(inner), _total(square)
-    return {name: _blend_needed(inner[name], square[name], eta) for name in leaves}
-
-
-def _total(values: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    total = sum((value.reshape(()) for value in values.values()), jnp.float32(0))
-    return {name: total.reshape(value.shape) for name, value in values.items()}
+        blend = _blend_needed(inner, square, eta)
+        return {group: _blend(gate, weights, blend) for group, gate in gates.items()}
+    return {
+        group: _blend(gate, weights, _blend_needed(inner[group], square[group], eta))
+        for group, gate in gates.items()
+    }
 
 
 def _blend_needed(inner: jax.Array, square: jax.Array, eta: Any) -> jax.Array:
@@ -387,12 +380,27 @@ def _blend(gate: jax.Array, weights: jax.Array, blend: jax.Array) -> jax.Array:
 # ---------------------------------------------------------------------------
 
 
-def _switches(old: BlockMemory, new: BlockMemory) -> jax.Array:
-    """In how many blocks another objective leads than before."""
+def _count_switches(
+    state: SoftGateState, memory: dict[str, BlockMemory], layout: Layout
+) -> ByLeaf:
+    """Adds, per leaf, in how many of its blocks another objective leads than before."""
+    if not state.memory:
+        return state.switches
+    changed = {
+        group: _changed(old, memory[group]).astype(jnp.int32)[None]
+        for group, old in state.memory.items()
+    }
+    if layout.granularity == GLOBAL:
+        sums = changed[GLOBAL][0]
+    else:
+        sums = layout.leaf_sums(changed, 1)[0]
+    return ByLeaf(state.switches.pool + sums, state.switches.spec)
+
+
+def _changed(old: BlockMemory, new: BlockMemory) -> jax.Array:
     leader_old, decided_old = _leader(old.logits)
     leader_new, decided_new = _leader(new.logits)
-    changed = (leader_old != leader_new) & decided_old & decided_new
-    return jnp.sum(changed, dtype=jnp.int32)
+    return (leader_old != leader_new) & decided_old & decided_new
 
 
 def _leader(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -413,68 +421,49 @@ def _initial_state(
     params: Any, weights: jax.Array, granularity: Granularity, keeps_memory: bool
 ) -> SoftGateState:
     number = weights.shape[0]
-    if granularity == GLOBAL:
-        zeros = {GLOBAL: jnp.zeros((number,), jnp.float32)}
-    else:
-        zeros = {
-            name: blocks_lib.block_zeros(granularity, name, leaf, number)
-            for name, leaf in named_leaves(params).items()
-        }
+    layout = blocks_lib.layout_of_params(granularity, named_leaves(params))
+    groups = {GLOBAL: (1,)} if granularity == GLOBAL else layout.group_shapes()
 
-    # Every leaf of the state owns its buffer: a shared one could not be donated.
-    def empty(value):
+    def empty(shape):
         return BlockMemory(
-            average=jnp.zeros_like(value),
-            visits=jnp.zeros_like(value, dtype=jnp.int32),
-            logits=jnp.zeros_like(value),
+            average=jnp.zeros((number, *shape), jnp.float32),
+            visits=jnp.zeros((number, *shape), jnp.int32),
+            logits=jnp.zeros((number, *shape), jnp.float32),
         )
 
-    def plain(value):
-        shown = jnp.zeros((number,)) if granularity == "element" else value
-        return shown + expand_to(weights, shown.ndim)
-
+    shown = layout.shown_spec()
+    size = blocks_lib.spec_size(shown)
     return SoftGateState(
-        gates=by_name({name: plain(value) for name, value in zeros.items()}),
-        switches=by_name({name: jnp.zeros([], jnp.int32) for name in zeros}),
-        memory=by_name({name: empty(value) for name, value in zeros.items()})
-        if keeps_memory
-        else {},
+        # Multiplied, not broadcast: every leaf of the state owns its buffer.
+        gates=ByLeaf(jnp.ones((number, size), jnp.float32) * weights[:, None], shown),
+        switches=ByLeaf(
+            jnp.zeros((len(layout.leaf_spec()),), jnp.int32), layout.leaf_spec()
+        ),
+        memory={g: empty(s) for g, s in groups.items()} if keeps_memory else {},
         count=jnp.zeros([], jnp.int32),
     )
 
 
 def _check_assessed(
-    assessed: AssessedUpdates,
-    state: SoftGateState,
-    number: int,
-    granularity: Granularity,
-    params: Any,
+    assessed: AssessedUpdates, state: SoftGateState, layout: Layout
 ) -> None:
-    check_objective_axis(assessed.updates, number, params)
-    leaves = named_leaves(assessed.updates)
-    blocks = [GLOBAL] if granularity == GLOBAL else list(leaves)
-    if set(assessed.log_energies) != set(blocks):
+    expected = {GLOBAL: (1,)}
+    if layout.granularity != GLOBAL:
+        expected = layout.group_shapes()
+        names = {name: None for name in layout.axes}
+        check_same_names(names, state.gates, "updates", "state")
+    found = {group: value.shape[1:] for group, value in assessed.log_energies.items()}
+    if found and found != expected:
         raise ValueError(
-            f"soft_gate has granularity {granularity!r}, but the updates were assessed "
-            "at another: give assess_energy and soft_gate the same granularity."
+            f"the updates were assessed in blocks {found}, but soft_gate has {expected} "
+            "(group: shape): give assess_energy and soft_gate the same granularity."
         )
-    check_same_names(assessed.log_energies, state.gates, "updates", "state")
-    kept = {name: memory.logits for name, memory in state.memory.items()}
-    if granularity == "element":  # without a memory nothing is kept per element
-        check_same_shapes({name: assessed.log_energies[name] for name in kept}, kept)
-    for name, leaf in leaves.items():
-        if granularity == GLOBAL:
-            break
-        expected = blocks_lib.block_shape(granularity, name, np.shape(leaf)[1:])
-        found = assessed.log_energies[name].shape[1:]
-        if found != expected:
-            raise ValueError(
-                f"leaf '{name}' was assessed in blocks of shape {found}, but soft_gate "
-                f"has blocks of shape {expected}: give assess_energy and soft_gate the "
-                "same granularity."
-            )
-    if granularity != "element":
-        check_same_shapes(assessed.log_energies, state.gates)
+    remembered = {g: m.logits.shape[1:] for g, m in state.memory.items()}
+    if remembered and remembered != expected:
+        raise ValueError(
+            f"the state remembers blocks {remembered}, but the updates have {expected}: "
+            "call init again with the tree that is trained."
+        )
 
 
 def _is_memoryless(options: _Options) -> bool:

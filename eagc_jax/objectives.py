@@ -31,8 +31,11 @@ class AssessedUpdates(NamedTuple):
     """
 
     updates: optax.Updates  # leaves (K, *param.shape), the leaf's own dtype.
-    log_energies: dict[str, jax.Array]  # per block (K, *block), float32.
-    active: dict[str, jax.Array]  # per leaf and block (K, *block), bool: takes part.
+    # The next two by group of blocks: the pool "*" (K, blocks) of all leaves, leaves by
+    # themselves where every entry is a block, or "global" (K, 1).
+    log_energies: dict[str, jax.Array]  # float32.
+    active: dict[str, jax.Array]  # bool: which objectives take part.
+    factor: jax.Array  # shape=(), float32: 1, or NaN where one is to be propagated.
     advance: jax.Array  # shape=(), bool: whether states may change in this step.
 
 
