@@ -183,11 +183,8 @@ def soft_gate(
         }
         if descent_guard is not None:
             gates = _guard(gates, leaves, layout, options.weights, descent_guard)
-        # A barrier: else the gate would be computed again for every entry of a block.
-        applied = jax.lax.optimization_barrier(
-            layout.scatter(
-                {group: gate * updates.factor for group, gate in gates.items()}
-            )
+        applied = layout.scatter(
+            {group: _materialized(gate, updates.factor) for group, gate in gates.items()}
         )
         rescaled = [_rescale(leaf, applied[name]) for name, leaf in leaves.items()]
         out = jax.tree.unflatten(jax.tree.structure(updates.updates), rescaled)
@@ -317,6 +314,17 @@ def _gate(
 def _rescale(leaf: jax.Array, gate: jax.Array) -> jax.Array:
     wide = compute_dtype(leaf.dtype)
     return (leaf.astype(wide) * gate.astype(wide)).astype(leaf.dtype)
+
+
+def _materialized(gate: jax.Array, factor: jax.Array) -> jax.Array:
+    """``gate * factor`` (1 or NaN), computed once per block.
+
+    XLA fuses cheap arithmetic into whatever reads it: the whole gate would be computed
+    again for every entry of a block, twice the time of the pass on CPU, where
+    ``optimization_barrier`` doesn't prevent it. A remainder it holds too expensive to
+    repeat; that of a number far below the divisor is the number.
+    """
+    return jax.lax.rem(gate, jnp.broadcast_to(1e30 * factor, gate.shape))
 
 
 def _ramp(count: jax.Array, warmup_steps: Any) -> jax.Array:
