@@ -459,9 +459,6 @@ def _check_assessed(
             "at another: give assess_energy and soft_gate the same granularity."
         )
     check_same_names(assessed.log_energies, state.gates, "updates", "state")
-    kept = {name: memory.logits for name, memory in state.memory.items()}
-    if granularity == "element":  # without a memory nothing is kept per element
-        check_same_shapes({name: assessed.log_energies[name] for name in kept}, kept)
     for name, leaf in leaves.items():
         if granularity == GLOBAL:
             break
@@ -475,6 +472,9 @@ def _check_assessed(
             )
     if granularity != "element":
         check_same_shapes(assessed.log_energies, state.gates)
+    elif state.memory:  # without a memory nothing is kept per element
+        kept = {name: memory.logits for name, memory in state.memory.items()}
+        check_same_shapes(assessed.log_energies, kept)
 
 
 def _is_memoryless(options: _Options) -> bool:
