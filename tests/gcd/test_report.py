@@ -11,7 +11,7 @@ from PIL import Image
 
 from eagc_jax.gcd.history import RunHistory, Snapshot
 from eagc_jax.gcd.metrics import Accuracy, cluster_accuracy
-from eagc_jax.gcd.report import captions, write_report
+from eagc_jax.gcd.report import captions, figures, write_report
 from eagc_jax.gcd.report.clusters import Cluster, describe_clusters, most_telling
 from eagc_jax.gcd.report.contact_sheet import to_tile
 from eagc_jax.gcd.report.feature_map import embed
@@ -98,6 +98,12 @@ def report(tmp_path_factory):
     return write_report(folder, runs, make_snapshot())
 
 
+@pytest.fixture
+def coarse(monkeypatch):
+    """Fewer pixels where nobody looks at them: encoding is most of the time."""
+    monkeypatch.setattr(figures, "DPI", 40)
+
+
 def test_every_file_is_there_and_nothing_else(report):
     assert {f.name for f in report.parent.iterdir()} == PLOTS | {"index.html"}
     assert report.name == "index.html"
@@ -154,7 +160,7 @@ def test_equal_input_gives_equal_files(report, tmp_path):
         assert (again.parent / name).read_bytes() == (report.parent / name).read_bytes()
 
 
-def test_hostile_and_odd_text_is_shown_as_text(tmp_path):
+def test_hostile_and_odd_text_is_shown_as_text(tmp_path, coarse):
     names = (
         "<script>alert(1)</script>",
         '"><img src=x onerror=alert(2)>',
@@ -179,13 +185,13 @@ def test_hostile_and_odd_text_is_shown_as_text(tmp_path):
 
 
 @pytest.mark.parametrize("epochs", [0, 1])
-def test_an_interrupted_run_still_gives_a_report(tmp_path, epochs):
+def test_an_interrupted_run_still_gives_a_report(tmp_path, coarse, epochs):
     runs = {"sum": RunHistory("sum"), "EAGC": make_run("EAGC", epochs=epochs)}
     page = write_report(tmp_path, runs, make_snapshot(count=12))
     assert len(read(page).targets) == len(PLOTS)
 
 
-def test_lists_of_different_length_and_nothing_predicted(tmp_path):
+def test_lists_of_different_length_and_nothing_predicted(tmp_path, coarse):
     run = make_run("EAGC", epochs=3)
     run.accuracy.pop()
     run.losses["supervised"].pop()
@@ -195,7 +201,7 @@ def test_lists_of_different_length_and_nothing_predicted(tmp_path):
     assert "No run came to an evaluation" in text
 
 
-def test_more_objectives_and_zero_energies(tmp_path):
+def test_more_objectives_and_zero_energies(tmp_path, coarse):
     run = make_run("EAGC", objectives=6)
     run.energy[0][:] = 0.0
     run.energy[1][0] = 0.0
@@ -206,7 +212,7 @@ def test_more_objectives_and_zero_energies(tmp_path):
     assert len(read(page).targets) == len(PLOTS)
 
 
-def test_many_clusters_are_capped_and_the_page_says_so(tmp_path):
+def test_many_clusters_are_capped_and_the_page_says_so(tmp_path, coarse):
     snapshot = make_snapshot(count=272, classes=136, features={})
     page = write_report(tmp_path, {"EAGC": make_run("EAGC")}, snapshot, focus="sum")
     assert "At most 24 clusters are shown" in page.read_text(encoding="utf-8")
@@ -214,7 +220,7 @@ def test_many_clusters_are_capped_and_the_page_says_so(tmp_path):
         assert image.height < 2000
 
 
-def test_features_that_collapsed_or_diverged(tmp_path):
+def test_features_that_collapsed_or_diverged(tmp_path, coarse):
     features = {"sum": np.ones((60, 6)), "EAGC": np.full((60, 6), np.nan)}
     page = write_report(tmp_path, {}, make_snapshot(features=features))
     assert page.exists()

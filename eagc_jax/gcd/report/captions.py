@@ -95,7 +95,8 @@ def features(runs: Sequence[str]) -> str:
         "t-SNE (of at most 50 principal components of the normalised features) keeps "
         "neighbours together; distances between islands and the axes mean nothing, "
         f"and maps of two runs cannot be laid over each other. At most "
-        f"{feature_map.MAX_POINTS} points are drawn."
+        f"{feature_map.MAX_POINTS} points are drawn, and names only where there are at "
+        f"most {feature_map.MAX_LABELS}."
     )
     if len(runs) > feature_map.MAX_RUNS:
         text += f" The first {feature_map.MAX_RUNS} of {len(runs)} runs are shown."

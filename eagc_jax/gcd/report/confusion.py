@@ -97,7 +97,10 @@ def _name_axes(
     axes: Axes, snapshot: Snapshot, classes: list[int], clusters: list[Cluster]
 ) -> None:
     names = snapshot.class_names
-    rows, columns = thinned(len(classes), _MAX_NAMES), thinned(len(clusters), 20)
+    rows, columns = (
+        thinned(len(classes), _MAX_NAMES),
+        thinned(len(clusters), _MAX_NUMBERS),
+    )
     class_names = [names[c] if c < len(names) else c for c in classes]
     size = 8 if len(rows) <= 20 else 6
     axes.set_yticks(rows, [drawable(class_names[i], 16) for i in rows], fontsize=size)

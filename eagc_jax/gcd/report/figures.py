@@ -25,6 +25,8 @@ STYLE: dict[str, Any] = {
     "savefig.facecolor": "white",
 }
 
+DPI = 144
+
 # Okabe and Ito's colours, told apart by people with any common colour blindness.
 RUN_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 RUN_MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -41,7 +43,7 @@ KNOWN_MARKER, NOVEL_MARKER = "o", "^"
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure of that size in inches that belongs to no GUI and no global list."""
-    figure = Figure(figsize=(width, height), dpi=144, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

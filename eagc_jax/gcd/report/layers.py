@@ -155,13 +155,14 @@ def _draw_block(
         _draw_lines(grid[0, column], panel, block, scale, label if first else "")
         _draw_map(grid[1, column], panel, block, scale, named=first)
         if as_power:
+            grid[0, column].yaxis.set_major_locator(_ticks(4))
             grid[0, column].yaxis.set_major_formatter(FuncFormatter(_power))
     grid[0, -1].set_visible(False)
     part.colorbar(
         scale,
         cax=grid[1, -1],
         label=f"{label} (log scale)" if as_power else f"{label} (factor)",
-        ticks=MaxNLocator(7, steps=[1, 2, 5, 10]),
+        ticks=_ticks(7),
         format=FuncFormatter(_power) if as_power else None,
     )
 
@@ -177,9 +178,10 @@ def _draw_lines(
     axes.plot(epochs, median, color="black", lw=1.8, marker=marker, ms=4)
     low, high = scale.get_clim()
     axes.axhline((low + high) / 2, color="#555555", ls=":")
-    room = 0.06 * (high - low)
+    room = 0.1 * (high - low)
     axes.set_ylim(low - room, high + room)
     axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+    axes.xaxis.set_major_locator(_epoch_ticks())
     axes.tick_params(labelbottom=False)
     axes.set_title(drawable(panel.title, 44))
     axes.set_ylabel(label)
@@ -199,11 +201,20 @@ def _draw_map(
         cmap=scale.cmap,
         clim=scale.get_clim(),
     )
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(_epoch_ticks())
     axes.set_xlabel("epoch")
     shown = thinned(rows, MAX_LAYER_NAMES) if named else []
     names = _names(block)
     axes.set_yticks(shown, [names[i] for i in shown], fontsize=7)
+
+
+def _ticks(at_most: int) -> MaxNLocator:
+    """Round positions; on a log2 axis, whole powers wherever the range has any."""
+    return MaxNLocator(at_most, steps=[1, 2, 5, 10])
+
+
+def _epoch_ticks() -> MaxNLocator:
+    return MaxNLocator(8, integer=True, min_n_ticks=1)
 
 
 def _epochs(panel: _Panel, block: _Block) -> list[int]:

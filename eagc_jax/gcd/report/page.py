@@ -179,7 +179,7 @@ def _cluster_table(snapshot: Snapshot, focus: str | None) -> str:
     clusters = describe_clusters(snapshot.labels, ids, snapshot.known_classes)
     rows = [_cluster_row(snapshot, c) for c in clusters[:MAX_CLUSTER_ROWS]]
     heads = [
-        *("cluster", "matched class", "", "images"),
+        *("cluster", "matched class", "known or novel", "images"),
         *("of the matched class (%)", "purity (%)", "most frequent class"),
     ]
     note = ""
