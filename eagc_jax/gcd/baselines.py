@@ -31,5 +31,6 @@ def kmeans_predictions(features: ArrayLike, num_clusters: int, seed: int) -> NDA
         )
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     unit = features / np.maximum(lengths, 1e-12)
-    model = KMeans(num_clusters, n_init=10, random_state=seed)
+    # The stubs know n_init="auto" alone.
+    model = KMeans(num_clusters, n_init=10, random_state=seed)  # type: ignore[arg-type]
     return model.fit_predict(unit)

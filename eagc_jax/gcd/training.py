@@ -169,13 +169,14 @@ class TrainingRun:
       >>> from eagc_jax import sum_objectives
       >>> from eagc_jax.gcd.checkpoints import load_backbone
       >>> split = data.split_categories(data.load_digits(), range(5))
-      >>> config = TrainConfig(epochs=1)
+      >>> config = TrainConfig()
       >>> run = TrainingRun(
       ...     config, split, load_backbone(), sum_objectives(config.objective_weights)
       ... )
-      >>> for epoch in run:
-      ...     print(epoch, len(run.history.accuracy))
-      1 1
+      >>> run.evaluation.predictions.shape  # of the unlabeled images, untrained
+      (1347,)
+
+      `for epoch in run:` then trains; see `examples/gcd_vit.py`.
     """
 
     def __init__(
