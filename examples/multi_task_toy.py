@@ -78,12 +78,15 @@ def pareto_set(points=401):
         (a, b), (c, d) = jax.jacobian(losses_fn)(jnp.stack([x, y]))
         return a * d - b * c
 
-    cross = jax.vmap(cross)
-    low, high = jnp.full_like(x, -9.5), jnp.full_like(x, -7.0)
-    for _ in range(40):
+    def halve(_, bounds):
+        low, high = bounds
         middle = (low + high) / 2
         same = jnp.sign(cross(x, middle)) == jnp.sign(cross(x, low))
-        low, high = jnp.where(same, middle, low), jnp.where(same, high, middle)
+        return jnp.where(same, middle, low), jnp.where(same, high, middle)
+
+    cross = jax.vmap(cross)
+    bounds = jnp.full_like(x, -9.5), jnp.full_like(x, -7.0)
+    low, high = jax.lax.fori_loop(0, 40, halve, bounds)
     return jnp.stack([x, (low + high) / 2], axis=1)
 
 
