@@ -122,13 +122,13 @@ def introduce(console: Console, split: data.DiscoverySplit) -> None:
 
 def progress_bars(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description:<16}"),
-        BarColumn(),
+        TextColumn("{task.description:<15}"),
+        BarColumn(bar_width=10),  # all of it in 80 columns
         MofNCompleteColumn(),
-        TextColumn("epochs, {task.fields[rate]}"),
+        TextColumn("epochs {task.fields[rate]}"),
         TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
         TextColumn("left"),
-        TimeRemainingColumn(),
         TextColumn("{task.fields[accuracy]}"),
         console=console,
     )
@@ -142,7 +142,7 @@ def train(run: TrainingRun, progress: Progress) -> None:
         progress.update(
             task,
             completed=epoch,
-            rate=f"{1 / run.history.seconds[-1]:.1f} per s",
+            rate=f"{1 / run.history.seconds[-1]:.1f}/s",
             accuracy=f"All {run.evaluation.accuracy.all:.3f}",
         )
 
