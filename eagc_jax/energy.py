@@ -43,7 +43,9 @@ class AssessEnergyState(NamedTuple):
     # over the shared leaves. At granularity "element" the mean per leaf, (K,).
     gradient_rms: dict[str, jax.Array]  # per leaf, shape=(K,), float32, gradient units.
     nonfinite_count: jax.Array  # shape=(K,), int32: steps with a NaN or an infinity.
-    direction: Any  # like params, float32: running average of the weighted sum, or ().
+    # Like params, float32 (complex64 where they are complex): running average of the
+    # weighted sum, or ().
+    direction: Any
     second_moment: Any  # like params, float32: that of its square, or ().
     count: jax.Array  # shape=(), int32: steps in which the averages moved.
 
@@ -160,13 +162,14 @@ def assess_energy(
 
     def init_fn(params):
         energies, rms = _initial_energies(params, number, granularity)
-        zeros = lambda: optax.tree.zeros_like(params, dtype=jnp.float32)  # noqa: E731
         return AssessEnergyState(
             energies=by_name(energies),
             gradient_rms=by_name(rms),
             nonfinite_count=jnp.zeros((number,), jnp.int32),
-            direction=zeros() if keeps_direction else (),
-            second_moment=zeros() if keeps_moment else (),
+            direction=jax.tree.map(_wide_zeros, params) if keeps_direction else (),
+            second_moment=optax.tree.zeros_like(params, dtype=jnp.float32)
+            if keeps_moment
+            else (),
             count=jnp.zeros([], jnp.int32),
         )
 
@@ -187,7 +190,7 @@ def assess_energy(
             direction = state.direction
             new_direction = _track(direction, effective, direction_decay, step.advance)
         if keeps_moment:
-            squared = jax.tree.map(_square, effective)
+            squared = jax.tree.map(lambda p: _bounded(_square(p)), effective)
             new_moment = _track(
                 state.second_moment, squared, moment_decay, step.advance
             )
@@ -289,7 +292,7 @@ def _finish(
         for name, square in step.squares.items()
     }
     rms = {n: jnp.sqrt(blocks_lib.leaf_mean(sq)) for n, sq in step.squares.items()}
-    share = _shared_share(leaves, rms)
+    share = _shared_share(leaves, rms, takes_part)
     references = {
         kind: _collapse({n: blocks_lib.leaf_mean(v) for n, v in values.items()}, share)
         for kind, values in statistics.items()
@@ -308,6 +311,7 @@ def _finish(
             _log_energy(
                 {kind: values[name] for kind, values in statistics.items()},
                 references,
+                takes_part,
                 options,
             ),
             0.0,
@@ -315,7 +319,7 @@ def _finish(
         for name, is_active in block_active.items()
     }
     energies = {
-        name: jnp.where(block_active[name], jnp.exp(value), 0.0)
+        name: jnp.where(block_active[name], _bounded(jnp.exp(value)), 0.0)
         for name, value in log_energies.items()
     }
     if options.granularity == "element":
@@ -355,7 +359,7 @@ def _statistics(
 
     def collect(kind, integrand):
         means = {
-            name: blocks_lib.block_mean(integrand(name, leaf), axes[name])
+            name: _bounded(blocks_lib.block_mean(integrand(name, leaf), axes[name]))
             for name, leaf in wide.items()
         }
         found[kind] = _kept(means, step.keep)
@@ -381,6 +385,7 @@ def _statistics(
 def _log_energy(
     statistics: dict[str, jax.Array],
     references: dict[str, jax.Array],
+    takes_part: jax.Array,
     options: _Options,
 ) -> jax.Array:
     """One block array of log energies ``(K, *block)``."""
@@ -394,9 +399,11 @@ def _log_energy(
         else:
             reference = references[kind]
             if options.scale == "global":
-                reference = jnp.broadcast_to(jnp.mean(reference), reference.shape)
+                mean = _mean_over(reference, takes_part)
+                reference = jnp.broadcast_to(mean, reference.shape)
             reference = expand_to(jnp.where(reference > 0, reference, 1.0), total.ndim)
-            value = jnp.log(statistics[kind] / reference + options.eps)
+            # A leaf that is not shared can exceed the reference by any factor.
+            value = jnp.log(_bounded(statistics[kind] / reference) + options.eps)
         total = total + coefficient * value
     return total
 
@@ -405,12 +412,13 @@ def _cosine(statistics: dict[str, jax.Array]) -> jax.Array:
     """The cosine with the running direction, 0 where either is 0."""
     # Square roots before the product: it stays in range where the squares' would not.
     product = jnp.sqrt(statistics["magnitude"]) * jnp.sqrt(statistics["length"])
+    product = jnp.where(jnp.isfinite(product), product, 0.0)
     cosine = statistics["along"] / jnp.where(product > 0, product, 1.0)
     return jnp.where(product > 0, jnp.clip(cosine, -1.0, 1.0), 0.0)
 
 
 def _shared_share(
-    leaves: dict[str, jax.Array], rms: dict[str, jax.Array]
+    leaves: dict[str, jax.Array], rms: dict[str, jax.Array], takes_part: jax.Array
 ) -> dict[str, jax.Array]:
     """Each leaf's share of the entries that at least two objectives reach.
 
@@ -418,12 +426,25 @@ def _shared_share(
     objective's energy in the trunk.
     """
     counted = {
-        name: jnp.where(jnp.sum(rms[name] > 0) >= 2, blocks_lib.leaf_size(leaf), 0)
+        name: jnp.where(
+            jnp.sum((rms[name] > 0) & takes_part) >= 2, blocks_lib.leaf_size(leaf), 0
+        )
         for name, leaf in leaves.items()
     }
     total = sum((c.astype(jnp.float32) for c in counted.values()), jnp.float32(0))
     total = jnp.maximum(total, 1.0)
     return {name: c.astype(jnp.float32) / total for name, c in counted.items()}
+
+
+def _mean_over(values: jax.Array, takes_part: jax.Array) -> jax.Array:
+    """The mean of ``(K,)`` values over the objectives that take part."""
+    number = jnp.maximum(jnp.sum(takes_part, dtype=jnp.int32), 1)
+    return jnp.sum(jnp.where(takes_part, values, 0.0)) / number.astype(values.dtype)
+
+
+def _bounded(values: jax.Array) -> jax.Array:
+    """Values kept below infinity: products of finite numbers can exceed float32."""
+    return jnp.minimum(values, jnp.finfo(jnp.float32).max)
 
 
 def _collapse(values: dict[str, jax.Array], share: dict[str, jax.Array]) -> jax.Array:
@@ -437,6 +458,12 @@ def _collapse(values: dict[str, jax.Array], share: dict[str, jax.Array]) -> jax.
 # ---------------------------------------------------------------------------
 # Running averages
 # ---------------------------------------------------------------------------
+
+
+def _wide_zeros(leaf: Any) -> jax.Array:
+    """Zeros like a parameter in the dtype that averages are kept in."""
+    complex_valued = jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating)
+    return jnp.zeros_like(leaf, dtype=jnp.complex64 if complex_valued else jnp.float32)
 
 
 def _track(average: Any, value: Any, decay: Any, advance: jax.Array) -> Any:
@@ -460,7 +487,8 @@ def _effective_update(updates: Any, weights: jax.Array) -> Any:
 
 
 def _bias_corrected(moment: Any, decay: Any, count: jax.Array) -> Any:
-    correction = 1 - jnp.asarray(decay, jnp.float32) ** jnp.maximum(count, 1)
+    steps = jnp.maximum(count, 1).astype(jnp.float32)
+    correction = 1 - jnp.asarray(decay, jnp.float32) ** steps
     return jax.tree.map(lambda v: v / correction, moment)
 
 
@@ -500,7 +528,7 @@ def _initial_energies(
 
     rms = per_objective(leaves)
     if granularity == GLOBAL:
-        return per_objective([GLOBAL]), rms
+        return per_objective([GLOBAL] if leaves else []), rms
     if granularity == "element":
         return per_objective(leaves), rms
     energies = {
