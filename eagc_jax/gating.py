@@ -413,12 +413,13 @@ def _initial_state(
     params: Any, weights: jax.Array, granularity: Granularity, keeps_memory: bool
 ) -> SoftGateState:
     number = weights.shape[0]
-    if granularity == GLOBAL:
+    leaves = named_leaves(params)
+    if granularity == GLOBAL and leaves:
         zeros = {GLOBAL: jnp.zeros((number,), jnp.float32)}
     else:
         zeros = {
             name: blocks_lib.block_zeros(granularity, name, leaf, number)
-            for name, leaf in named_leaves(params).items()
+            for name, leaf in leaves.items()
         }
 
     # Every leaf of the state owns its buffer: a shared one could not be donated.
@@ -430,7 +431,8 @@ def _initial_state(
         )
 
     def plain(value):
-        shown = jnp.zeros((number,)) if granularity == "element" else value
+        per_leaf = jnp.zeros((number,), jnp.float32)
+        shown = per_leaf if granularity == "element" else value
         return shown + expand_to(weights, shown.ndim)
 
     return SoftGateState(

@@ -16,6 +16,8 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
+from eagc_jax.blocks import GLOBAL
+
 # Above this many objectives a sum is one reduction; below it is unrolled, since XLA on
 # CPU is several times slower when it reduces over the leading axis of a large array.
 _UNROLL_LIMIT = 16
@@ -50,7 +52,8 @@ def reduce_objectives(operator: Callable, values: jax.Array) -> jax.Array:
 
 def compute_dtype(dtype: Any) -> jnp.dtype:
     """The dtype sums are made in: at least float32, wider where the leaf is wider."""
-    return jnp.promote_types(dtype, jnp.float32)
+    # NumPy's rule: JAX's own refuses under jax.numpy_dtype_promotion("strict").
+    return np.promote_types(dtype, np.float32)
 
 
 def expand_to(weights: jax.Array, ndim: int) -> jax.Array:
@@ -87,7 +90,9 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     named: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = leaf_name(path)
-        while name in named:  # {"a": {"b": ...}, "a/b": ...}: rare, but legal
+        # {"a": {"b": ...}, "a/b": ...}: rare, but legal; nor may a leaf be called what
+        # the one block at granularity "global" is.
+        while name in named or name == GLOBAL:
             name += "'"
         named[name] = leaf
     return named
