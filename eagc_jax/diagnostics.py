@@ -104,7 +104,7 @@ def report(opt_state: Any) -> Report:
         )
         if assessed
         else np.zeros(number, np.int32),
-        count=int(_array(gates[0].count)),
+        count=max(int(_array(state.count)) for state in gates),
     )
 
 
