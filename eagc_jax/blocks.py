@@ -89,6 +89,13 @@ class ByLeaf(Mapping[str, jax.Array]):
     def __len__(self) -> int:
         return len(self.spec)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ByLeaf) or self.spec != other.spec:
+            return NotImplemented if not isinstance(other, ByLeaf) else False
+        return self.pool is other.pool or bool(np.all(self.pool == other.pool))
+
+    __hash__ = None  # type: ignore[assignment]
+
     def __repr__(self) -> str:
         return f"ByLeaf({', '.join(f'{n}: {s}' for n, s in self.spec)})"
 
@@ -117,9 +124,15 @@ class Layout(NamedTuple):
 
     @property
     def alone(self) -> tuple[str, ...]:
-        """Leaves of which every entry is a block by the user's wish."""
-        by_wish = callable(self.granularity) or self.granularity == "element"
-        return tuple(n for n, a in self.axes.items() if by_wish and a == ())
+        """Leaves of which every entry is a block by the user's wish; not vectors then."""
+        if self.granularity == "element":
+            return tuple(self.axes)
+        wished = callable(self.granularity)
+        return tuple(
+            name
+            for name, axes in self.axes.items()
+            if wished and axes == () and len(self.shapes[name]) > 1
+        )
 
     @property
     def pooled(self) -> tuple[str, ...]:
@@ -199,24 +212,39 @@ class Layout(NamedTuple):
         order = (*self.pooled, *self.alone)
         return tuple((n, () if n in alone else self.block_shape(n)) for n in order)
 
-    def show(self, by_group: dict[str, jax.Array], number: int) -> ByLeaf:
+    def show(self, by_group: dict[str, jax.Array], number: int) -> ByLeaf | jax.Array:
         """Values by group ``(K, ...)`` as a state shows them."""
+        if not self.axes:
+            return stand_in()
         if self.granularity == GLOBAL:
-            return ByLeaf(by_group[GLOBAL], self.shown_spec())
+            only = by_group[GLOBAL] if GLOBAL in by_group else by_group[POOL][:, :1]
+            return ByLeaf(only, self.shown_spec())
+        means = self.leaf_means(by_group, number) if self.alone else None
+        position = {name: index for index, name in enumerate(self.axes)}
         parts = [by_group[POOL]] if self.pooled else []
-        for name in self.alone:
-            value = by_group[name]
-            size = max(math.prod(value.shape[1:]), 1)
-            mean = jnp.sum(value, axis=tuple(range(1, value.ndim))) / size
-            parts.append(mean[:, None])
-        pool = jnp.concatenate(parts, axis=1) if parts else jnp.zeros((number, 0))
-        return ByLeaf(pool.astype(jnp.float32), self.shown_spec())
+        parts += [means[:, position[n], None] for n in self.alone]  # type: ignore[index]
+        return ByLeaf(jnp.concatenate(parts, axis=1), self.shown_spec())
 
-    def leaf_spec(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """One value per leaf."""
-        if self.granularity == GLOBAL:
-            return ((GLOBAL, ()),)
-        return tuple((name, ()) for name in self.axes)
+    def show_leaves(self, values: jax.Array) -> ByLeaf | jax.Array:
+        """One value per leaf, ``(*lead, leaves)``, as a state shows them."""
+        if not self.axes:
+            return stand_in()
+        return ByLeaf(values, tuple((name, ()) for name in self.axes))
+
+    def zeros(self, params: dict[str, Any], number: int) -> dict[str, jax.Array]:
+        """Zeros by group, ``(number, ...)`` float32, placed as the step's will be.
+
+        On a mesh with explicit axes that is told by the parameters: zeros are computed
+        from them as the step computes its values.
+        """
+        if not any(_has_mesh(leaf) for leaf in params.values()):
+            shapes = self.group_shapes()
+            return {g: jnp.zeros((number, *s), jnp.float32) for g, s in shapes.items()}
+        stacked = {
+            name: jnp.stack([jnp.zeros_like(leaf, dtype=jnp.float32)] * number)
+            for name, leaf in params.items()
+        }
+        return self.gather({n: self.means(n, value) for n, value in stacked.items()})
 
     def _counts(self) -> list[int]:
         return [math.prod(self.block_shape(name)) for name in self.pooled]
@@ -245,9 +273,23 @@ def layout_of_updates(granularity: Granularity, updates: dict[str, Any]) -> Layo
     return make_layout(granularity, {n: np.shape(u)[1:] for n, u in updates.items()})
 
 
-def spec_size(spec: tuple[tuple[str, tuple[int, ...]], ...]) -> int:
-    """How many values a ``ByLeaf`` of this spec holds."""
-    return sum(math.prod(shape) for _, shape in spec)
+def spec_of(shown: Any) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what a state shows; none for a stand-in."""
+    return dict(shown.spec) if isinstance(shown, ByLeaf) else {}
+
+
+def stand_in() -> jax.Array:
+    """What a state of a tree without leaves has in place of a mapping.
+
+    ``optax.tree.map_params`` learns which parts of a state are like params by calling
+    ``init`` with a placeholder that has no leaves. An array can stand for any structure
+    there; an empty mapping could not.
+    """
+    return jnp.zeros((0,), jnp.float32)
+
+
+def _has_mesh(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and not jax.typeof(leaf).sharding.mesh.empty
 
 
 def _flat(values: jax.Array) -> jax.Array:
@@ -256,7 +298,6 @@ def _flat(values: jax.Array) -> jax.Array:
     Under explicit sharding, arrays sharded in different ways can't be concatenated. A
     leaf's block values are small: they are gathered, its gradients never are.
     """
-    spec = getattr(getattr(jax.typeof(values), "sharding", None), "spec", ())
-    if any(axis is not None for axis in spec):
+    if any(axis is not None for axis in jax.typeof(values).sharding.spec):
         values = jax.sharding.reshard(values, PartitionSpec(*[None] * values.ndim))
     return values.reshape(values.shape[0], -1)

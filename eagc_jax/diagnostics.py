@@ -105,7 +105,7 @@ def report(opt_state: Any) -> Report:
         )
         if assessed
         else np.zeros(number, np.int32),
-        count=int(_array(gates[0].count)),
+        count=max(int(_array(state.count)) for state in gates),
     )
 
 
@@ -118,7 +118,7 @@ def _merge(groups: list[ByLeaf]) -> dict[str, np.ndarray]:
     """One dict of NumPy arrays; a name that comes twice is numbered."""
     merged: dict[str, np.ndarray] = {}
     for group in groups:
-        if not hasattr(group, "items"):  # of a tree without leaves
+        if not isinstance(group, ByLeaf):  # the stand-in of a tree without leaves
             continue
         for name, value in group.items():
             key, again = name, 2

@@ -42,7 +42,9 @@ class AssessEnergyState(NamedTuple):
     # over the shared leaves. At granularity "element" their mean, (K,).
     gradient_rms: ByLeaf  # by leaf, shape=(K,), float32, in the gradient's units.
     nonfinite_count: jax.Array  # shape=(K,), int32: steps with a NaN or an infinity.
-    direction: Any  # like params, float32: running average of the weighted sum, or ().
+    # Like params, float32 (complex64 where they are complex): running average of the
+    # weighted sum, or ().
+    direction: Any
     second_moment: Any  # like params, float32: that of its square, or ().
     count: jax.Array  # shape=(), int32: steps in which the averages moved.
 
@@ -158,17 +160,16 @@ def assess_energy(
     keeps_moment = "fisher" in options.mixture and moment_decay is not None
 
     def init_fn(params):
-        energies, rms = _initial_energies(params, number, granularity)
-
-        def zeros():
-            return optax.tree.zeros_like(params, dtype=jnp.float32)
-
+        layout = blocks_lib.layout_of_params(granularity, named_leaves(params))
+        zeros = layout.zeros(named_leaves(params), number)
         return AssessEnergyState(
-            energies=energies,
-            gradient_rms=rms,
+            energies=layout.show(zeros, number),
+            gradient_rms=layout.show_leaves(layout.leaf_means(zeros, number)),
             nonfinite_count=jnp.zeros((number,), jnp.int32),
-            direction=zeros() if keeps_direction else (),
-            second_moment=zeros() if keeps_moment else (),
+            direction=jax.tree.map(_wide_zeros, params) if keeps_direction else (),
+            second_moment=optax.tree.zeros_like(params, dtype=jnp.float32)
+            if keeps_moment
+            else (),
             count=jnp.zeros([], jnp.int32),
         )
 
@@ -177,9 +178,11 @@ def assess_energy(
     ):
         del extra_args
         check_objective_axis(updates, number, params)
-        check_same_names(named_leaves(updates), state.gradient_rms, "updates", "state")
+        known = blocks_lib.spec_of(state.gradient_rms)
+        check_same_names(named_leaves(updates), known, "updates", "state")
         if not jax.tree.leaves(updates):  # an empty group of optax.partition
-            return AssessedUpdates(updates, {}, {}, jnp.ones([], bool)), state
+            nothing = jnp.ones([], jnp.float32), jnp.ones([], bool)
+            return AssessedUpdates(updates, {}, {}, *nothing), state
         step = _start(updates, options)
         count = jnp.where(step.advance, optax.safe_increment(state.count), state.count)
         new_direction, new_moment = (), ()
@@ -189,14 +192,15 @@ def assess_energy(
             direction = state.direction
             new_direction = _track(direction, effective, direction_decay, step.advance)
         if keeps_moment:
-            squared = jax.tree.map(_square, effective)
+            squared = jax.tree.map(lambda p: _bounded(_square(p)), effective)
             new_moment = _track(
                 state.second_moment, squared, moment_decay, step.advance
             )
             second_moment = _bias_corrected(new_moment, moment_decay, count)
         inputs = _Inputs(params, direction, second_moment)
         assessed, energies, rms = _finish(updates, step, options, inputs)
-        check_same_shapes(energies, state.energies)
+        found, kept = (blocks_lib.spec_of(e) for e in (energies, state.energies))
+        check_same_shapes(found, kept, number)
         return assessed, AssessEnergyState(
             energies=_where(step.advance, energies, state.energies),
             gradient_rms=_where(step.advance, rms, state.gradient_rms),
@@ -292,11 +296,8 @@ def _finish(
         kind: layout.leaf_means(values, values_lead(values, number))
         for kind, values in statistics.items()
     }
-    share = _shared_share(by_leaf["magnitude"], layout)
-    # A barrier: else every consumer would compute these sums over again for itself.
-    references = jax.lax.optimization_barrier(
-        {kind: jnp.sum(means * share, axis=1) for kind, means in by_leaf.items()}
-    )
+    share = _shared_share(by_leaf["magnitude"], takes_part, layout)
+    references = {kind: jnp.sum(v * share, axis=1) for kind, v in by_leaf.items()}
     if options.granularity == GLOBAL:
         statistics = {
             kind: {GLOBAL: value[:, None]} for kind, value in references.items()
@@ -309,6 +310,7 @@ def _finish(
             _log_energy(
                 {kind: values[group] for kind, values in statistics.items()},
                 references,
+                takes_part,
                 options,
             ),
             0.0,
@@ -316,24 +318,20 @@ def _finish(
         for group in statistics["magnitude"]
     }
     energies = {
-        group: jnp.where(active[group], jnp.exp(value), 0.0)
+        group: jnp.where(active[group], _bounded(jnp.exp(value)), 0.0)
         for group, value in log_energies.items()
     }
     factor = jnp.where(
         step.advance | (options.nonfinite != "propagate"), 1.0, jnp.nan
     ).astype(jnp.float32)
     assessed = AssessedUpdates(step.updates, log_energies, active, factor, step.advance)
-    rms = ByLeaf(jnp.sqrt(by_leaf["magnitude"]), _rms_spec(layout))
+    rms = layout.show_leaves(jnp.sqrt(by_leaf["magnitude"]))
     return assessed, layout.show(energies, number), rms
 
 
 def values_lead(values: dict[str, jax.Array], number: int) -> int:
     """The leading axis of values by group: K, or 1 where objectives don't differ."""
     return next((value.shape[0] for value in values.values()), number)
-
-
-def _rms_spec(layout: blocks_lib.Layout) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    return tuple((name, ()) for name in layout.axes)
 
 
 def _kept(values: dict[str, jax.Array], keep: jax.Array) -> dict[str, jax.Array]:
@@ -356,7 +354,7 @@ def _statistics(
 
     def collect(integrand):
         return layout.gather(
-            {n: layout.means(n, integrand(n, leaf)) for n, leaf in wide.items()}
+            {n: _bounded(layout.means(n, integrand(n, x))) for n, x in wide.items()}
         )
 
     if "sensitivity" in options.mixture:
@@ -371,7 +369,8 @@ def _statistics(
             collect(lambda name, leaf: _square(leaf) / moment[name][None]), step.keep
         )
     if any(name in options.mixture for name in _ALIGNMENTS):
-        along = _required(inputs.direction, leaves, "direction", "progress")
+        energy = next(name for name in _ALIGNMENTS if name in options.mixture)
+        along = _required(inputs.direction, leaves, "direction", energy)
         found["along"] = _kept(
             collect(lambda name, leaf: (leaf * jnp.conj(along[name][None])).real),
             step.keep,
@@ -383,6 +382,7 @@ def _statistics(
 def _log_energy(
     statistics: dict[str, jax.Array],
     references: dict[str, jax.Array],
+    takes_part: jax.Array,
     options: _Options,
 ) -> jax.Array:
     """One block array of log energies ``(K, *block)``."""
@@ -396,9 +396,11 @@ def _log_energy(
         else:
             reference = references[kind]
             if options.scale == "global":
-                reference = jnp.broadcast_to(jnp.mean(reference), reference.shape)
+                mean = _mean_over(reference, takes_part)
+                reference = jnp.broadcast_to(mean, reference.shape)
             reference = expand_to(jnp.where(reference > 0, reference, 1.0), total.ndim)
-            value = jnp.log(statistics[kind] / reference + options.eps)
+            # A leaf that is not shared can exceed the reference by any factor.
+            value = jnp.log(_bounded(statistics[kind] / reference) + options.eps)
         total = total + coefficient * value
     return total
 
@@ -407,24 +409,45 @@ def _cosine(statistics: dict[str, jax.Array]) -> jax.Array:
     """The cosine with the running direction, 0 where either is 0."""
     # Square roots before the product: it stays in range where the squares' would not.
     product = jnp.sqrt(statistics["magnitude"]) * jnp.sqrt(statistics["length"])
+    product = jnp.where(jnp.isfinite(product), product, 0.0)
     cosine = statistics["along"] / jnp.where(product > 0, product, 1.0)
     return jnp.where(product > 0, jnp.clip(cosine, -1.0, 1.0), 0.0)
 
 
-def _shared_share(squares: jax.Array, layout: blocks_lib.Layout) -> jax.Array:
+def _shared_share(
+    squares: jax.Array, takes_part: jax.Array, layout: blocks_lib.Layout
+) -> jax.Array:
     """Each leaf's share of the entries that at least two objectives reach, ``(leaves,)``.
 
     Without the restriction a big head that one objective owns would dilute that
     objective's energy in the trunk.
     """
-    shared = jnp.sum(squares > 0, axis=0) >= 2
-    sizes = jnp.where(shared, layout.sizes(), 0.0)
+    reaches = (squares > 0) & takes_part[:, None]
+    shared = jnp.sum(reaches, axis=0, dtype=jnp.int32) >= 2
+    sizes = jnp.where(shared, layout.sizes(), jnp.float32(0))
     return sizes / jnp.maximum(jnp.sum(sizes), 1.0)
+
+
+def _mean_over(values: jax.Array, takes_part: jax.Array) -> jax.Array:
+    """The mean of ``(K,)`` values over the objectives that take part."""
+    number = jnp.maximum(jnp.sum(takes_part, dtype=jnp.int32), 1)
+    return jnp.sum(jnp.where(takes_part, values, 0.0)) / number.astype(values.dtype)
+
+
+def _bounded(values: jax.Array) -> jax.Array:
+    """Values kept below infinity: products of finite numbers can exceed float32."""
+    return jnp.minimum(values, jnp.finfo(jnp.float32).max)
 
 
 # ---------------------------------------------------------------------------
 # Running averages
 # ---------------------------------------------------------------------------
+
+
+def _wide_zeros(leaf: Any) -> jax.Array:
+    """Zeros like a parameter in the dtype that averages are kept in."""
+    complex_valued = jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating)
+    return jnp.zeros_like(leaf, dtype=jnp.complex64 if complex_valued else jnp.float32)
 
 
 def _track(average: Any, value: Any, decay: Any, advance: jax.Array) -> Any:
@@ -448,7 +471,8 @@ def _effective_update(updates: Any, weights: jax.Array) -> Any:
 
 
 def _bias_corrected(moment: Any, decay: Any, count: jax.Array) -> Any:
-    correction = 1 - jnp.asarray(decay, jnp.float32) ** jnp.maximum(count, 1)
+    steps = jnp.maximum(count, 1).astype(jnp.float32)
+    correction = 1 - jnp.asarray(decay, jnp.float32) ** steps
     return jax.tree.map(lambda v: v / correction, moment)
 
 
@@ -476,19 +500,6 @@ def _square(leaf: jax.Array) -> jax.Array:
 # ---------------------------------------------------------------------------
 # Arguments and initial state
 # ---------------------------------------------------------------------------
-
-
-def _initial_energies(
-    params: Any, number: int, granularity: Granularity
-) -> tuple[ByLeaf, ByLeaf]:
-    layout = blocks_lib.layout_of_params(granularity, named_leaves(params))
-
-    def zeros(spec):
-        return ByLeaf(
-            jnp.zeros((number, blocks_lib.spec_size(spec)), jnp.float32), spec
-        )
-
-    return zeros(layout.shown_spec()), zeros(_rms_spec(layout))
 
 
 def _required(

@@ -17,6 +17,7 @@ from eagc_jax.objectives import (
     check_num_objectives,
     check_objective_axis,
     check_same_names,
+    check_same_shapes,
     check_weights,
     compute_dtype,
     concrete,
@@ -184,7 +185,10 @@ def soft_gate(
         if descent_guard is not None:
             gates = _guard(gates, leaves, layout, options.weights, descent_guard)
         applied = layout.scatter(
-            {group: _materialized(gate, updates.factor) for group, gate in gates.items()}
+            {
+                group: _materialized(gate, updates.factor)
+                for group, gate in gates.items()
+            }
         )
         rescaled = [_rescale(leaf, applied[name]) for name, leaf in leaves.items()]
         out = jax.tree.unflatten(jax.tree.structure(updates.updates), rescaled)
@@ -429,26 +433,35 @@ def _initial_state(
     params: Any, weights: jax.Array, granularity: Granularity, keeps_memory: bool
 ) -> SoftGateState:
     number = weights.shape[0]
-    layout = blocks_lib.layout_of_params(granularity, named_leaves(params))
-    groups = {GLOBAL: (1,)} if granularity == GLOBAL else layout.group_shapes()
-
-    def empty(shape):
-        return BlockMemory(
-            average=jnp.zeros((number, *shape), jnp.float32),
-            visits=jnp.zeros((number, *shape), jnp.int32),
-            logits=jnp.zeros((number, *shape), jnp.float32),
+    leaves = named_leaves(params)
+    layout = blocks_lib.layout_of_params(granularity, leaves)
+    count = jnp.zeros([], jnp.int32)
+    if not leaves:
+        memory = blocks_lib.stand_in() if keeps_memory else {}
+        empty = blocks_lib.stand_in(), blocks_lib.stand_in()
+        return SoftGateState(*empty, memory, count)  # type: ignore[arg-type]
+    zeros = layout.zeros(leaves, number)
+    shown = layout.show(zeros, number)
+    if granularity == GLOBAL:
+        zeros = {GLOBAL: jnp.zeros((number, 1), jnp.float32)}
+        switches = ByLeaf(jnp.zeros((1,), jnp.int32), ((GLOBAL, ()),))
+    else:
+        per_leaf = layout.leaf_sums(zeros, number)[0].astype(jnp.int32)
+        switches = layout.show_leaves(per_leaf)
+    # Every leaf of the state owns its buffer: a shared one could not be donated.
+    memory = {
+        group: BlockMemory(
+            average=jnp.zeros_like(value),
+            visits=jnp.zeros_like(value, dtype=jnp.int32),
+            logits=jnp.zeros_like(value),
         )
-
-    shown = layout.shown_spec()
-    size = blocks_lib.spec_size(shown)
+        for group, value in zeros.items()
+    }
     return SoftGateState(
-        # Multiplied, not broadcast: every leaf of the state owns its buffer.
-        gates=ByLeaf(jnp.ones((number, size), jnp.float32) * weights[:, None], shown),
-        switches=ByLeaf(
-            jnp.zeros((len(layout.leaf_spec()),), jnp.int32), layout.leaf_spec()
-        ),
-        memory={g: empty(s) for g, s in groups.items()} if keeps_memory else {},
-        count=jnp.zeros([], jnp.int32),
+        gates=ByLeaf(shown.pool + weights[:, None], shown.spec),
+        switches=switches,
+        memory=memory if keeps_memory else {},
+        count=count,
     )
 
 
@@ -458,20 +471,21 @@ def _check_assessed(
     expected = {GLOBAL: (1,)}
     if layout.granularity != GLOBAL:
         expected = layout.group_shapes()
-        names = {name: None for name in layout.axes}
-        check_same_names(names, state.gates, "updates", "state")
     found = {group: value.shape[1:] for group, value in assessed.log_energies.items()}
-    if found and found != expected:
+    if found != expected:
         raise ValueError(
-            f"the updates were assessed in blocks {found}, but soft_gate has {expected} "
-            "(group: shape): give assess_energy and soft_gate the same granularity."
+            f"soft_gate has granularity {layout.granularity!r}, blocks {expected}, but "
+            f"the updates were assessed at another, blocks {found}: give assess_energy "
+            "and soft_gate the same granularity."
         )
-    remembered = {g: m.logits.shape[1:] for g, m in state.memory.items()}
-    if remembered and remembered != expected:
-        raise ValueError(
-            f"the state remembers blocks {remembered}, but the updates have {expected}: "
-            "call init again with the tree that is trained."
-        )
+    number = assessed.log_energies[next(iter(found))].shape[0]
+    shown, kept = dict(layout.shown_spec()), blocks_lib.spec_of(state.gates)
+    check_same_names(shown, kept, "updates", "state")
+    check_same_shapes(shown, kept, number)
+    for name in layout.alone:
+        if name in state.memory:
+            remembered = state.memory[name].logits.shape[1:]
+            check_same_shapes({name: layout.shapes[name]}, {name: remembered}, number)
 
 
 def _is_memoryless(options: _Options) -> bool:

@@ -229,12 +229,14 @@ def _one_hot_cotangents(losses: Any) -> list[Any]:
         raise ValueError(
             f"losses must be real floating point, got {[str(x) for x in dtypes]}."
         )
+    # Zeros of the losses themselves: under shard_map cotangents vary as they do.
+    zeros = [jnp.zeros_like(x, dtype=d) for x, d in zip(leaves, dtypes, strict=True)]
     if vector:
-        unit = jnp.eye(shapes[0][0], dtype=dtypes[0])
-        return [jax.tree.unflatten(treedef, [row]) for row in unit]
+        unit = np.eye(shapes[0][0], dtype=dtypes[0])
+        return [jax.tree.unflatten(treedef, [zeros[0] + row]) for row in unit]
     return [
         jax.tree.unflatten(
-            treedef, [jnp.full((), i == k, dtype) for i, dtype in enumerate(dtypes)]
+            treedef, [z + 1 if i == k else z for i, z in enumerate(zeros)]
         )
         for k in range(len(leaves))
     ]

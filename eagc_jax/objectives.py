@@ -16,6 +16,8 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
+from eagc_jax.blocks import GLOBAL
+
 # Above this many objectives a sum is one reduction; below it is unrolled, since XLA on
 # CPU is several times slower when it reduces over the leading axis of a large array.
 _UNROLL_LIMIT = 16
@@ -53,7 +55,8 @@ def reduce_objectives(operator: Callable, values: jax.Array) -> jax.Array:
 
 def compute_dtype(dtype: Any) -> jnp.dtype:
     """The dtype sums are made in: at least float32, wider where the leaf is wider."""
-    return jnp.promote_types(dtype, jnp.float32)
+    # NumPy's rule: JAX's own refuses under jax.numpy_dtype_promotion("strict").
+    return np.promote_types(dtype, np.float32)
 
 
 def expand_to(weights: jax.Array, ndim: int) -> jax.Array:
@@ -90,20 +93,12 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     named: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = leaf_name(path)
-        while name in named:  # {"a": {"b": ...}, "a/b": ...}: rare, but legal
+        # {"a": {"b": ...}, "a/b": ...}: rare, but legal; nor may a leaf be called what
+        # the one block at granularity "global" is.
+        while name in named or name == GLOBAL:
             name += "'"
         named[name] = leaf
     return named
-
-
-def by_name(values: dict[str, Any]) -> Any:
-    """A state field: the dict, or an empty array where the tree has no leaves.
-
-    ``optax.tree.map_params`` learns which parts of a state are like params by calling
-    ``init`` with a placeholder that has no leaves. An array can stand for any dict
-    there; an empty dict could not.
-    """
-    return values or jnp.zeros((0,), jnp.float32)
 
 
 def concrete(value: Any) -> np.ndarray | None:
@@ -206,8 +201,6 @@ def check_same_names(
     left: Mapping[str, Any], right: Mapping[str, Any], left_name: str, right_name: str
 ) -> None:
     """Raises ValueError where two trees don't have the same leaves."""
-    if not hasattr(right, "keys"):  # the state of a tree without leaves: see by_name
-        right = {}
     missing = [name for name in right if name not in left]
     extra = [name for name in left if name not in right]
     if missing or extra:
@@ -218,14 +211,18 @@ def check_same_names(
         )
 
 
-def check_same_shapes(found: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
+def check_same_shapes(
+    found: Mapping[str, tuple[int, ...]],
+    kept: Mapping[str, tuple[int, ...]],
+    number: int,
+) -> None:
     """Raises ValueError where blocks have other shapes than those in the state."""
-    for name, value in found.items():
-        if np.shape(value) != np.shape(kept[name]):
+    for name, shape in found.items():
+        if shape != kept[name]:
             raise ValueError(
-                f"leaf '{name}' gives blocks of shape {np.shape(value)}, but the state "
-                f"holds {np.shape(kept[name])}: init saw a parameter of another shape, "
-                "or the leaf lacks its objective axis, (K, *param.shape)."
+                f"leaf '{name}' gives blocks of shape {(number, *shape)}, but the state "
+                f"holds {(number, *kept[name])}: init saw a parameter of another "
+                "shape, or the leaf lacks its objective axis, (K, *param.shape)."
             )
 
 
@@ -239,7 +236,7 @@ def stack_objectives(trees: Sequence[Any] | Mapping[Hashable, Any]) -> Any:
 
     Args:
       trees: a sequence of K trees, or a mapping from objective names to trees. A
-        mapping is stacked in the order in which JAX flattens it: sorted by name.
+        mapping is stacked in the order in which JAX flattens it: a dict by name.
 
     Returns:
       A tree like each of them, leaves stacked along a new axis 0.
@@ -254,7 +251,8 @@ def stack_objectives(trees: Sequence[Any] | Mapping[Hashable, Any]) -> Any:
       (2, 3)
     """
     if isinstance(trees, Mapping):
-        trees = [trees[name] for name in sorted(trees)]  # type: ignore[type-var]
+        # One level down, as JAX flattens it: a dict by name, an OrderedDict as it is.
+        trees = jax.tree.leaves(trees, is_leaf=lambda node: node is not trees)
     trees = list(trees)
     if not trees:
         raise ValueError("stack_objectives needs at least one tree, got none.")

@@ -6,6 +6,7 @@ import os
 import pathlib
 import tempfile
 import zipfile
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +79,7 @@ def load_backbone(path: str | os.PathLike = DIGITS_BACKBONE) -> VisionTransforme
 
 def _parameters(backbone: VisionTransformer) -> dict[str, jax.Array]:
     nested = nnx.to_pure_dict(nnx.state(backbone, nnx.Param))
-    flat = traverse_util.flatten_dict(nested)
+    flat: dict[tuple, Any] = traverse_util.flatten_dict(nested)  # type: ignore[assignment]
     return {".".join(map(str, path)): value for path, value in flat.items()}
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ def load_digits() -> ImageDataset:
     References:
       Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998.
     """
-    digits = datasets.load_digits()
+    digits: Any = datasets.load_digits()
     images = (digits.images / 16).astype(np.float32)[..., None]
     names = tuple(str(name) for name in digits.target_names)
     return ImageDataset("digits", images, digits.target.astype(np.int32), names)

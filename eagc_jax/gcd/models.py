@@ -156,8 +156,9 @@ class VisionTransformer(nnx.Module):
     Examples:
       >>> config = ViTConfig(image_size=8, patch_size=2, channels=1, width=16, depth=2,
       ...                    heads=2)
-      >>> vit = VisionTransformer(config, rngs=nnx.Rngs(0))
-      >>> vit(jnp.zeros((3, 8, 8, 1))).shape
+      >>> def features(images):
+      ...     return VisionTransformer(config, rngs=nnx.Rngs(0))(images)
+      >>> nnx.eval_shape(features, jnp.zeros((3, 8, 8, 1))).shape
       (3, 16)
 
     References:
@@ -254,8 +255,10 @@ class SimGCDHead(nnx.Module):
       rngs: stream `params` initialises the weights.
 
     Examples:
-      >>> head = SimGCDHead(16, 10, hidden=32, projection=8, rngs=nnx.Rngs(0))
-      >>> projections, logits = head(jnp.ones((4, 16)))
+      >>> def outputs(features):
+      ...     head = SimGCDHead(16, 10, hidden=32, projection=8, rngs=nnx.Rngs(0))
+      ...     return head(features)
+      >>> projections, logits = nnx.eval_shape(outputs, jnp.ones((4, 16)))
       >>> projections.shape, logits.shape
       ((4, 8), (4, 10))
 

@@ -104,13 +104,14 @@ class Evaluation(NamedTuple):
 
 
 def simgcd_objectives(
-    model: DiscoveryModel, batch: Batch, config: TrainConfig
+    projections: jax.Array, logits: jax.Array, batch: Batch, config: TrainConfig
 ) -> tuple[jax.Array, jax.Array]:
     """The supervised and the unsupervised objective, before weighting.
 
     Args:
-      model: whose parameters the gradients are for.
-      batch: tokens and labels.
+      projections: (2B, D), the model's first output.
+      logits: (2B, C), its second.
+      batch: labels and the teacher's temperature.
       config: temperatures and the entropy's weight.
 
     Returns:
@@ -120,7 +121,6 @@ def simgcd_objectives(
       Wen, Zhao and Qi, "Parametric Classification for Generalized Category Discovery:
       A Baseline Study" (SimGCD), ICCV 2023.
     """
-    projections, logits = model(batch.tokens)
     supervised = losses.labeled_cross_entropy(
         logits,
         batch.labels,
@@ -149,7 +149,8 @@ class TrainingRun:
     """One run: iterate over it to train, an epoch at a time.
 
     `history` and `evaluation` always describe the epochs that are finished, so a loop
-    that is interrupted leaves a valid, shorter run. Two runs with the same config,
+    that is interrupted leaves a valid, shorter run. `pretrained_features` are those of
+    the evaluated images before any training. Two runs with the same config,
     split and backbone start from the same heads and see the same batches and views.
 
     Args:
@@ -168,13 +169,14 @@ class TrainingRun:
       >>> from eagc_jax import sum_objectives
       >>> from eagc_jax.gcd.checkpoints import load_backbone
       >>> split = data.split_categories(data.load_digits(), range(5))
-      >>> config = TrainConfig(epochs=1)
+      >>> config = TrainConfig()
       >>> run = TrainingRun(
       ...     config, split, load_backbone(), sum_objectives(config.objective_weights)
       ... )
-      >>> for epoch in run:
-      ...     print(epoch, len(run.history.accuracy))
-      1 1
+      >>> run.evaluation.predictions.shape  # of the unlabeled images, untrained
+      (1347,)
+
+      `for epoch in run:` then trains; see `examples/gcd_vit.py`.
     """
 
     def __init__(
@@ -195,17 +197,22 @@ class TrainingRun:
         self.split = split
         self.history = RunHistory(name=name, objective_names=OBJECTIVES)
         self.history.losses = {objective: [] for objective in OBJECTIVES}
-        self._steps = len(split.images) // config.batch_size
-        self._optimizer = _optimizer(config, aggregator, config.epochs * self._steps)
+        self._recipe = _recipe(
+            # Runs that differ in the seed alone share one compilation.
+            dataclasses.replace(config, seed=0),
+            aggregator,
+            len(split.images) // config.batch_size,
+        )
         model = _build_model(config, backbone, split.num_classes)
         self._graphdef, trainable, self._frozen = nnx.split(
             model, model.is_trainable, ...
         )
         params = nnx.to_pure_dict(trainable)
-        self._carry = params, jax.jit(self._optimizer.init)(params)
+        self._carry = params, jax.jit(self._recipe.optimizer.init)(params)
         self._key = jax.random.key(config.seed)
         self._prepare(model)
         self.evaluation = self._evaluate()
+        self.pretrained_features = self.evaluation.features
 
     def _prepare(self, model: DiscoveryModel) -> None:
         split = self.split
@@ -215,15 +222,9 @@ class TrainingRun:
             jnp.asarray(split.training_labels),
             jnp.asarray(split.labeled_mask),
         )
-        self._run_epoch = jax.jit(
-            functools.partial(
-                _run_epoch, self.config, self._graphdef, self._optimizer, self._steps
-            )
-        )
         # The prefix never changes: its tokens of the evaluated images neither.
         unlabeled = jnp.asarray(split.images[~split.labeled_mask])
         self._tokens = nnx.jit(DiscoveryModel.tokens)(model, unlabeled)
-        self._predict = jax.jit(functools.partial(_predict, self._graphdef))
 
     @property
     def model(self) -> DiscoveryModel:
@@ -237,7 +238,9 @@ class TrainingRun:
             # Assigned only when it is over, and not donated: an interrupt leaves the
             # last finished epoch's model. The scan inside reuses its buffers anyway.
             self._carry, epoch_losses = jax.block_until_ready(
-                self._run_epoch(
+                _run_epoch(
+                    self._recipe,
+                    self._graphdef,
                     self._carry,
                     jax.random.fold_in(self._key, epoch),
                     _teacher_temperature(self.config, epoch),
@@ -249,7 +252,9 @@ class TrainingRun:
             yield epoch + 1
 
     def _evaluate(self) -> Evaluation:
-        features, logits = self._predict(self._carry[0], self._frozen, self._tokens)
+        features, logits = _predict(
+            self._graphdef, self._carry[0], self._frozen, self._tokens
+        )
         predictions = np.asarray(logits).argmax(axis=1)
         unlabeled = ~self.split.labeled_mask
         accuracy = cluster_accuracy(
@@ -273,19 +278,29 @@ class TrainingRun:
         history.epochs.append(epoch)
 
 
-def _optimizer(
+class _Recipe(NamedTuple):
+    """What an epoch's compilation depends on; hashable."""
+
+    config: TrainConfig
+    optimizer: optax.GradientTransformation
+    steps: int  # per epoch
+
+
+@functools.lru_cache(maxsize=16)
+def _recipe(
     config: TrainConfig, aggregator: optax.GradientTransformation, steps: int
-) -> optax.GradientTransformationExtraArgs:
+) -> _Recipe:
     schedule = optax.cosine_decay_schedule(
         config.learning_rate,
-        steps,
+        config.epochs * steps,
         alpha=config.final_learning_rate / config.learning_rate,
     )
-    return optax.chain(
+    optimizer = optax.chain(
         aggregator,
         optax.add_decayed_weights(config.weight_decay, mask=_is_kernel),
         optax.sgd(schedule, momentum=config.momentum),
     )
+    return _Recipe(config, optimizer, steps)
 
 
 def _is_kernel(params: Any) -> Any:
@@ -323,8 +338,10 @@ def _merge(graphdef: nnx.GraphDef, params: Any, frozen: nnx.State) -> DiscoveryM
     return nnx.merge(graphdef, nnx.State(params), frozen)
 
 
-def _run_epoch(config, graphdef, optimizer, steps, carry, key, temperature, arrays):
+@functools.partial(jax.jit, static_argnames=("recipe", "graphdef"))
+def _run_epoch(recipe, graphdef, carry, key, temperature, arrays):
     """All steps of one epoch; returns the new carry and the mean losses (2,)."""
+    config, optimizer, steps = recipe
     frozen, images, labels, labeled_mask = arrays
     draw_key, view_key = jax.random.split(key)
     shape = (steps, config.batch_size)
@@ -339,7 +356,8 @@ def _run_epoch(config, graphdef, optimizer, steps, carry, key, temperature, arra
         batch = Batch(tokens, labels[chosen], labeled_mask[chosen], temperature)
 
         def losses_fn(params):
-            return simgcd_objectives(_merge(graphdef, params, frozen), batch, config)
+            outputs = _merge(graphdef, params, frozen)(batch.tokens)
+            return simgcd_objectives(*outputs, batch, config)
 
         values, gradients = value_and_grads(losses_fn)(params)
         updates, opt_state = optimizer.update(gradients, opt_state, params)
@@ -350,6 +368,7 @@ def _run_epoch(config, graphdef, optimizer, steps, carry, key, temperature, arra
     return carry, values.mean(axis=0)
 
 
+@functools.partial(jax.jit, static_argnames="graphdef")
 def _predict(graphdef, params, frozen, tokens):
     model = _merge(graphdef, params, frozen)
     features = model.features(tokens)

@@ -1,0 +1,5 @@
+"""A finished discovery run as plots, a contact sheet and one self-contained page."""
+
+from eagc_jax.gcd.report.write import write_report
+
+__all__ = ["write_report"]

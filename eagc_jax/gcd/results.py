@@ -1,0 +1,190 @@
+"""One folder per run of a program: configuration, metrics and the report.
+
+Every file appears whole or not at all, and a folder with files of someone else's is
+refused.
+"""
+
+import csv
+import dataclasses
+import importlib.metadata
+import io
+import json
+import os
+import pathlib
+import platform
+import tempfile
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+import eagc_jax
+from eagc_jax.gcd.history import RunHistory
+from eagc_jax.gcd.metrics import Accuracy
+
+CONFIG_FILE = "config.json"
+_MARK = "written_by"  # a folder whose config has this entry is ours to overwrite
+
+
+def open_folder(path: str | os.PathLike) -> pathlib.Path:
+    """Makes the folder, or takes it over if this package wrote it.
+
+    Call it before the work, so that hours are not spent on results without a place.
+
+    Args:
+      path: of the folder.
+
+    Returns:
+      The path.
+
+    Raises:
+      FileExistsError: it is a file, or a folder that holds something else.
+
+    Examples:
+      >>> with tempfile.TemporaryDirectory() as parent:
+      ...     open_folder(pathlib.Path(parent) / "demo").is_dir()
+      True
+    """
+    folder = pathlib.Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; choose another folder for results")
+    if folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder):
+        raise FileExistsError(
+            f"{folder} holds files that eagc_jax did not write; choose another folder "
+            "for results, or empty this one"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def describe_settings(config: Any, **more: Any) -> dict[str, Any]:
+    """What a reader needs to repeat a run, as plain values for JSON.
+
+    Args:
+      config: a dataclass.
+      **more: further entries, e.g. seed and name of the data.
+
+    Returns:
+      The config, versions of what took part, the device, and `more`.
+    """
+    names = ("jax", "optax", "flax", "numpy", "scikit-learn")
+    versions = {name: importlib.metadata.version(name) for name in names}
+    versions |= {"eagc_jax": eagc_jax.__version__, "python": platform.python_version()}
+    device = jax.devices()[0]
+    return {
+        _MARK: "eagc_jax",
+        **more,
+        "config": dataclasses.asdict(config),
+        "versions": versions,
+        "device": f"{device.platform}: {device.device_kind}",
+    }
+
+
+def write_results(
+    folder: pathlib.Path,
+    settings: Mapping[str, Any],
+    runs: Mapping[str, RunHistory],
+    baselines: Mapping[str, Accuracy],
+) -> None:
+    """Writes config.json, metrics.csv and metrics.jsonl.
+
+    Both metrics files have one line per run and finished epoch; a baseline has one
+    line, with epoch 0. The CSV holds numbers for a spreadsheet: accuracies, losses and,
+    as means over layers, gates and the ratio of the first two objectives' energies
+    (geometric). The JSONL holds gate and energy of every layer.
+
+    Args:
+      folder: from `open_folder`.
+      settings: from `describe_settings`.
+      runs: histories by name; they may be short or empty.
+      baselines: accuracies by name.
+    """
+    config = json.dumps(settings, indent=2, allow_nan=False)
+    _write(folder / CONFIG_FILE, config + "\n")
+    rows = [_row(name, 0, accuracy, {}) for name, accuracy in baselines.items()] + [
+        row for history in runs.values() for row in _rows(history)
+    ]
+    _write(folder / "metrics.jsonl", "".join(f"{_json(row)}\n" for row in rows))
+    _write(folder / "metrics.csv", _csv(rows))
+
+
+def _rows(history: RunHistory) -> Iterable[dict[str, Any]]:
+    for index, epoch in enumerate(history.epochs):
+        losses = {name: values[index] for name, values in history.losses.items()}
+        row = _row(history.name, epoch, history.accuracy[index], losses)
+        row["seconds"] = round(history.seconds[index], 3)
+        if history.gate:
+            row["gate"] = _by_layer(history, history.gate[index])
+            row["energy"] = _by_layer(history, history.energy[index])
+        yield row
+
+
+def _row(name: str, epoch: int, accuracy: Accuracy, losses: dict) -> dict[str, Any]:
+    row: dict[str, Any] = {"run": name, "epoch": epoch, **accuracy._asdict()}
+    return row | {f"loss_{objective}": value for objective, value in losses.items()}
+
+
+def _by_layer(history: RunHistory, values: np.ndarray) -> dict[str, dict[str, float]]:
+    return {
+        layer: dict(zip(history.objective_names, column.tolist(), strict=True))
+        for layer, column in zip(history.layers, np.asarray(values).T, strict=True)
+    }
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    flat = [_flat(row) for row in rows]
+    columns = list(dict.fromkeys(key for row in flat for key in row))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return buffer.getvalue()
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    flat = {key: value for key, value in row.items() if key not in ("gate", "energy")}
+    if "gate" not in row:
+        return flat
+    gates = [list(layer.values()) for layer in row["gate"].values()]
+    for name, value in zip(
+        next(iter(row["gate"].values())), np.mean(gates, axis=0), strict=True
+    ):
+        flat[f"gate_{name}"] = float(value)
+    energies = np.array([list(layer.values())[:2] for layer in row["energy"].values()])
+    # A layer that only one objective reaches has no ratio.
+    energies = energies[(energies > 0).all(axis=1)]
+    if len(energies):
+        ratios = np.log(energies[:, 0]) - np.log(energies[:, 1])
+        flat["energy_ratio"] = float(np.exp(ratios.mean()))
+    return flat
+
+
+def _json(value: Any) -> str:
+    # JSON has no NaN: a share over no image at all becomes null.
+    return json.dumps(_without_nan(value), allow_nan=False)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def _is_ours(folder: pathlib.Path) -> bool:
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get(_MARK) == "eagc_jax"
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, suffix=".partial", delete=False, encoding="utf-8"
+    ) as file:
+        file.write(text)
+    os.chmod(file.name, 0o644)  # temporary files are private
+    os.replace(file.name, path)

@@ -1,0 +1,202 @@
+"""Discover digits that nobody labeled: plain summation against EAGC.
+
+    python -m examples.gcd_vit
+
+A small Vision Transformer has seen scikit-learn's digits without any label. Now half of
+the images of 0 to 4 get their labels, and the model is to sort all other images into
+ten classes: five it knows, five it has to discover. Two objectives train its last block
+and its heads (SimGCD's): a supervised one on labeled rows, an unsupervised one on all
+rows. The two runs differ in one line only: how two gradients become one update.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from eagc_jax import eagc, sum_objectives
+from eagc_jax.gcd import data, results
+from eagc_jax.gcd.baselines import kmeans_predictions
+from eagc_jax.gcd.checkpoints import load_backbone
+from eagc_jax.gcd.history import Snapshot
+from eagc_jax.gcd.metrics import Accuracy, cluster_accuracy
+from eagc_jax.gcd.report import write_report
+from eagc_jax.gcd.training import TrainConfig, TrainingRun
+
+KNOWN = range(5)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    console = Console()
+    try:
+        folder = results.open_folder(options.output)  # before the work, not after it
+        config = TrainConfig(epochs=options.epochs, seed=options.seed)
+    except (FileExistsError, ValueError) as error:
+        console.print(str(error), style="red", markup=False)
+        return 2
+    split = data.split_categories(data.load_digits(), KNOWN)
+    introduce(console, split)
+
+    # The two ways from K = 2 gradients to one update.
+    weights = config.objective_weights
+    aggregators = {
+        "plain summation": sum_objectives(weights),
+        "EAGC": eagc(2, weights=weights),
+    }
+    runs: dict[str, TrainingRun] = {}
+    interrupted = False
+    try:
+        with progress_bars(console) as progress:
+            for name, aggregator in aggregators.items():
+                runs[name] = TrainingRun(
+                    config, split, load_backbone(), aggregator, name=name
+                )
+                train(runs[name], progress)
+    except KeyboardInterrupt:
+        interrupted = True
+
+    finished = {name: run for name, run in runs.items() if run.history.epochs}
+    if not finished:
+        console.print("Interrupted before the first epoch was over; nothing to keep.")
+        return 130
+    page = write(folder, config, split, finished, console)
+    if interrupted:
+        kept = ", ".join(
+            f"{len(run.history.epochs)} of {name}" for name, run in finished.items()
+        )
+        console.print(
+            f"Interrupted. Kept the finished epochs ({kept}) in {folder}; an epoch "
+            "that was under way is lost. The same command starts over."
+        )
+        return 130
+    console.print(f"Plots, clusters and settings: [bold]{page}")
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of heads, batches, views")
+    parser.add_argument("--epochs", type=int, default=TrainConfig.epochs)
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"))
+    parser.add_argument(
+        "--fast", action="store_true", help="two epochs: does it run at all?"
+    )
+    options = parser.parse_args(arguments)
+    if options.fast:
+        options.epochs = 2
+    return options
+
+
+def introduce(console: Console, split: data.DiscoverySplit) -> None:
+    """What is known, and what is not."""
+    known, novel = (
+        ", ".join(names)
+        for names in (
+            split.class_names[: split.num_known],
+            split.class_names[split.num_known :],
+        )
+    )
+    unlabeled = ~split.labeled_mask
+    console.print(
+        f"Known: that there are {split.num_classes} classes; what {known} look like, "
+        f"from {split.labeled_mask.sum()} labeled images.\n"
+        f"Not known: the class of {unlabeled.sum()} unlabeled images. "
+        f"{(unlabeled & split.old_mask).sum()} of them show {known} again, "
+        f"{(unlabeled & ~split.old_mask).sum()} show {novel}, which have no label at "
+        "all. Their true classes serve for scoring alone."
+    )
+
+
+def progress_bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:<15}"),
+        BarColumn(bar_width=10),  # all of it in 80 columns
+        MofNCompleteColumn(),
+        TextColumn("epochs {task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+        TextColumn("{task.fields[accuracy]}"),
+        console=console,
+    )
+
+
+def train(run: TrainingRun, progress: Progress) -> None:
+    task = progress.add_task(
+        run.history.name, total=run.config.epochs, rate="compiling", accuracy=""
+    )
+    for epoch in run:
+        progress.update(
+            task,
+            completed=epoch,
+            rate=f"{1 / run.history.seconds[-1]:.1f}/s",
+            accuracy=f"All {run.evaluation.accuracy.all:.3f}",
+        )
+
+
+def write(
+    folder: Path,
+    config: TrainConfig,
+    split: data.DiscoverySplit,
+    runs: dict[str, TrainingRun],
+    console: Console,
+) -> Path:
+    """Prints the table and writes the folder; returns the page to open."""
+    histories = {name: run.history for name, run in runs.items()}
+    baseline = score_kmeans(split, next(iter(runs.values())), config.seed)
+    accuracy = {name: run.evaluation.accuracy for name, run in runs.items()}
+    console.print(table({"k-means on the features": baseline, **accuracy}))
+
+    settings = results.describe_settings(config, data=split.name)
+    results.write_results(folder, settings, histories, {"k-means": baseline})
+    unlabeled = ~split.labeled_mask
+    snapshot = Snapshot(
+        title="Discovering digits that nobody labeled",
+        settings=settings,
+        images=split.images[unlabeled],
+        labels=split.labels[unlabeled],
+        old_mask=split.old_mask[unlabeled],
+        class_names=split.class_names,
+        features={name: run.evaluation.features for name, run in runs.items()},
+        predictions={name: run.evaluation.predictions for name, run in runs.items()},
+        accuracy={"k-means": baseline, **accuracy},
+        known_classes=split.known_classes,
+    )
+    return write_report(folder, histories, snapshot)
+
+
+def score_kmeans(split: data.DiscoverySplit, run: TrainingRun, seed: int) -> Accuracy:
+    """Clustering the pretrained features as they are: what training starts from."""
+    clusters = kmeans_predictions(run.pretrained_features, split.num_classes, seed)
+    unlabeled = ~split.labeled_mask
+    return cluster_accuracy(
+        split.labels[unlabeled], clusters, split.old_mask[unlabeled]
+    )
+
+
+def table(accuracy: dict[str, Accuracy]) -> Table:
+    """All, Old and New by the Hungarian protocol on the unlabeled images."""
+    shown = Table(title="Accuracy on the unlabeled images, last epoch")
+    shown.add_column("")
+    for column in ("All", "Old", "New"):
+        shown.add_column(column, justify="right")
+    for name, values in accuracy.items():
+        shown.add_row(name, *(f"{value:.3f}" for value in values))
+    return shown
+
+
+if __name__ == "__main__":
+    sys.exit(main())

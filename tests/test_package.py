@@ -1,0 +1,118 @@
+"""The package from outside: what importing it pulls in, and what it documents."""
+
+import doctest
+import importlib.metadata
+import importlib.resources
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import eagc_jax
+from eagc_jax import diagnostics
+
+FUNCTIONS = {
+    name: getattr(eagc_jax, name)
+    for name in eagc_jax.__all__
+    if inspect.isfunction(getattr(eagc_jax, name))
+} | {"diagnostics.report": diagnostics.report}
+
+
+def test_the_core_imports_only_jax_numpy_and_optax():
+    """Nor the part for category discovery, which needs the others."""
+    code = """
+import sys
+import eagc_jax
+heavy = {
+    "chex", "equinox", "flax", "hypothesis", "matplotlib", "orbax", "pandas", "PIL",
+    "pytest", "rich", "sklearn", "torch", "eagc_jax.gcd",
+}
+print(sorted(heavy & set(sys.modules)))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"
+
+
+def test_only_declared_dependencies_are_imported_in_the_sources():
+    """jax itself brings scipy: sys.modules can't tell who imported that."""
+    allowed = {"__future__", "collections", "functools", "math", "typing"}
+    allowed |= {"jax", "numpy", "optax", "eagc_jax"}
+    for module in importlib.resources.files("eagc_jax").iterdir():
+        if not module.name.endswith(".py"):
+            continue
+        for line in module.read_text().splitlines():
+            words = line.split()
+            if words[:1] in (["import"], ["from"]) and line[0] != " ":
+                assert words[1].split(".")[0] in allowed, (module.name, line)
+                assert not words[1].startswith("eagc_jax.gcd"), (module.name, line)
+
+
+def test_public_names_exist_once_and_in_order():
+    assert list(eagc_jax.__all__) == sorted(set(eagc_jax.__all__))
+    for name in eagc_jax.__all__:
+        assert getattr(eagc_jax, name) is not None
+
+
+def test_everything_imported_is_public():
+    modules = {
+        name
+        for name, value in vars(eagc_jax).items()
+        if inspect.ismodule(value) and name != "diagnostics"
+    }
+    names = {name for name in vars(eagc_jax) if not name.startswith("_")} - modules
+    assert names == set(eagc_jax.__all__) - {"__version__"}
+
+
+@pytest.mark.parametrize("name", sorted(set(eagc_jax.__all__) - {"__version__"}))
+def test_public_names_are_documented(name):
+    documented = inspect.getdoc(getattr(eagc_jax, name))
+    assert documented
+    first = documented.splitlines()[0]
+    assert first.endswith((".", ":")), first
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_functions_document_arguments_results_errors_and_an_example(name):
+    function = FUNCTIONS[name]
+    documented = inspect.getdoc(function)
+    for section in ("Args:", "Returns:", "Raises:", "Examples:"):
+        assert f"\n{section}\n" in documented, f"{name} lacks {section}"
+    arguments = documented.split("\nArgs:\n")[1].split("\nReturns:\n")[0]
+    for argument in inspect.signature(function).parameters:
+        assert f"  {argument}: " in arguments, f"{name} does not document {argument}"
+    assert doctest.DocTestParser().get_examples(documented)
+    order = [documented.index(f"\n{s}:\n") for s in ("Args", "Returns", "Raises")]
+    assert order == sorted(order)
+    assert order[-1] < documented.index("\nExamples:\n")
+
+
+def test_functions_are_annotated():
+    for name, function in FUNCTIONS.items():
+        signature = inspect.signature(function)
+        assert signature.return_annotation is not inspect.Signature.empty, name
+        for parameter in signature.parameters.values():
+            assert parameter.annotation is not inspect.Parameter.empty, (
+                name,
+                parameter,
+            )
+
+
+def test_eagc_takes_the_arguments_of_its_stages_with_their_defaults():
+    own = inspect.signature(eagc_jax.eagc).parameters
+    stages = inspect.signature(eagc_jax.assess_energy).parameters | dict(
+        inspect.signature(eagc_jax.soft_gate).parameters
+    )
+    assert set(own) == set(stages)
+    for name, parameter in own.items():
+        assert parameter.default == stages[name].default, name
+
+
+def test_types_are_published():
+    assert importlib.resources.files("eagc_jax").joinpath("py.typed").is_file()
+
+
+def test_version_is_that_of_the_distribution():
+    assert eagc_jax.__version__ == importlib.metadata.version("eagc_jax")
