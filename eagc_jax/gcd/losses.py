@@ -103,7 +103,7 @@ def supervised_contrastive(
     similarity = _cosines(projections) / _positive("temperature", temperature)
     other = ~jnp.eye(len(similarity), dtype=bool)
     candidates = other & mask[None, :]
-    positives = candidates & (labels[:, None] == labels[None, :]) & mask[:, None]
+    positives = candidates & (labels[:, None] == labels[None, :])
     log_probs = similarity - _masked_logsumexp(similarity, candidates)[:, None]
     # `where` inside the sum: a masked entry reaches neither value nor gradient.
     total = jnp.sum(jnp.where(positives, log_probs, 0), axis=1)
