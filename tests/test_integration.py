@@ -72,7 +72,16 @@ def jitted(tx):
     return jax.jit(tx.init), jax.jit(tx.update)
 
 
-@pytest.fixture(params=CONFIGURATIONS, scope="module")
+SLOW = ("memoryless", "function")  # compiling these too takes half a minute
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in CONFIGURATIONS
+    ],
+    scope="module",
+)
 def tx(request):
     return configured(request.param)
 

@@ -132,9 +132,9 @@ def test_bfloat16_is_summed_in_float32():
 
 
 def test_weights_are_not_rounded_to_the_leaf():
-    # 1/3 in bfloat16 is 0.334: 3 * 3000 * 0.334 = 3004, which rounds to 3008.
-    leaf = jnp.full((3, 1), 3000.0, jnp.bfloat16)
-    assert float(reduce(leaf, [1 / 3] * 3)[0]) == float(jnp.bfloat16(3000.0))
+    # In bfloat16 1 + 2^-9 is 1, and the difference would be lost.
+    leaf = jnp.array([[1.0], [-1.0]], jnp.bfloat16)
+    assert float(reduce(leaf, [1 + 2**-9, 1.0])[0]) == 2**-9
 
 
 def test_float64_is_summed_in_float64():

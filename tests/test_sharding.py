@@ -103,11 +103,12 @@ def test_sharded_equals_unsharded(name, axis_type):
     assert_close(found, on_one_device(name))
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("traced", [False, True])
+# Not: traced with automatic axes. There the compiler chooses, unless told.
+@pytest.mark.parametrize(
+    ("axis_type", "traced"),
+    [(AxisType.Auto, False), (AxisType.Explicit, False), (AxisType.Explicit, True)],
+)
 def test_state_follows_the_sharding_of_params(axis_type, traced):
-    if traced and axis_type is AxisType.Auto:
-        pytest.skip("inside jit the compiler chooses, unless out_shardings are given")
     tx = coordinator("channel")
     mesh = make_mesh(axis_type)
     with jax.set_mesh(mesh):
