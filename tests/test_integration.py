@@ -386,14 +386,14 @@ def train(tx, problem, steps=3000):
 def test_trains_rosenbrock_in_a_scan(name):
     w, losses = train(configured(name), rosenbrock)
     assert float(losses[-1]) < 1e-3
-    np.testing.assert_allclose(w, [1.0, 1.0], atol=0.05)
+    np.testing.assert_allclose(w, [1.0, 1.0], atol=0.07)  # what that loss allows
 
 
 @pytest.mark.slow
 def test_trains_with_every_configuration(tx):
     w, losses = train(tx, rosenbrock)
     assert float(losses[-1]) < 1e-3
-    np.testing.assert_allclose(w, [1.0, 1.0], atol=0.05)
+    np.testing.assert_allclose(w, [1.0, 1.0], atol=0.07)  # what that loss allows
     w, losses = train(tx, parabola)
     # Between the two minima: no objective's own, and none is given up.
     assert np.all((w > -1.0) & (w < 1.0))
