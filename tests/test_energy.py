@@ -323,6 +323,9 @@ def test_finite_gradients_never_give_anything_else():
     huge = {"a": f32([1.5e19], [1.5e19]), "b": f32([1.0], [2.0])}
     for energy in ("fisher", "progress", "exploratory"):
         one_step(huge, energy=energy, steps=2, weights=(1.0, 100.0))
+    # One of them against the running direction, whose length is above it as well.
+    against = {**huge, "a": f32([-1.5e19], [1.5e19])}
+    one_step(against, energy="progress", steps=2, weights=(1.0, 100.0))
     # A gradient times a parameter.
     params = {"a": f32(1e6), "b": f32(1.0)}
     one_step({**huge, "a": f32([1e15], [1.0])}, params, energy="sensitivity")

@@ -152,6 +152,15 @@ def test_finite_whatever_is_labeled_and_however_large_the_logits(labeled, scale)
     assert all(jnp.isfinite(g).all() for g in gradients)
 
 
+def test_no_nan_on_the_way_either():
+    """For people who debug with jax_debug_nans, which looks at every single op."""
+    rows = jax.random.normal(jax.random.key(0), (4, 3))
+    with jax.debug_nans(True):
+        for loss in (losses.labeled_cross_entropy, losses.supervised_contrastive):
+            gradient = jax.grad(loss)(rows, jnp.full((2,), 99), jnp.zeros(2, bool))
+            assert jnp.isfinite(gradient).all()
+
+
 def test_labeled_terms_vanish_without_labeled_rows():
     rows = jax.random.normal(jax.random.key(0), (8, 3))
     labels, nobody = jnp.full((4,), -1), jnp.zeros(4, bool)

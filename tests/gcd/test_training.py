@@ -129,6 +129,12 @@ def test_labels_of_unlabeled_images_never_reach_training(plain, split, backbone)
         assert run.history.losses[name][0] == values[0]
 
 
+def test_training_is_given_the_labeled_images_labels_alone(plain, split):
+    *_, labels, labeled_mask = plain._data
+    np.testing.assert_array_equal(labeled_mask, split.labeled_mask)
+    np.testing.assert_array_equal(labels >= 0, split.labeled_mask)
+
+
 def test_only_the_last_block_and_the_heads_move(plain, backbone):
     before = checkpoints._parameters(backbone)
     after = checkpoints._parameters(plain.model.backbone)
