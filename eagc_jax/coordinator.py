@@ -40,6 +40,14 @@ def eagc(
     :func:`eagc_jax.sum_objectives`; see these for the maths. Place it first in a chain,
     before anything that expects leaves of the parameters' shapes.
 
+    What it does, and what it doesn't. It moves weight, per block, to the objective that
+    pulls hardest there *relative to its own mean over all blocks* (``scale="objective"``).
+    It doesn't balance the objectives' magnitudes: a loss scaled by 1000 leaves the gates
+    as they are, and still dominates the update; that is what ``weights`` are for. Where
+    there is one block in all (``granularity="global"``, or a single vector) this scale
+    makes it the plain weighted sum. The first ``warmup_steps`` are nearly plain. Call
+    ``update`` under ``jax.jit``, and with ``params``, so that shapes can be checked.
+
     .. warning:: Coordination is not linear: average gradients over devices and
       microbatches *before* it, not after.
 

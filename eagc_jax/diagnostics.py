@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,9 @@ class Report(NamedTuple):
     """
 
     layers: tuple[str, ...]  # L names.
-    energies: np.ndarray  # (K, L): mean relative energy over the layer's blocks.
+    energies: np.ndarray  # (K, L): geometric mean of the relative energies over the
+    # layer's blocks that the objective reaches (the gate compares logarithms); 0 where
+    # it reaches none.
     gates: np.ndarray  # (K, L): mean factor on the objective's gradient.
     switches: np.ndarray  # (L,): changes of the leading objective so far, all blocks.
     leaves: tuple[str, ...]  # names of all leaves, for gradient_rms.
@@ -95,7 +98,7 @@ def report(opt_state: Any) -> Report:
     shown = energies if set(layers) <= set(energies) else {}
     return Report(
         layers=layers,
-        energies=_per_layer(shown, layers, number),
+        energies=_per_layer(shown, layers, number, _geometric_mean),
         gates=table,
         switches=np.array([switches[name] for name in layers], np.int32),
         leaves=tuple(sorted(rms)),
@@ -140,11 +143,22 @@ def _array(value: Any) -> np.ndarray:
 
 
 def _per_layer(
-    values: dict[str, np.ndarray], names: tuple[str, ...], number: int
+    values: dict[str, np.ndarray],
+    names: tuple[str, ...],
+    number: int,
+    mean: Callable[[np.ndarray], np.ndarray] = lambda blocks: blocks.mean(axis=1),
 ) -> np.ndarray:
     """(K, L) means over blocks; NaN where nothing was assessed."""
     table = np.full((number, len(names)), np.nan, np.float32)
     for index, name in enumerate(names):
         if name in values:
-            table[:, index] = values[name].reshape(number, -1).mean(axis=1)
+            table[:, index] = mean(values[name].reshape(number, -1))
     return table
+
+
+def _geometric_mean(blocks: np.ndarray) -> np.ndarray:
+    """(K,) geometric means of the positive entries of (K, blocks), 0 where none is."""
+    positive = blocks > 0
+    logs = np.log(np.where(positive, blocks, 1.0)).sum(axis=1)
+    number = positive.sum(axis=1)
+    return np.where(number > 0, np.exp(logs / np.maximum(number, 1)), 0.0)

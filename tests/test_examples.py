@@ -1,5 +1,6 @@
 """The examples, run the way a reader runs them: as programs, from any folder."""
 
+import ast
 import os
 import re
 import subprocess
@@ -31,28 +32,26 @@ def run(*arguments, cwd):
     return done.stdout
 
 
-def quickstart_losses(output):
-    rows = re.findall(
-        r"^(\w+(?: sum)?) +small loss +(\S+) +large loss +(\S+)", output, re.M
-    )
-    return {name: np.array([float(small), float(large)]) for name, small, large in rows}
-
-
 @pytest.mark.parametrize("form", ["file", "module"])
-def test_quickstart_says_what_both_ways_of_adding_up_reach(form, tmp_path):
+def test_quickstart_trains_and_says_what_the_gate_did(form, tmp_path):
     if form == "file":
         output = run(ROOT / "examples" / "quickstart.py", cwd=tmp_path)
     else:
         output = run("-m", "examples.quickstart", cwd=ROOT)
-    losses = quickstart_losses(output)
-    assert list(losses) == ["before", "plain sum", "EAGC"]
-    assert losses["before"][1] > 50 * losses["before"][0]
-    for name in ("plain sum", "EAGC"):
-        assert (losses[name] < 0.5 * losses["before"]).all()
-    # On this problem: less of the small loss, and not much more of the large one.
-    assert losses["EAGC"][0] < losses["plain sum"][0]
-    assert losses["EAGC"][1] < 1.2 * losses["plain sum"][1]
-    assert re.search(r"^hidden( +[\d.e-]+){4} +\d+$", output, re.M)
+    first, *table = output.strip().splitlines()
+    losses = ast.literal_eval(first)
+    assert losses["large"] < 50  # from about 90
+    assert losses["small"] < 0.3  # from about 0.8
+    rows = {line.split()[0]: line.split()[1:] for line in table}
+    assert list(rows) == ["layer", "hidden", "large", "small"]
+    # Only one objective reaches each head: nothing to share out there.
+    assert rows["large"][2:4] == rows["small"][2:4] == ["1", "1"]
+    assert float(rows["hidden"][2]) != 1
+
+
+def test_readme_shows_the_quickstart():
+    code = (ROOT / "examples" / "quickstart.py").read_text().split('"""', 2)[2].strip()
+    assert code in (ROOT / "README.md").read_text()
 
 
 def test_toy_writes_its_picture_and_its_table(tmp_path):
