@@ -90,9 +90,10 @@ class ByLeaf(Mapping[str, jax.Array]):
         return len(self.spec)
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ByLeaf) or self.spec != other.spec:
-            return NotImplemented if not isinstance(other, ByLeaf) else False
-        return self.pool is other.pool or bool(np.all(self.pool == other.pool))
+        if not isinstance(other, ByLeaf):
+            return NotImplemented
+        same = self.pool is other.pool or bool(np.all(self.pool == other.pool))
+        return self.spec == other.spec and same
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -181,28 +182,27 @@ class Layout(NamedTuple):
             by_leaf[name] = part.reshape(part.shape[0], *self.block_shape(name))
         return {name: by_leaf[name] for name in self.axes}
 
-    def leaf_means(self, by_group: dict[str, jax.Array], lead: int) -> jax.Array:
+    def leaf_means(self, by_leaf: dict[str, jax.Array]) -> jax.Array:
         """The mean over each leaf's blocks, all of one size: ``(lead, leaves)``."""
-        sums = self.leaf_sums(by_group, lead)
-        counts = [math.prod(self.block_shape(name)) for name in self.axes]
-        return sums / np.maximum(np.array(counts, np.float32), 1).astype(np.float32)
+        return jnp.stack([_mean(by_leaf[name]) for name in self.axes], axis=1)
 
-    def leaf_sums(self, by_group: dict[str, jax.Array], lead: int) -> jax.Array:
-        """The sum over each leaf's blocks: ``(lead, leaves)``."""
-        dtype = next((v.dtype for v in by_group.values()), jnp.float32)
-        sums = jnp.zeros((lead, len(self.axes)), dtype)
+    def leaf_counts(self, by_group: dict[str, jax.Array]) -> jax.Array:
+        """Per leaf the sum over its blocks of int32 ``(1, ...)`` by group: ``(leaves,)``.
+
+        One segmented sum, not a slice and a sum a leaf; of integers, since that of
+        floats depends on the order, which isn't fixed on every device.
+        """
+        counts = jnp.zeros((len(self.axes),), jnp.int32)
         position = {name: index for index, name in enumerate(self.axes)}
         if self.pooled:
-            # One segmented sum, not one reduction a leaf.
             owners = np.repeat([position[n] for n in self.pooled], self._counts())
-            sums = sums.at[:, owners].add(
-                by_group[POOL], indices_are_sorted=True, mode="promise_in_bounds"
+            counts = counts.at[owners].add(
+                by_group[POOL][0], indices_are_sorted=True, mode="promise_in_bounds"
             )
         for name in self.alone:
-            value = by_group[name]
-            total = jnp.sum(value, axis=tuple(range(1, value.ndim)), dtype=dtype)
-            sums = sums.at[:, position[name]].set(total)
-        return sums
+            total = jnp.sum(by_group[name], dtype=jnp.int32)
+            counts = counts.at[position[name]].set(total)
+        return counts
 
     def shown_spec(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """What a state shows: every block, or a leaf's mean where each entry is one."""
@@ -212,20 +212,18 @@ class Layout(NamedTuple):
         order = (*self.pooled, *self.alone)
         return tuple((n, () if n in alone else self.block_shape(n)) for n in order)
 
-    def show(self, by_group: dict[str, jax.Array], number: int) -> ByLeaf | jax.Array:
+    def show(self, by_group: dict[str, jax.Array]) -> ByLeaf:
         """Values by group ``(K, ...)`` as a state shows them."""
         if not self.axes:
             return stand_in()
         if self.granularity == GLOBAL:
             only = by_group[GLOBAL] if GLOBAL in by_group else by_group[POOL][:, :1]
             return ByLeaf(only, self.shown_spec())
-        means = self.leaf_means(by_group, number) if self.alone else None
-        position = {name: index for index, name in enumerate(self.axes)}
         parts = [by_group[POOL]] if self.pooled else []
-        parts += [means[:, position[n], None] for n in self.alone]  # type: ignore[index]
+        parts += [_mean(by_group[name])[:, None] for name in self.alone]
         return ByLeaf(jnp.concatenate(parts, axis=1), self.shown_spec())
 
-    def show_leaves(self, values: jax.Array) -> ByLeaf | jax.Array:
+    def show_leaves(self, values: jax.Array) -> ByLeaf:
         """One value per leaf, ``(*lead, leaves)``, as a state shows them."""
         if not self.axes:
             return stand_in()
@@ -278,7 +276,7 @@ def spec_of(shown: Any) -> dict[str, tuple[int, ...]]:
     return dict(shown.spec) if isinstance(shown, ByLeaf) else {}
 
 
-def stand_in() -> jax.Array:
+def stand_in() -> Any:
     """What a state of a tree without leaves has in place of a mapping.
 
     ``optax.tree.map_params`` learns which parts of a state are like params by calling
@@ -286,6 +284,12 @@ def stand_in() -> jax.Array:
     there; an empty mapping could not.
     """
     return jnp.zeros((0,), jnp.float32)
+
+
+def _mean(blocks: jax.Array) -> jax.Array:
+    """``(lead, *block)`` to ``(lead,)``; 0 where there is no block."""
+    size = max(math.prod(blocks.shape[1:]), 1)
+    return jnp.sum(blocks, axis=tuple(range(1, blocks.ndim))) / size
 
 
 def _has_mesh(leaf: Any) -> bool:

@@ -41,7 +41,7 @@ def eagc(
     before anything that expects leaves of the parameters' shapes.
 
     What it does, and what it doesn't. It moves weight, per block, to the objective that
-    pulls hardest there *relative to its own mean over all blocks* (``scale="objective"``).
+    pulls hardest there *relative to its own mean over all blocks*, in the default scale.
     It doesn't balance the objectives' magnitudes: a loss scaled by 1000 leaves the gates
     as they are, and still dominates the update; that is what ``weights`` are for. Where
     there is one block in all (``granularity="global"``, or a single vector) this scale

@@ -163,8 +163,10 @@ def assess_energy(
         layout = blocks_lib.layout_of_params(granularity, named_leaves(params))
         zeros = layout.zeros(named_leaves(params), number)
         return AssessEnergyState(
-            energies=layout.show(zeros, number),
-            gradient_rms=layout.show_leaves(layout.leaf_means(zeros, number)),
+            energies=layout.show(zeros),
+            gradient_rms=layout.show_leaves(layout.leaf_means(layout.scatter(zeros)))
+            if layout.axes
+            else blocks_lib.stand_in(),
             nonfinite_count=jnp.zeros((number,), jnp.int32),
             direction=jax.tree.map(_wide_zeros, params) if keeps_direction else (),
             second_moment=optax.tree.zeros_like(params, dtype=jnp.float32)
@@ -231,6 +233,7 @@ class _Step(NamedTuple):
 
     updates: Any  # leaves (K, *shape), as they go on to the gate.
     squares: dict[str, jax.Array]  # by group: mean squares, 0 where dropped.
+    leaf_squares: jax.Array  # shape=(K, leaves), the same per leaf.
     finite: jax.Array  # shape=(K,), bool.
     keep: jax.Array  # shape=(K,), bool: objectives in use.
     advance: jax.Array  # shape=(), bool: whether states may change.
@@ -257,9 +260,8 @@ def _start(updates: Any, options: _Options) -> _Step:
     number = options.weights.shape[0]
     leaves = named_leaves(updates)
     layout = blocks_lib.layout_of_updates(options.granularity, leaves)
-    squares = layout.gather(
-        {n: layout.means(n, _square(_as_float32(leaf))) for n, leaf in leaves.items()}
-    )
+    by_leaf = {n: layout.means(n, _square(_as_float32(x))) for n, x in leaves.items()}
+    squares = layout.gather(by_leaf)
     finite = jnp.ones((number,), bool)
     for square in squares.values():
         ok = jnp.isfinite(square)
@@ -276,25 +278,21 @@ def _start(updates: Any, options: _Options) -> _Step:
             ),
             updates,
         )
-    return _Step(updates, _kept(squares, keep), finite, keep, advance)
+    leaf_squares = jnp.where(keep[:, None], layout.leaf_means(by_leaf), 0.0)
+    return _Step(updates, _kept(squares, keep), leaf_squares, finite, keep, advance)
 
 
 def _finish(
     updates: Any, step: _Step, options: _Options, inputs: _Inputs
 ) -> tuple[AssessedUpdates, ByLeaf, ByLeaf]:
     """Returns (updates with log energies, energies to show, gradient RMS to show)."""
-    number = options.weights.shape[0]
     leaves = named_leaves(updates)
     layout = blocks_lib.layout_of_updates(options.granularity, leaves)
-    statistics = _statistics(leaves, layout, step, options, inputs)
+    statistics, by_leaf = _statistics(leaves, layout, step, options, inputs)
     takes_part = step.keep & step.advance & (options.weights > 0)
     active = {
         group: (square > 0) & expand_to(takes_part, square.ndim)
         for group, square in step.squares.items()
-    }
-    by_leaf = {
-        kind: layout.leaf_means(values, values_lead(values, number))
-        for kind, values in statistics.items()
     }
     share = _shared_share(by_leaf["magnitude"], takes_part, layout)
     references = {kind: jnp.sum(v * share, axis=1) for kind, v in by_leaf.items()}
@@ -326,12 +324,7 @@ def _finish(
     ).astype(jnp.float32)
     assessed = AssessedUpdates(step.updates, log_energies, active, factor, step.advance)
     rms = layout.show_leaves(jnp.sqrt(by_leaf["magnitude"]))
-    return assessed, layout.show(energies, number), rms
-
-
-def values_lead(values: dict[str, jax.Array], number: int) -> int:
-    """The leading axis of values by group: K, or 1 where objectives don't differ."""
-    return next((value.shape[0] for value in values.values()), number)
+    return assessed, layout.show(energies), rms
 
 
 def _kept(values: dict[str, jax.Array], keep: jax.Array) -> dict[str, jax.Array]:
@@ -347,36 +340,32 @@ def _statistics(
     step: _Step,
     options: _Options,
     inputs: _Inputs,
-) -> dict[str, dict[str, jax.Array]]:
-    """Block means by kind and group: what every energy is computed from."""
+) -> tuple[dict[str, dict[str, jax.Array]], dict[str, jax.Array]]:
+    """What every energy is computed from, by kind: block means by group; leaf means."""
     wide = {name: _as_float32(leaf) for name, leaf in leaves.items()}
     found = {"magnitude": step.squares}
+    by_leaf = {"magnitude": step.leaf_squares}
 
-    def collect(integrand):
-        return layout.gather(
-            {n: _bounded(layout.means(n, integrand(n, x))) for n, x in wide.items()}
-        )
+    def collect(kind, integrand):
+        means = {n: _bounded(layout.means(n, integrand(n, x))) for n, x in wide.items()}
+        # The length of the running direction is the same for every objective.
+        keep = jnp.ones((1,), bool) if kind == "length" else step.keep
+        found[kind] = _kept(layout.gather(means), keep)
+        by_leaf[kind] = jnp.where(keep[:, None], layout.leaf_means(means), 0.0)
 
     if "sensitivity" in options.mixture:
         theta = _required(inputs.params, leaves, "params", "sensitivity")
-        found["sensitivity"] = _kept(
-            collect(lambda name, leaf: _square(leaf * theta[name][None])), step.keep
-        )
+        collect("sensitivity", lambda name, leaf: _square(leaf * theta[name][None]))
     if "fisher" in options.mixture:
         moment = _required(inputs.second_moment, leaves, "second_moment", "fisher")
         moment = {n: _ridged(v) for n, v in moment.items()}
-        found["fisher"] = _kept(
-            collect(lambda name, leaf: _square(leaf) / moment[name][None]), step.keep
-        )
+        collect("fisher", lambda name, leaf: _square(leaf) / moment[name][None])
     if any(name in options.mixture for name in _ALIGNMENTS):
         energy = next(name for name in _ALIGNMENTS if name in options.mixture)
         along = _required(inputs.direction, leaves, "direction", energy)
-        found["along"] = _kept(
-            collect(lambda name, leaf: (leaf * jnp.conj(along[name][None])).real),
-            step.keep,
-        )
-        found["length"] = collect(lambda name, leaf: _square(along[name])[None])
-    return found
+        collect("along", lambda name, leaf: (leaf * jnp.conj(along[name][None])).real)
+        collect("length", lambda name, leaf: _square(along[name])[None])
+    return found, by_leaf
 
 
 def _log_energy(

@@ -192,7 +192,7 @@ def soft_gate(
         )
         rescaled = [_rescale(leaf, applied[name]) for name, leaf in leaves.items()]
         out = jax.tree.unflatten(jax.tree.structure(updates.updates), rescaled)
-        shown = layout.show(gates, number).pool
+        shown = layout.show(gates).pool
         return out, SoftGateState(
             gates=ByLeaf(
                 jnp.where(updates.advance, shown, state.gates.pool), state.gates.spec
@@ -405,7 +405,7 @@ def _count_switches(
     if layout.granularity == GLOBAL:
         sums = changed[GLOBAL][0]
     else:
-        sums = layout.leaf_sums(changed, 1)[0]
+        sums = layout.leaf_counts(changed)
     return ByLeaf(state.switches.pool + sums, state.switches.spec)
 
 
@@ -441,13 +441,13 @@ def _initial_state(
         empty = blocks_lib.stand_in(), blocks_lib.stand_in()
         return SoftGateState(*empty, memory, count)  # type: ignore[arg-type]
     zeros = layout.zeros(leaves, number)
-    shown = layout.show(zeros, number)
+    shown = layout.show(zeros)
     if granularity == GLOBAL:
         zeros = {GLOBAL: jnp.zeros((number, 1), jnp.float32)}
         switches = ByLeaf(jnp.zeros((1,), jnp.int32), ((GLOBAL, ()),))
     else:
-        per_leaf = layout.leaf_sums(zeros, number)[0].astype(jnp.int32)
-        switches = layout.show_leaves(per_leaf)
+        none = {group: value[:1].astype(jnp.int32) for group, value in zeros.items()}
+        switches = layout.show_leaves(layout.leaf_counts(none))
     # Every leaf of the state owns its buffer: a shared one could not be donated.
     memory = {
         group: BlockMemory(
