@@ -334,7 +334,7 @@ def test_plain_sum_at_infinite_temperature_and_at_floor_one(granularity, scale):
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @hypothesis.given(
     grads=small_gradients(3),
-    floor=st.floats(0, 1, width=32),
+    floor=st.floats(0, 1, width=32, allow_subnormal=False),  # which XLA flushes to 0
     temperature=st.floats(0.0625, 16, width=32),
     weights=hnp.arrays(np.float32, 3, elements=st.floats(0.0625, 4, width=32)),
 )
@@ -480,7 +480,7 @@ def test_one_global_block_in_objective_scale_is_the_plain_sum():
 @hypothesis.given(
     grads=small_gradients(2),
     temperature=st.floats(0.125, 16, width=32),
-    floor=st.floats(0, 1, width=32),
+    floor=st.floats(0, 1, width=32, allow_subnormal=False),  # which XLA flushes to 0
 )
 @few
 def test_two_equal_objectives_share_by_the_sigmoid_of_the_energy_ratio(
@@ -534,16 +534,24 @@ def test_two_objectives_in_global_scale_always_descend(granularity, grads, tempe
     # a_k n_k^2 is the product of the gated gradient with the gradient.
     gated_first = {name: value[0] for name, value in out.items()}
     gated_second = {name: value[1] for name, value in out.items()}
-    products = [
-        block_products(*pair, granularity)
-        for pair in (
-            (update, total),
-            (first, first),
-            (second, second),
-            (gated_first, first),
-            (gated_second, second),
-        )
-    ]
+    pairs = (
+        (update, total),
+        (first, first),
+        (second, second),
+        (gated_first, first),
+        (gated_second, second),
+    )
+    products = [block_products(*pair, granularity) for pair in pairs]
+    if granularity == "global":
+        # The block that is gated: leaves that one objective alone reaches stay as they
+        # are, and add what is never negative.
+        shared = [n for n, v in grads.items() if v.reshape(2, -1).any(axis=1).all()]
+        products = [
+            block_products(
+                *({n: side[n] for n in shared} for side in pair), granularity
+            )
+            for pair in pairs
+        ]
     for name in products[0]:
         inner, n1, n2, an1, an2 = (np.atleast_1d(p[name]) for p in products)
         n1, n2 = np.sqrt(n1), np.sqrt(n2)
