@@ -133,7 +133,12 @@ def test_vmap_equals_a_loop():
 
     together = jax.vmap(run)(batch)
     alone = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[run(b) for b in batch])
-    assert_close(together, alone)
+    # Batched sums add up in another order: float32 rounds to about 1e-7 of the largest.
+    for found, expected in zip(
+        jax.tree.leaves(together), jax.tree.leaves(alone), strict=True
+    ):
+        bound = 1e-5 * np.abs(expected).max()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize("number", [1, 16, 17, 20])
