@@ -27,6 +27,9 @@ class RunHistory:
     # per epoch (K, L): how much each objective wanted to move each layer
     energy: list[np.ndarray] = dataclasses.field(default_factory=list)
     objective_names: tuple[str, ...] = ("supervised", "unsupervised")
+    # K loss weights: the gate of plain summation, so that gate / weight = 1 is neutral.
+    # Empty for ones.
+    objective_weights: tuple[float, ...] = ()
     seconds: list[float] = dataclasses.field(default_factory=list)  # wall clock
 
 

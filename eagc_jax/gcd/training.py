@@ -195,7 +195,11 @@ class TrainingRun:
             )
         self.config = config
         self.split = split
-        self.history = RunHistory(name=name, objective_names=OBJECTIVES)
+        self.history = RunHistory(
+            name=name,
+            objective_names=OBJECTIVES,
+            objective_weights=config.objective_weights,
+        )
         self.history.losses = {objective: [] for objective in OBJECTIVES}
         self._recipe = _recipe(
             # Runs that differ in the seed alone share one compilation.

@@ -16,7 +16,13 @@ from eagc_jax.gcd.report.clusters import Cluster, describe_clusters, most_tellin
 from eagc_jax.gcd.report.contact_sheet import to_tile
 from eagc_jax.gcd.report.feature_map import embed
 from eagc_jax.gcd.report.figures import drawable, write_atomically
-from eagc_jax.gcd.report.layers import gate_moves, log2_ratios
+from eagc_jax.gcd.report.layers import (
+    TIMES,
+    _power,
+    gate_moves,
+    log2_ratios,
+    relative_gates,
+)
 
 PLOTS = {
     *("accuracy.png", "gates.png", "energy_ratio.png", "features.png"),
@@ -309,6 +315,26 @@ def test_a_constant_gate_does_not_count_as_moving():
     run.gate = [np.ones((2, 3))] * 3
     assert not gate_moves(run)
     assert "sum: no gate, or one that never moved." in captions.gates({"sum": run})
+
+
+def test_gates_are_shown_relative_to_the_loss_weights():
+    run = make_run("sum")
+    run.objective_weights = (0.25, 0.75)
+    run.gate = [np.array([[0.25, 0.5], [0.75, 0.5]])]
+    np.testing.assert_allclose(relative_gates(run), [[[1, 2], [1, 2 / 3]]])
+    assert "supervised is at 1.00 to 2.00 times its weight" in captions.gates(
+        {"r": run}
+    )
+    run.gate = [np.array([[0.25, 0.25], [0.75, 0.75]])]
+    assert not gate_moves(run)
+    run.objective_weights = (0.0, 1.0)
+    assert np.isnan(relative_gates(run)[0, 0]).all()
+    assert "undefined" in captions.gates({"r": run})
+
+
+def test_powers_of_two_below_one_are_fractions():
+    found = [_power(exponent) for exponent in (2.0, 0.0, -4.0, -0.5)]
+    assert found == [f"{number}{TIMES}" for number in ("4", "1", "1/16", "0.71")]
 
 
 def test_drawable_text_is_short_and_plain():

@@ -7,7 +7,13 @@ import numpy as np
 from eagc_jax.gcd.history import RunHistory
 from eagc_jax.gcd.report import confusion as confusion_plot
 from eagc_jax.gcd.report import contact_sheet, feature_map
-from eagc_jax.gcd.report.layers import TIMES, gate_moves, log2_ratios, objective_name
+from eagc_jax.gcd.report.layers import (
+    TIMES,
+    gate_moves,
+    log2_ratios,
+    objective_name,
+    relative_gates,
+)
 
 
 def percent(share: float) -> str:
@@ -41,9 +47,10 @@ def gates(runs: Mapping[str, RunHistory]) -> str:
     """What gates.png shows."""
     text = (
         "The factor by which each layer's gradient of one objective was multiplied, "
-        "per epoch: 1 (white) leaves it alone, above 1 (orange) strengthens it, below "
-        "1 (purple) holds it back. Above each heat map, the same numbers as lines, "
-        "one a layer, the median in black."
+        "as a multiple of the objective's loss weight, at the end of each epoch: 1 "
+        "(white) is what plain summation does, above 1 (orange) strengthens the "
+        "objective there, below 1 (purple) holds it back. Above each heat map, the "
+        "same numbers as lines, one a layer, the median in black."
     )
     still = [name for name, run in runs.items() if not gate_moves(run)]
     moved = [_gate_range(name, run) for name, run in runs.items() if gate_moves(run)]
@@ -53,18 +60,21 @@ def gates(runs: Mapping[str, RunHistory]) -> str:
 
 
 def _gate_range(name: str, run: RunHistory) -> str:
-    last = np.asarray(run.gate[-1])[0]
+    last = relative_gates(run)[-1, 0]
+    last = last[np.isfinite(last)]
+    if not len(last):
+        return f"{name}: the gate of {objective_name(run, 0)} is undefined."
     return (
-        f"{name}, last epoch: the gate of {objective_name(run, 0)} lies between "
-        f"{np.nanmin(last):.2f} and {np.nanmax(last):.2f}."
+        f"{name}, last epoch: {objective_name(run, 0)} is at {last.min():.2f} to "
+        f"{last.max():.2f} times its weight."
     )
 
 
 def energy(runs: Mapping[str, RunHistory]) -> str:
     """What energy_ratio.png shows."""
     text = (
-        "How much more the first objective wanted to move each layer than the other "
-        f"one, on a logarithmic scale: 1{TIMES} (white) is balance, orange means that "
+        "The first objective's energy in each layer over the other one's, on a "
+        f"logarithmic scale: 1{TIMES} (white) is balance, orange means that "
         "the first one dominates, purple the other. Grey: one of the two left the "
         "layer alone."
     )

@@ -41,9 +41,10 @@ class _Block:
 
 
 def gates_figure(runs: Mapping[str, RunHistory]) -> Figure:
-    """The gate of each objective, per layer over epochs; purple below 1, orange above.
+    """The gate over the loss weight, per layer and epoch; purple below 1, orange above.
 
-    Runs whose gate never moved have nothing to show and are left out.
+    Plain summation's gate is the loss weight everywhere. Runs whose gate never moved
+    have nothing to show and are left out.
     """
     blocks = [
         _Block(name, run.layers, run.epochs, _gate_panels(run))
@@ -52,7 +53,7 @@ def gates_figure(runs: Mapping[str, RunHistory]) -> Figure:
     ]
     if not blocks:
         return message_figure("No run has a gate that moved.")
-    return _draw(blocks, neutral=1.0, label="gate", as_power=False)
+    return _draw(blocks, neutral=1.0, label="gate / weight", as_power=False)
 
 
 def energy_figure(runs: Mapping[str, RunHistory]) -> Figure:
@@ -69,7 +70,21 @@ def energy_figure(runs: Mapping[str, RunHistory]) -> Figure:
 
 def gate_moves(run: RunHistory) -> bool:
     """Whether the run recorded a gate that is not the same number everywhere."""
-    return _recorded(run.gate) and not np.allclose(run.gate, np.ravel(run.gate)[0])
+    if not _recorded(run.gate):
+        return False
+    gates = relative_gates(run)
+    return not np.allclose(gates, np.ravel(gates)[0])
+
+
+def relative_gates(run: RunHistory) -> NDArray:
+    """Gates over loss weights, (epochs, K, L): 1 is what plain summation does.
+
+    NaN for an objective of weight 0.
+    """
+    gates = np.asarray(run.gate, float)
+    weights = np.asarray(run.objective_weights or 1.0, float)
+    weights = np.broadcast_to(weights, gates.shape[1])[:, None]
+    return gates / np.where(weights > 0, weights, np.nan)
 
 
 def log2_ratios(energy: NDArray) -> NDArray:
@@ -97,11 +112,18 @@ def _recorded(arrays: list[np.ndarray]) -> bool:
 
 
 def _gate_panels(run: RunHistory) -> list[_Panel]:
-    gates = np.asarray(run.gate, float)
+    gates = relative_gates(run)
     return [
-        _Panel(f"gate of {objective_name(run, k)}", gates[:, k].T)
+        _Panel(f"gate of {_weighted_name(run, k)}", gates[:, k].T)
         for k in range(gates.shape[1])
     ]
+
+
+def _weighted_name(run: RunHistory, index: int) -> str:
+    name = objective_name(run, index)
+    if not run.objective_weights:
+        return name
+    return f"{name} (weight {run.objective_weights[index]:.3g})"
 
 
 def _ratio_panels(run: RunHistory) -> list[_Panel]:
@@ -235,5 +257,7 @@ def _names(block: _Block) -> list[str]:
 
 
 def _power(exponent: float, _: object = None) -> str:
-    """A log2 ratio as the factor that it stands for."""
+    """A log2 ratio as the factor that it stands for: 4×, 1/4×."""
+    if exponent < 0 and float(exponent).is_integer():
+        return f"1/{2.0**-exponent:.2g}{TIMES}"
     return f"{2.0**exponent:.2g}{TIMES}"
