@@ -35,7 +35,7 @@ from eagc_jax.gcd.checkpoints import load_backbone
 from eagc_jax.gcd.training import TrainConfig, TrainingRun
 
 KNOWN = range(5)  # as in the demo
-TABLE_WIDTH = 120  # figures with their spread need more than 80 columns
+TABLE_WIDTH = 126  # figures with their spread need more than 80 columns
 PLAIN = "plain summation"
 COLUMNS = (
     *("setting", "arguments", "epochs", "seed"),
