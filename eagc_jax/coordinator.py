@@ -48,8 +48,8 @@ def eagc(
     makes it the plain weighted sum. The first ``warmup_steps`` are nearly plain. Call
     ``update`` under ``jax.jit``, and with ``params``, so that shapes can be checked.
 
-    Measured (README): with "magnitude" category discovery on the digits loses 0.028 of its
-    accuracy to the plain sum, with "exploratory" nothing. Compare before you keep it.
+    Measured (README): with "magnitude", category discovery on the digits loses 0.028 of
+    accuracy to the plain sum; with "exploratory", nothing. Compare before you keep it.
 
     .. warning:: Coordination is not linear: average gradients over devices and
       microbatches *before* it, not after.
