@@ -26,8 +26,7 @@ SPECS = {"kernel": P(None, "model"), "bias": P("model"), "out": P("model", None)
 
 
 def make_mesh(axis_type, shape=(2, 4)):
-    if len(jax.devices()) < 8:
-        pytest.skip("needs eight devices")
+    assert len(jax.devices()) >= 8  # simulated: tests/conftest.py
     return jax.make_mesh(shape, ("data", "model"), axis_types=(axis_type,) * 2)
 
 
