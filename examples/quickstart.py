@@ -12,21 +12,15 @@ import optax
 
 from eagc_jax import diagnostics, eagc, value_and_grads
 
-keys = jax.random.split(jax.random.key(1), 4)
-x = jax.random.normal(keys[0], (256, 8))
-params = {
-    "hidden": jax.random.normal(keys[1], (8, 32)) / 3,
-    "large": jax.random.normal(keys[2], (32,)) / 6,
-    "small": jax.random.normal(keys[3], (32,)) / 6,
-}
+x = jax.random.normal(jax.random.key(0), (256, 8))
+params = {"kernel": jax.random.normal(jax.random.key(1), (8, 8)), "bias": jnp.ones(8)}
 optimizer = optax.chain(eagc(num_objectives=2), optax.adam(1e-2))
 
 
-def losses_fn(params):  # two losses on one hidden layer; the first is 100 times larger
-    hidden = jnp.tanh(x @ params["hidden"])
-    large = jnp.mean((hidden @ params["large"] - 10 * x[:, 1] * x[:, 2]) ** 2)
-    small = jnp.mean((hidden @ params["small"] - jnp.sin(2 * x[:, 0])) ** 2)
-    return {"large": large, "small": small}
+def losses_fn(params):  # two losses of the same layer, one far above the other
+    out = jnp.tanh(x @ params["kernel"] + params["bias"])
+    small = jnp.mean((jnp.mean(out, axis=1) - jnp.mean(x, axis=1) / 2) ** 2)
+    return {"large": jnp.mean((10 * out - 5 * x) ** 2), "small": small}
 
 
 @jax.jit
