@@ -341,7 +341,7 @@ print(f"tau_min at lr 0.1, curvature 10: {minimum_temperature(0.1, 10.0):.2f}")
 # %% [markdown]
 # ## Does it help, and could loss weights have done the same?
 #
-# The problem of `examples/quickstart.py`: a network with one hidden layer fits an easy
+# A network with one hidden layer fits an easy
 # function of small scale and a hard one ten times larger, so that its squared loss is
 # about 100 times larger. A fair rival of EAGC is the plain sum with a *weight* on the
 # small loss, for several weights, since weights trade one loss for the other too.
