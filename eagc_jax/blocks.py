@@ -2,7 +2,7 @@
 
 A *block* is what shares one energy and one gate. What is computed per block is small,
 but there are many leaves: it is computed for all of them at once, in one *pool*, a flat
-array ``(K, blocks)``. A ViT-B/16 has 151 leaves; leaf by leaf, its program compiled for
+array ``(K, blocks)``. A ViT-B/16 has 152 leaves; leaf by leaf, its program compiled for
 minutes. Only leaves of which every entry is a block stay by themselves: pooling them
 would concatenate the gradients.
 """

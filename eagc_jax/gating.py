@@ -324,9 +324,9 @@ def _materialized(gate: jax.Array, factor: jax.Array) -> jax.Array:
     """``gate * factor`` (1 or NaN), computed once per block.
 
     XLA fuses cheap arithmetic into whatever reads it: the whole gate would be computed
-    again for every entry of a block, twice the time of the pass on CPU, where
-    ``optimization_barrier`` doesn't prevent it. A remainder it holds too expensive to
-    repeat; that of a number far below the divisor is the number.
+    again for every entry of a block, and on CPU ``optimization_barrier`` doesn't prevent
+    it. A remainder it holds too expensive to repeat; that of a number far below the
+    divisor is the number.
     """
     return jax.lax.rem(gate, jnp.broadcast_to(1e30 * factor, gate.shape))
 

@@ -344,14 +344,18 @@ def sum_objectives(
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
-        if isinstance(updates, AssessedUpdates):
-            updates = updates.updates
+        factor = None
+        if isinstance(updates, AssessedUpdates):  # without a gate, which applies it
+            updates, factor = updates.updates, updates.factor
         number = check_objective_axis(updates, None, params)
         if weights is not None and jax.tree.leaves(updates):
             check_weights(weights, number)
-        reduced = jax.tree.map(
-            lambda leaf: weighted_sum(leaf, weights).astype(leaf.dtype), updates
-        )
-        return reduced, state
+
+        def reduce(leaf):
+            total = weighted_sum(leaf, weights)
+            total = total if factor is None else total * factor.astype(total.dtype)
+            return total.astype(leaf.dtype)
+
+        return jax.tree.map(reduce, updates), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)

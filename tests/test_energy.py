@@ -496,3 +496,14 @@ def test_soft_gate_alone_assesses_magnitudes():
     expected, _ = one_step(grads)
     for name, value in expected.items():
         np.testing.assert_allclose(updates[name], value, rtol=1e-6)
+
+
+def test_propagate_reaches_every_coordinate_without_a_gate_too():
+    tx = optax.chain(assess_energy(2, granularity="tensor"), sum_objectives())
+    state = tx.init(PARAMS)
+    clean, _ = tx.update(GRADS, state)
+    for name, value in GRADS.items():
+        np.testing.assert_array_equal(clean[name], value[0] + value[1])
+    spoilt = {**GRADS, "a": np.where([[True], [False]], np.float32(np.nan), GRADS["a"])}
+    update, _ = tx.update(spoilt, state)
+    assert all(np.isnan(leaf).all() for leaf in update.values())
