@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from eagc_jax.gcd import data
+from eagc_jax.gcd.data import augmentation
 
 augment = jax.jit(data.augment, static_argnums=2)
 two_views = jax.jit(data.two_views, static_argnums=2)
@@ -80,7 +81,7 @@ def test_resampling_matches_scipy(digits):
     angle = 0.3
     linear = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     shift = np.array([0.4, -0.7])
-    found = jax.jit(data._resample)(
+    found = jax.jit(augmentation._resample)(
         jnp.asarray(image), jnp.asarray(np.column_stack([linear, shift]))
     )
     centre = np.array([3.5, 3.5])
@@ -111,6 +112,22 @@ def test_views_differ_stay_in_range_and_repeat_with_the_key(digits):
     assert hits.all()
 
 
+def test_flips_mirror_and_change_nothing_else(digits):
+    images = jnp.asarray(digits.images[:200])
+    key = jax.random.key(3)
+    mirror = dataclasses.replace(NOTHING, flip=1.0)
+    np.testing.assert_allclose(
+        augment(key, images, mirror), images[:, :, ::-1], atol=1e-6
+    )
+    # Half of the views are mirrored, by draws that leave all others as they were.
+    half = augment(key, images, dataclasses.replace(NOTHING, flip=0.5, contrast=0.5))
+    plain = augment(key, images, dataclasses.replace(NOTHING, contrast=0.5))
+    same = jnp.all(jnp.abs(half - plain) < 1e-5, axis=(1, 2, 3))
+    mirrored = jnp.all(jnp.abs(half - plain[:, :, ::-1]) < 1e-5, axis=(1, 2, 3))
+    assert jnp.all(same | mirrored)
+    assert 70 < same.sum() < 130  # four standard deviations of 200 tosses
+
+
 def test_wrong_use_names_the_argument(digits):
     with pytest.raises(ValueError, match="known_classes must be some, but not all"):
         data.split_categories(digits, range(10))
@@ -124,6 +141,8 @@ def test_wrong_use_names_the_argument(digits):
         data.Augmentation(rotation=-1)
     with pytest.raises(ValueError, match="zoom must be below 1"):
         data.Augmentation(zoom=1.5)
+    with pytest.raises(ValueError, match="flip must be at most 1"):
+        data.Augmentation(flip=1.5)
     with pytest.raises(ValueError, match=r"images must lie in \[0, 1\]"):
         dataclasses.replace(digits, images=2 * digits.images)
     with pytest.raises(ValueError, match="images must have shape"):
