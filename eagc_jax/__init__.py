@@ -1,6 +1,6 @@
 """Energy-aware gradient coordination in JAX: several objectives, one Optax update."""
 
-from eagc_jax import diagnostics
+from eagc_jax import diagnostics, scaling
 from eagc_jax._version import __version__
 from eagc_jax.coordinator import eagc
 from eagc_jax.energy import AssessEnergyState, assess_energy
@@ -26,6 +26,7 @@ __all__ = [
     "diagnostics",
     "eagc",
     "minimum_temperature",
+    "scaling",
     "soft_gate",
     "stack_objectives",
     "sum_objectives",

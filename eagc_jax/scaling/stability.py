@@ -1,0 +1,247 @@
+"""Per-layer scaling by how consistent successive gradients are."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from eagc_jax import blocks as blocks_lib
+from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
+from eagc_jax.objectives import (
+    check_same_names,
+    check_same_shapes,
+    concrete,
+    named_leaves,
+)
+from eagc_jax.scaling import _base
+
+
+class ScaleByStabilityState(NamedTuple):
+    """The reference that gradients are compared with, and every decision made."""
+
+    reference: Any  # like params, float32: running mean of the gradients before.
+    # By group of blocks, float32, shape=(1, blocks): what factors are computed from.
+    memory: dict[str, jax.Array]
+    visits: dict[str, jax.Array]  # by group, the same shape: cosines averaged so far.
+    # The last step, to log. By leaf, shape=(1, *block), float32; blocks that had
+    # nothing to compare show 0 and 1.
+    cosines: ByLeaf
+    factors: ByLeaf
+    count: jax.Array  # shape=(), int32: finite steps.
+    nonfinite_count: jax.Array  # shape=(), int32: steps with a NaN or an infinity.
+
+
+def scale_by_stability(
+    min_factor: float = 0.5,
+    max_factor: float = 2.0,
+    *,
+    smoothing: float = 0.9,
+    reference_decay: float = 0.0,
+    granularity: Granularity = "tensor",
+    nonfinite: str = "propagate",
+) -> optax.GradientTransformationExtraArgs:
+    r"""Scales each layer by the consistency of its successive gradients, within bounds.
+
+    Per block :math:`b` (a tensor, unless ``granularity`` says otherwise),
+
+    .. math::
+      c_t &= \cos(g_t, M_{t-1}), \qquad M_t = \rho M_{t-1} + (1-\rho) g_t \\
+      s_t &= \beta s_{t-1} + (1-\beta) c_t, \qquad \hat s_t = s_t/(1-\beta^t) \\
+      f_t &= f_{\max}^{\max(\hat s_t, 0)}\, f_{\min}^{\max(-\hat s_t, 0)},
+      \qquad d_t = f_t\,g_t .
+
+    A block whose gradients keep pointing the same way (:math:`\hat s=1`) is multiplied
+    by :math:`f_{\max}`, one whose gradients are unrelated by 1, one whose gradients
+    flip each step (:math:`\hat s=-1`: the step is too long) by :math:`f_{\min}`. Only
+    cosines enter: the factor is the same for every scale of the loss.
+
+    Guarantee: :math:`f_{\min}\le f\le f_{\max}`, and the direction of every block is
+    the gradient's. In front of Adam a factor on the gradient mostly cancels: put it
+    behind. Cost: one reducing and one elementwise pass. Memory: one copy of the
+    parameters in float32.
+
+    Args:
+      min_factor: :math:`f_{\min}` in (0, 1].
+      max_factor: :math:`f_{\max}` >= 1.
+      smoothing: :math:`\beta` in [0, 1), of the cosine.
+      reference_decay: :math:`\rho` in [0, 1); 0 compares with the previous gradient
+        alone, which minibatch noise makes small, 0.9 with about the last ten.
+      granularity: "tensor", "global", "channel", "element", or a function
+        ``(path, shape)`` to the axes that one block spans. With "element" the cosine is
+        the agreement of signs.
+      nonfinite: for a gradient with a NaN or an infinity, "propagate" (the update is NaN
+        everywhere) or "skip_update" (it is 0). Nothing is remembered in either.
+
+    Returns:
+      A transformation of leaves ``(*shape)``; ``state.factors["path"]`` and
+      ``state.cosines["path"]`` are the last step's. A block's first gradient, and a
+      zero gradient, is left as it is.
+
+    Raises:
+      ValueError: bad arguments (at once); trees that differ (when traced).
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from eagc_jax import scaling
+      >>> tx = scaling.scale_by_stability(0.5, 2.0)
+      >>> params = {"steady": jnp.zeros(2), "flips": jnp.zeros(2)}
+      >>> state = tx.init(params)
+      >>> ones = jnp.ones(2)
+      >>> _, state = tx.update({"steady": ones, "flips": ones}, state)
+      >>> step, state = tx.update({"steady": ones, "flips": -ones}, state)
+      >>> step["steady"].round(3), step["flips"].round(3)
+      (Array([2., 2.], dtype=float32), Array([-0.5, -0.5], dtype=float32))
+
+    References:
+      The idea is that of Rprop (Riedmiller & Braun, 1993) and of the adaptive gain of
+      `Almeida et al. <https://doi.org/10.1017/CBO9780511569920.007>`_, 1998, per layer
+      and bounded; the formula is this package's own.
+    """
+    _check_factors(min_factor, max_factor)
+    _base.check_in("smoothing", smoothing, 0.0, 1.0)
+    _base.check_in("reference_decay", reference_decay, 0.0, 1.0)
+    blocks_lib.check_granularity(granularity)
+    _base.check_policy(nonfinite)
+
+    def init_fn(params):
+        layout = blocks_lib.layout_of_params(granularity, named_leaves(params))
+        zeros = _groups_of_zeros(layout, named_leaves(params))
+        ones = jax.tree.map(jnp.ones_like, zeros)
+        number = jnp.zeros([], jnp.int32)
+        return ScaleByStabilityState(
+            reference=_base.wide_zeros(params),
+            memory=zeros,
+            visits=zeros,
+            cosines=layout.show(zeros),
+            factors=layout.show(ones),
+            count=number,
+            nonfinite_count=number,
+        )
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        _base.check_updates(updates, params)
+        if not jax.tree.leaves(updates):  # an empty group of optax.partition
+            return updates, state
+        layout = _layout_like(granularity, updates, state)
+        finite = _base.all_finite(updates)
+        grads = jax.tree.map(_base.wide, updates)
+        cosines, known = _cosines(layout, grads, state.reference)
+        visits = {g: state.visits[g] + known[g] for g in known}
+        memory = {
+            g: jnp.where(
+                known[g],
+                smoothing * state.memory[g] + (1 - smoothing) * cosines[g],
+                state.memory[g],
+            )
+            for g in known
+        }
+        factors = {
+            g: _factor(memory[g], visits[g], smoothing, min_factor, max_factor)
+            for g in known
+        }
+        # A block without a direction to compare in this step is not scaled in it.
+        factors = {g: jnp.where(known[g], factors[g], 1.0) for g in known}
+        new = ScaleByStabilityState(
+            reference=_base.average(state.reference, grads, reference_decay),
+            memory=memory,
+            visits=visits,
+            cosines=layout.show(cosines),
+            factors=layout.show(factors),
+            count=_base.increment(state.count),
+            nonfinite_count=state.nonfinite_count,
+        )
+        kept = _base.select(finite, new, state)
+        missed = state.nonfinite_count + (~finite).astype(jnp.int32)
+        step = _scaled(layout, grads, factors)
+        return _base.emit(step, updates, finite, nonfinite), kept._replace(
+            nonfinite_count=missed
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _check_factors(min_factor: Any, max_factor: Any) -> None:
+    low, high = concrete(min_factor), concrete(max_factor)
+    if low is not None and not 0 < low <= 1:
+        raise ValueError(f"min_factor must be in (0, 1], got {min_factor!r}.")
+    if high is not None and not 1 <= high < float("inf"):
+        raise ValueError(f"max_factor must be finite and >= 1, got {max_factor!r}.")
+
+
+def _groups_of_zeros(layout: Layout, params: dict[str, Any]) -> dict[str, jax.Array]:
+    if layout.granularity == GLOBAL:
+        return {GLOBAL: jnp.zeros((1, 1), jnp.float32)}
+    return layout.zeros(params, 1)
+
+
+def _layout_like(granularity: Granularity, updates: Any, state: Any) -> Layout:
+    """The layout of these updates, checked against what ``init`` saw."""
+    leaves = {name: leaf[None] for name, leaf in named_leaves(updates).items()}
+    known = named_leaves(state.reference)
+    check_same_names(leaves, known, "updates", "state")
+    shapes = {name: jnp.shape(leaf)[1:] for name, leaf in leaves.items()}
+    check_same_shapes(shapes, {n: jnp.shape(v) for n, v in known.items()}, 1)
+    return blocks_lib.layout_of_updates(granularity, leaves)
+
+
+def _cosines(
+    layout: Layout, grads: Any, reference: Any
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Cosines by group ``(1, blocks)``, and where there was something to compare."""
+    left, right = named_leaves(grads), named_leaves(reference)
+    left = {name: _unit_scaled(leaf) for name, leaf in _scales(layout, left).items()}
+    right = {name: _unit_scaled(leaf) for name, leaf in _scales(layout, right).items()}
+    inner = _means(layout, {n: left[n] * right[n] for n in left})
+    first = _means(layout, {n: left[n] ** 2 for n in left})
+    second = _means(layout, {n: right[n] ** 2 for n in right})
+    known = {g: (first[g] > 0) & (second[g] > 0) for g in inner}
+    cosines = {
+        g: _base.ratio(inner[g], jnp.sqrt(first[g]) * jnp.sqrt(second[g]))
+        for g in inner
+    }
+    return {g: jnp.clip(c, -1.0, 1.0) for g, c in cosines.items()}, known
+
+
+def _scales(layout: Layout, leaves: dict[str, jax.Array]) -> dict[str, Any]:
+    """Leaves with the largest entry to divide them by: of the leaf, or of the tree."""
+    tops = {n: jnp.max(jnp.abs(x), initial=0.0) for n, x in leaves.items()}
+    if layout.granularity == GLOBAL:
+        top = jnp.max(jnp.stack([t.astype(jnp.float32) for t in tops.values()]))
+        tops = dict.fromkeys(tops, top)
+    return {n: (x, tops[n].astype(x.dtype)) for n, x in leaves.items()}
+
+
+def _unit_scaled(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """``(1, *shape)``, largest entry 1: squares neither underflow nor overflow."""
+    leaf, top = pair
+    return (leaf / jnp.where(top > 0, top, 1.0))[None]
+
+
+def _means(layout: Layout, leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Block means by group, float32; of the whole tree at granularity "global"."""
+    means = {n: layout.means(n, x).astype(jnp.float32) for n, x in leaves.items()}
+    if layout.granularity != GLOBAL:
+        return layout.gather(means)
+    total = jnp.sum(layout.leaf_means(means) * layout.sizes(), axis=1, keepdims=True)
+    return {GLOBAL: total}
+
+
+def _factor(
+    memory: jax.Array, visits: jax.Array, smoothing: Any, low: Any, high: Any
+) -> jax.Array:
+    seen = jnp.maximum(visits, 1.0)
+    consistency = jnp.clip(memory / (1 - smoothing**seen), -1.0, 1.0)
+    log = jnp.where(consistency > 0, jnp.log(high), -jnp.log(low)) * consistency
+    return jnp.clip(jnp.exp(log), low, high)  # exp may round past a bound
+
+
+def _scaled(layout: Layout, grads: Any, factors: dict[str, jax.Array]) -> Any:
+    if layout.granularity == GLOBAL:
+        factor = factors[GLOBAL][0, 0]
+        return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
+    by_leaf = iter(layout.scatter(factors).values())
+    return jax.tree.map(lambda g: g * next(by_leaf)[0].astype(g.dtype), grads)
