@@ -1,0 +1,20 @@
+"""What was decided, and how objectives stand to each other: all of it to be logged.
+
+Deviation, overlap, cosines and norms are *of the raw gradients, before coordination*.
+The released EAGC scripts measure after: anchor alignment adds one vector to both
+gradients that the deviation compares, which lowers it by construction, whatever
+training does.
+"""
+
+from eagc_jax.diagnostics.entanglement import gradient_deviation, subspace_overlap
+from eagc_jax.diagnostics.layers import gradient_norms, pairwise_cosines
+from eagc_jax.diagnostics.state_report import Report, report
+
+__all__ = [
+    "Report",
+    "gradient_deviation",
+    "gradient_norms",
+    "pairwise_cosines",
+    "report",
+    "subspace_overlap",
+]
