@@ -1,6 +1,6 @@
 """Energy-aware gradient coordination in JAX: several objectives, one Optax update."""
 
-from eagc_jax import diagnostics, scaling
+from eagc_jax import aggregators, diagnostics, scaling, weightings
 from eagc_jax._version import __version__
 from eagc_jax.coordinator import eagc
 from eagc_jax.energy import AssessEnergyState, assess_energy
@@ -10,6 +10,7 @@ from eagc_jax.gradients import (
     value_and_grads_at_feature,
     value_and_grads_by_batch,
 )
+from eagc_jax.gram import cross_gram, gram_matrix
 from eagc_jax.objectives import (
     AssessedUpdates,
     stack_objectives,
@@ -22,9 +23,12 @@ __all__ = [
     "AssessedUpdates",
     "SoftGateState",
     "__version__",
+    "aggregators",
     "assess_energy",
+    "cross_gram",
     "diagnostics",
     "eagc",
+    "gram_matrix",
     "minimum_temperature",
     "scaling",
     "soft_gate",
@@ -34,4 +38,5 @@ __all__ = [
     "value_and_grads",
     "value_and_grads_at_feature",
     "value_and_grads_by_batch",
+    "weightings",
 ]

@@ -1,0 +1,570 @@
+"""From a weighting to an Optax transformation ``(K, ...) -> (...)``.
+
+How to add a method that needs the Gram matrix alone, as ``aggregators/mymethod.py``:
+
+1. A solve on a :class:`~eagc_jax.aggregators._weighting.Problem`. Work with
+   ``problem.gram.cosines`` (unit diagonal) and ``problem.gram.norms`` (relative to the
+   largest), never with an absolute epsilon; ``unscale(y, norms)`` turns weights of unit
+   gradients into weights of gradients. Return weights, or (weights, SolveInfo)::
+
+       def _solve(problem: Problem) -> tuple[jax.Array, SolveInfo]: ...
+
+2. The pure weighting, ``mymethod_weights(gram, *, preference=None, ...) -> (K,)``:
+   ``return _solve(problem_of(gram, preference))[0]``; listed in ``weightings.py`` as
+   ``mymethod``. It must jit and vmap.
+3. The factory ``mymethod(num_objectives, *, ..., **options: Unpack[GramOptions])``:
+   ``return from_weighting(num_objectives, stateless("mymethod", "mean", _solve),
+   **options)``; listed in ``aggregators/__init__.py``. The convention says what length
+   the update has: "sum", "mean", "convex" or "unit".
+4. A random method sets ``random=True`` and uses ``problem.key``; a stateful one is a
+   ``Weighting`` with ``init`` and ``apply(problem, state) -> (weights, state, info)``;
+   one that needs losses sets ``needs_values=True`` and uses ``problem.values``.
+5. A row in the table of ``tests/aggregators/table.py``: which properties it has. An
+   absent objective arrives with norm 0 and ``problem.active`` False, a zero gradient
+   with norm 0; NaN may arrive in norms and must leave in the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from eagc_jax import blocks as blocks_lib
+from eagc_jax.aggregators._weighting import (
+    CONVENTIONS,
+    Problem,
+    Weighting,
+    check_preference,
+    share,
+    unscale,
+)
+from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
+from eagc_jax.energy import NONFINITE_POLICIES
+from eagc_jax.gram import Gram, check_gram_granularity, from_scaled, gram_blocks
+from eagc_jax.objectives import (
+    check_num_objectives,
+    check_objective_axis,
+    check_same_names,
+    check_same_shapes,
+    compute_dtype,
+    concrete,
+    expand_to,
+    named_leaves,
+    reduce_objectives,
+    weighted_sum,
+)
+from eagc_jax.solvers.nnqp import nnqp
+
+RESCALES = ("native", "sum", "mean", "norm_of_mean")
+
+
+class GramOptions(TypedDict, total=False):
+    """The options that every aggregator built on a weighting takes."""
+
+    preference: Sequence[float] | jax.typing.ArrayLike | None
+    rescale: str
+    granularity: Granularity
+    weight_smoothing: float
+    gram_smoothing: float
+    recompute_every: int
+    nonfinite: str
+    certify: bool
+    seed: int
+
+
+class GramAverage(NamedTuple):
+    """A running average of Gram matrices, in parts that stay in range."""
+
+    matrix: jax.Array  # shape=(B, K, K), float32: over scale^2, biased.
+    scale: jax.Array  # shape=(B,), float32: the largest norm that it has seen lately.
+    visits: jax.Array  # shape=(K, K), int32: steps in which both objectives took part.
+
+
+class WeightAverage(NamedTuple):
+    """A running average of weights."""
+
+    weights: jax.Array  # shape=(B, K), float32: biased.
+    visits: jax.Array  # shape=(K,), int32: steps in which the objective took part.
+
+
+class AggregateState(NamedTuple):
+    """What an aggregator decided last, and what it remembers."""
+
+    # Granularity "global": shape=(K,), float32. Else by leaf, (K, *block).
+    weights: jax.Array | ByLeaf
+    residual: jax.Array  # shape=(), float32: of the last solve, the worst block's.
+    iterations: jax.Array  # shape=(), int32: the same.
+    fallbacks: jax.Array  # shape=(), int32: blocks in which ``certify`` stepped in.
+    nonfinite_count: jax.Array  # shape=(K,), int32: steps with a NaN or an infinity.
+    count: jax.Array  # shape=(), int32: steps that were not skipped.
+    gram_average: Any  # GramAverage, or () without gram_smoothing.
+    weight_average: Any  # WeightAverage, or () without weight_smoothing.
+    method: Any  # the method's own state, a leading axis of blocks; or ().
+    key: Any  # shape=(2,), uint32: PRNG key of a random method; or ().
+
+
+class _Options(NamedTuple):
+    number: int
+    preference: jax.Array
+    rescale: str
+    granularity: Granularity
+    weight_smoothing: Any
+    gram_smoothing: Any
+    recompute_every: int
+    nonfinite: str
+    certify: bool
+    seed: Any
+
+
+def from_weighting(
+    num_objectives: int,
+    weighting: Weighting,
+    *,
+    preference: Sequence[float] | jax.typing.ArrayLike | None = None,
+    rescale: str = "native",
+    granularity: Granularity = "global",
+    weight_smoothing: float = 0.0,
+    gram_smoothing: float = 0.0,
+    recompute_every: int = 1,
+    nonfinite: str = "propagate",
+    certify: bool = False,
+    seed: int = 0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""An aggregator from a weighting: Gram matrix, weights, weighted sum.
+
+    Every factory in :mod:`eagc_jax.aggregators` that works on the Gram matrix calls
+    this and takes the same options:
+
+    Args:
+      num_objectives: K, a Python int.
+      weighting: the method.
+      preference: K numbers >= 0 in proportion to how much each objective counts, or
+        None for equal ones. What it means is the method's: its docstring says.
+      rescale: the length of the update. "native" is the method's own; "sum" and "mean"
+        bring methods to that convention by a constant factor (K, or 1/K), so that
+        the learning rate can stay when the method changes; methods whose length isn't
+        the gradients' (Nash) are given the norm of the mean, times K for "sum".
+        "norm_of_mean" gives every update the norm of the preference-weighted mean; an
+        update that is 0 to rounding stays as it is.
+      granularity: "global" (one set of weights), "tensor", "channel", or a function:
+        weights per block, all solved in one batched call.
+      weight_smoothing: decay in [0, 1) of a bias-corrected average of the weights.
+      gram_smoothing: the same for the Gram matrix in front of the method.
+      recompute_every: solve at every n-th step, apply the last weights in between.
+      nonfinite: an objective with a NaN or an infinity in its gradient: "propagate" (the
+        update is NaN everywhere, the state stays), "skip_objective" (it is left out of
+        this step), "skip_update" (the update is 0, the state stays). Counted always.
+      certify: check that the update conflicts with no objective, and where it does
+        project it on the cone of those that don't; counted in ``fallbacks``.
+      seed: of a random method's key.
+
+    Returns:
+      A transformation from leaves ``(K, *shape)`` to ``(*shape)``, in the leaves' own
+      dtype; its state is an :class:`AggregateState`. ``update`` takes two more keyword
+      arguments: ``active_mask``, ``(K,)`` bool, False for objectives that this batch
+      doesn't have (weight 0, state kept, whatever their gradients hold); and ``value``,
+      the ``(K,)`` losses, for methods that need them.
+
+    Raises:
+      ValueError: bad arguments (at once); updates that don't fit (when traced).
+    """
+    options = _Options(
+        check_num_objectives(num_objectives),
+        check_preference(preference, int(num_objectives)),
+        rescale,
+        granularity,
+        weight_smoothing,
+        gram_smoothing,
+        recompute_every,
+        nonfinite,
+        certify,
+        seed,
+    )
+    _check_options(options, weighting)
+
+    def init_fn(params):
+        return _initial_state(params, options, weighting)
+
+    def update_fn(
+        updates, state, params=None, *, active_mask=None, value=None, **extra_args
+    ):
+        del extra_args
+        check_objective_axis(updates, options.number, params)
+        leaves = named_leaves(updates)
+        if not leaves:  # an empty group of optax.partition
+            return updates, state
+        layout = blocks_lib.layout_of_updates(granularity, leaves)
+        _check_state(layout, state, options.number)
+        if weighting.needs_values and value is None:
+            raise ValueError(
+                f"{weighting.name} needs the losses: call update(..., value=losses) with "
+                f"an array of shape ({options.number},)."
+            )
+        mask = _check_mask(active_mask, options.number)
+        step = _Step(leaves, layout, mask, value)
+        if recompute_every == 1:
+            decided = _decide(step, state, options, weighting)
+        else:
+            decided = jax.lax.cond(
+                state.count % recompute_every == 0,
+                lambda: _decide(step, state, options, weighting),
+                lambda: _repeat(step, state),
+            )
+        weights, finite, new_state = decided
+        return _finish(updates, step, weights, finite, state, new_state, options)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+# ---------------------------------------------------------------------------
+# One step
+# ---------------------------------------------------------------------------
+
+
+class _Step(NamedTuple):
+    leaves: dict[str, jax.Array]
+    layout: Layout
+    mask: jax.Array  # shape=(K,), bool.
+    values: Any
+
+
+def _decide(
+    step: _Step, state: AggregateState, options: _Options, weighting: Weighting
+) -> tuple[jax.Array, jax.Array, AggregateState]:
+    """Weights ``(B, K)`` from this step's gradients; who is finite; the state then."""
+    gram, finite = gram_blocks(step.leaves, step.layout, step.mask)
+    active = step.mask & finite
+    gram, gram_average = _smooth_gram(gram, state.gram_average, active, options)
+    preference = share(options.preference, active).astype(gram.norms.dtype)
+    key, keys = state.key, None
+    number_of_blocks = gram.scale.shape[0]
+    if weighting.random:
+        key, this = jax.random.split(state.key)
+        keys = jax.random.split(this, number_of_blocks)
+
+    def solve(gram, own, key):
+        problem = Problem(gram, preference, active, key, step.values)
+        weights, own, info = weighting.apply(problem, own)
+        weights = _rescaled(weights, problem, options.rescale, weighting.convention)
+        return jnp.where(active, weights, 0.0), own, info
+
+    weights, method, info = _over_blocks(solve, number_of_blocks)(
+        gram, state.method, keys
+    )
+    weights, weight_average = _smooth_weights(
+        weights, state.weight_average, active, options
+    )
+    fallbacks = state.fallbacks
+    if options.certify:
+        weights, stepped_in = _over_blocks(_certified, number_of_blocks)(weights, gram)
+        weights = jnp.where(active, weights, 0.0)
+        fallbacks = fallbacks + jnp.sum(stepped_in, dtype=jnp.int32)
+    new_state = state._replace(
+        weights=_as_shown(weights, state.weights),
+        residual=jnp.max(info.residual, initial=0.0).astype(jnp.float32),
+        iterations=jnp.max(info.iterations, initial=0).astype(jnp.int32),
+        fallbacks=fallbacks,
+        gram_average=gram_average,
+        weight_average=weight_average,
+        method=method,
+        key=key,
+    )
+    return weights, finite, new_state
+
+
+def _repeat(
+    step: _Step, state: AggregateState
+) -> tuple[jax.Array, jax.Array, AggregateState]:
+    """The last step's weights; only who is finite is looked at."""
+    finite = ~step.mask
+    found = jnp.ones_like(finite)
+    for leaf in step.leaves.values():
+        found = found & jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))
+    finite = finite | found
+    active = step.mask & finite
+    weights = jnp.where(active, _from_shown(state.weights), 0.0)
+    return weights, finite, state
+
+
+def _finish(updates, step, weights, finite, state, new_state, options):
+    """Applies the weights, and the non-finite policy to updates and state."""
+    all_finite = jnp.all(finite)
+    if options.nonfinite == "skip_objective":
+        advance = jnp.any(finite & step.mask) | ~jnp.any(step.mask)
+        keep = step.mask & finite
+    else:
+        advance = all_finite
+        keep = step.mask & (all_finite | (options.nonfinite == "propagate"))
+    if options.nonfinite == "propagate":
+        weights = jnp.where(all_finite, weights, jnp.nan)
+        keep = step.mask | ~all_finite
+    else:
+        weights = jnp.where(advance, weights, 0.0)
+    out = {
+        name: weighted_blocks(leaf, weights, step.layout, name, keep)
+        for name, leaf in step.leaves.items()
+    }
+    new_state = new_state._replace(
+        count=optax.safe_increment(state.count), nonfinite_count=state.nonfinite_count
+    )
+    new_state = jax.tree.map(
+        lambda new, old: jnp.where(advance, new, old), new_state, state
+    )
+    new_state = new_state._replace(
+        nonfinite_count=state.nonfinite_count + (~finite).astype(jnp.int32)
+    )
+    return jax.tree.unflatten(
+        jax.tree.structure(updates), list(out.values())
+    ), new_state
+
+
+def weighted_blocks(
+    leaf: jax.Array, weights: jax.Array, layout: Layout, name: str, keep: jax.Array
+) -> jax.Array:
+    """``sum_k weights[b, k] leaf[k]`` of one leaf, b the block; without its axis K.
+
+    Args:
+      leaf: ``(K, *shape)``.
+      weights: ``(B, K)``, blocks in the layout's order.
+      layout: of the blocks.
+      name: the leaf's.
+      keep: ``(K,)`` bool: the others may hold NaN and count as zeros.
+
+    Returns:
+      ``(*shape)`` in the leaf's dtype.
+    """
+    wide = compute_dtype(leaf.dtype)
+    leaf = jnp.where(expand_to(keep, leaf.ndim), leaf, jnp.zeros((), leaf.dtype))
+    if layout.granularity == GLOBAL:
+        return weighted_sum(leaf, weights[0]).astype(leaf.dtype)
+    start, stop = _span(layout, name)
+    factor = weights[start:stop].T.reshape(-1, *layout.block_shape(name))
+    # A remainder keeps the factor from being computed again for every entry: see
+    # gating._materialized.
+    factor = jax.lax.rem(factor, jnp.full_like(factor, 1e30)).astype(wide)
+    return reduce_objectives(jnp.add, leaf.astype(wide) * factor).astype(leaf.dtype)
+
+
+def _over_blocks(function, number: int):
+    """``function`` over a leading axis of blocks; not batched where there is one."""
+    if number != 1:
+        return jax.vmap(function)
+
+    def single(*arguments):
+        found = function(*jax.tree.map(lambda x: x[0], arguments))
+        return jax.tree.map(lambda x: jnp.asarray(x)[None], found)
+
+    return single
+
+
+# ---------------------------------------------------------------------------
+# Scale, certificate
+# ---------------------------------------------------------------------------
+
+
+def _rescaled(
+    weights: jax.Array, problem: Problem, rescale: str, convention: str
+) -> jax.Array:
+    """Weights of the asked length from those of the method's own convention."""
+    if rescale == "native":
+        return weights
+    number = jnp.sum(problem.active, dtype=jnp.int32).astype(weights.dtype)
+    if rescale != "norm_of_mean" and convention != "unit":
+        if (convention == "sum") == (rescale == "sum"):
+            return weights
+        return weights * (number if rescale == "sum" else 1 / jnp.maximum(number, 1))
+    length = _length(weights, problem.gram)
+    target = _length(problem.preference, problem.gram)
+    # What is left where gradients cancel is rounding, and has no direction.
+    size = jnp.sum(jnp.abs(weights) * problem.gram.norms)
+    tiny = 4 * float(jnp.finfo(weights.dtype).eps) ** 0.5
+    factor = jnp.where(length > tiny * size, target / length, 1.0)
+    return weights * factor * (number if rescale == "sum" else 1.0)
+
+
+def _length(weights: jax.Array, gram: Gram) -> jax.Array:
+    """The norm of the weighted sum, over the scale."""
+    scaled = weights * gram.norms
+    product = jnp.matmul(gram.cosines, scaled, precision=jax.lax.Precision.HIGHEST)
+    return jnp.sqrt(jnp.maximum(scaled @ product, 0.0))
+
+
+def _certified(weights: jax.Array, gram: Gram) -> tuple[jax.Array, jax.Array]:
+    """Weights whose update conflicts with no objective, and whether they are others."""
+    scaled = weights * gram.norms
+    slopes = jnp.matmul(gram.cosines, scaled, precision=jax.lax.Precision.HIGHEST)
+    eps = float(jnp.finfo(weights.dtype).eps)
+    allowed = 4 * eps * jnp.sum(jnp.abs(scaled))
+    conflicts = jnp.any((slopes < -allowed) & (gram.norms > 0))
+    added, _ = nnqp(gram.cosines, jnp.where(conflicts, -slopes, 0.0))
+    return weights + unscale(added, gram.norms), conflicts
+
+
+# ---------------------------------------------------------------------------
+# Running averages
+# ---------------------------------------------------------------------------
+
+
+def _smooth_gram(
+    gram: Gram, average: Any, active: jax.Array, options: _Options
+) -> tuple[Gram, Any]:
+    if isinstance(average, tuple) and not isinstance(average, GramAverage):
+        return gram, average
+    decay = jnp.asarray(options.gram_smoothing, jnp.float32)
+    both = active[:, None] & active[None, :]
+    scale = jnp.maximum(gram.scale, average.scale).astype(jnp.float32)
+    safe = jnp.where(scale > 0, scale, 1.0)
+    old = average.matrix * ((average.scale / safe) ** 2)[:, None, None]
+    new = jax.vmap(lambda g: g.matrix)(gram) * ((gram.scale / safe) ** 2)[:, None, None]
+    matrix = jnp.where(both, decay * old + (1 - decay) * new, old).astype(jnp.float32)
+    visits = average.visits + both.astype(jnp.int32)
+    correction = 1 - decay ** visits.astype(jnp.float32)
+    shown = jnp.where(both, matrix / jnp.where(visits > 0, correction, 1.0), 0.0)
+    parts = jax.vmap(_split_relative)(shown, scale)
+    return parts, GramAverage(matrix, scale, visits)
+
+
+def _split_relative(matrix: jax.Array, scale: jax.Array) -> Gram:
+    parts = from_scaled(matrix, jnp.zeros(matrix.shape[:1], jnp.int32))
+    return parts._replace(scale=parts.scale * scale)
+
+
+def _smooth_weights(
+    weights: jax.Array, average: Any, active: jax.Array, options: _Options
+) -> tuple[jax.Array, Any]:
+    if isinstance(average, tuple) and not isinstance(average, WeightAverage):
+        return weights, average
+    decay = jnp.asarray(options.weight_smoothing, jnp.float32)
+    moved = decay * average.weights + (1 - decay) * weights
+    kept = jnp.where(active, moved, average.weights).astype(jnp.float32)
+    visits = average.visits + active.astype(jnp.int32)
+    correction = 1 - decay ** visits.astype(jnp.float32)
+    shown = kept / jnp.where(visits > 0, correction, 1.0)
+    return jnp.where(active, shown, 0.0), WeightAverage(kept, visits)
+
+
+# ---------------------------------------------------------------------------
+# State and arguments
+# ---------------------------------------------------------------------------
+
+
+def _initial_state(
+    params: Any, options: _Options, weighting: Weighting
+) -> AggregateState:
+    number = options.number
+    leaves = named_leaves(params)
+    layout = blocks_lib.layout_of_params(options.granularity, leaves)
+    blocks = 1
+    weights: Any = jnp.zeros((number,), jnp.float32)
+    if options.granularity != GLOBAL:
+        blocks = layout.group_shapes()[blocks_lib.POOL][0] if leaves else 0
+        weights = (
+            ByLeaf(jnp.zeros((number, blocks), jnp.float32), layout.shown_spec())
+            if leaves
+            else blocks_lib.stand_in()
+        )
+    gram_average: Any = ()
+    if _in_use(options.gram_smoothing):
+        gram_average = GramAverage(
+            jnp.zeros((blocks, number, number), jnp.float32),
+            jnp.zeros((blocks,), jnp.float32),
+            jnp.zeros((number, number), jnp.int32),
+        )
+    weight_average: Any = ()
+    if _in_use(options.weight_smoothing):
+        weight_average = WeightAverage(
+            jnp.zeros((blocks, number), jnp.float32), jnp.zeros((number,), jnp.int32)
+        )
+    method = jax.tree.map(
+        lambda x: jnp.repeat(jnp.asarray(x)[None], blocks, axis=0),
+        weighting.init(number),
+    )
+    return AggregateState(
+        weights=weights,
+        residual=jnp.zeros([], jnp.float32),
+        iterations=jnp.zeros([], jnp.int32),
+        fallbacks=jnp.zeros([], jnp.int32),
+        nonfinite_count=jnp.zeros((number,), jnp.int32),
+        count=jnp.zeros([], jnp.int32),
+        gram_average=gram_average,
+        weight_average=weight_average,
+        method=method,
+        key=jax.random.PRNGKey(options.seed) if weighting.random else (),
+    )
+
+
+def _as_shown(weights: jax.Array, like: Any) -> Any:
+    """``(B, K)`` as the state holds it."""
+    if isinstance(like, ByLeaf):
+        return ByLeaf(weights.T.astype(jnp.float32), like.spec)
+    return weights[0].astype(jnp.float32)
+
+
+def _from_shown(shown: Any) -> jax.Array:
+    return shown.pool.T if isinstance(shown, ByLeaf) else shown[None]
+
+
+def _span(layout: Layout, name: str) -> tuple[int, int]:
+    counts = {n: int(np.prod(layout.block_shape(n), dtype=int)) for n in layout.axes}
+    start = 0
+    for known, count in counts.items():
+        if known == name:
+            return start, start + count
+        start += count
+    raise KeyError(name)
+
+
+def _in_use(smoothing: Any) -> bool:
+    known = concrete(smoothing)
+    return known is None or bool(known != 0)
+
+
+def _check_mask(active_mask: Any, number: int) -> jax.Array:
+    if active_mask is None:
+        return jnp.ones((number,), bool)
+    mask = jnp.asarray(active_mask)
+    if mask.shape != (number,):
+        raise ValueError(
+            f"active_mask must have one entry for each of the {number} objectives, got "
+            f"shape {mask.shape}."
+        )
+    return mask.astype(bool)
+
+
+def _check_state(layout: Layout, state: AggregateState, number: int) -> None:
+    if layout.granularity == GLOBAL:
+        return
+    shown, kept = dict(layout.shown_spec()), blocks_lib.spec_of(state.weights)
+    check_same_names(shown, kept, "updates", "state")
+    check_same_shapes(shown, kept, number)
+
+
+def _check_options(options: _Options, weighting: Weighting) -> None:
+    check_gram_granularity(options.granularity)
+    if weighting.convention not in CONVENTIONS:
+        raise ValueError(
+            f"a weighting's convention must be one of {CONVENTIONS}, got "
+            f"{weighting.convention!r}."
+        )
+    if options.rescale not in RESCALES:
+        raise ValueError(f"rescale must be one of {RESCALES}, got {options.rescale!r}.")
+    if options.nonfinite not in NONFINITE_POLICIES:
+        raise ValueError(
+            f"nonfinite must be one of {NONFINITE_POLICIES}, got {options.nonfinite!r}."
+        )
+    for name in ("weight_smoothing", "gram_smoothing"):
+        known = concrete(getattr(options, name))
+        if known is not None and not (known.shape == () and 0 <= known < 1):
+            raise ValueError(
+                f"{name} must lie in [0, 1), got {getattr(options, name)!r}."
+            )
+    every = options.recompute_every
+    if not isinstance(every, int) or every < 1:
+        raise ValueError(f"recompute_every must be an int >= 1, got {every!r}.")
+    if not isinstance(options.certify, bool):
+        raise ValueError(f"certify must be True or False, got {options.certify!r}.")

@@ -1,0 +1,130 @@
+"""What a method is: a function from a :class:`Problem` to weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eagc_jax.gram import Gram, split_gram
+from eagc_jax.objectives import concrete
+from eagc_jax.solvers.nnqp import SolveInfo, no_solve
+
+CONVENTIONS = ("sum", "mean", "convex", "unit")
+
+
+class Problem(NamedTuple):
+    """What a weighting sees of one block, in one step."""
+
+    gram: Gram  # cosines (K, K), norms (K,) relative to the largest, scale ().
+    preference: jax.Array  # shape=(K,), float: >= 0, sums to 1 over the active.
+    active: jax.Array  # shape=(K,), bool: who takes part; the others' weights go to 0.
+    key: Any = None  # a PRNG key of this step and block, for random methods.
+    values: Any = (
+        None  # shape=(K,): the losses (``value=``), for methods that need them.
+    )
+
+
+class Weighting(NamedTuple):
+    """A method: its name, how its weights scale, and the function itself."""
+
+    name: str
+    # Which step its update has the length of: "sum" (of gradients), "mean", "convex"
+    # (weights sum to 1), "unit" (a length that isn't the gradients').
+    convention: str
+    # (problem, state) -> (weights (K,), new state, SolveInfo).
+    apply: Callable[[Problem, Any], tuple[jax.Array, Any, SolveInfo]]
+    # K -> the method's own state for one block: a pytree of arrays, or ().
+    init: Callable[[int], Any] = lambda number: ()
+    random: bool = False  # whether apply needs problem.key.
+    needs_values: bool = False  # whether apply needs problem.values.
+
+
+def stateless(
+    name: str, convention: str, solve: Callable[[Problem], Any], **fields: Any
+) -> Weighting:
+    """A weighting from ``problem -> weights`` or ``problem -> (weights, SolveInfo)``."""
+
+    def apply(problem, state):
+        found = solve(problem)
+        weights, info = found if isinstance(found, tuple) else (found, no_solve())
+        return weights, state, info
+
+    return Weighting(name, convention, apply, **fields)
+
+
+def problem_of(
+    gram: jax.typing.ArrayLike,
+    preference: Sequence[float] | jax.typing.ArrayLike | None = None,
+    key: Any = None,
+    values: Any = None,
+) -> Problem:
+    """The problem of a bare Gram matrix: where every pure weighting begins.
+
+    Args:
+      gram: ``(K, K)``.
+      preference: K numbers >= 0, or None for equal ones.
+      key: for random methods.
+      values: losses ``(K,)``.
+
+    Returns:
+      The :class:`Problem`; every objective takes part.
+
+    Raises:
+      ValueError: shapes that don't fit, or a bad preference.
+    """
+    shape = np.shape(gram)
+    if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
+        raise ValueError(
+            f"gram must be (K, K), K >= 1, got shape {shape}. Use jax.vmap for a batch."
+        )
+    active = jnp.ones(shape[:1], bool)
+    parts = split_gram(gram)
+    u = check_preference(preference, shape[0]).astype(parts.norms.dtype)
+    # What a method makes of a matrix that isn't finite must not look like weights.
+    u = jnp.where(jnp.all(jnp.isfinite(parts.cosines)), u, jnp.nan)
+    if values is not None:
+        values = jnp.asarray(values, parts.norms.dtype)
+    return Problem(parts, share(u, active), active, key, values)
+
+
+def check_preference(preference: Any, number: int) -> jax.Array:
+    """A preference as ``(K,)`` float32, ones for None; raises ValueError if bad."""
+    if preference is None:
+        return jnp.ones((number,), jnp.float32)
+    if np.shape(preference) != (number,):
+        raise ValueError(
+            f"preference must have one entry for each of the {number} objectives, shape "
+            f"({number},); got shape {np.shape(preference)}."
+        )
+    known = concrete(preference)
+    if known is not None and not (
+        np.all(np.isfinite(known)) and np.all(known >= 0) and np.any(known > 0)
+    ):
+        raise ValueError(
+            f"preference must be finite, >= 0 and not all zero, got {known.tolist()}."
+        )
+    return jnp.asarray(preference, jnp.float32)
+
+
+def share(preference: jax.Array, active: jax.Array) -> jax.Array:
+    """The preference among those that take part: sums to 1, or all 0."""
+    kept = jnp.where(active, preference, 0.0)
+    total = jnp.sum(kept)
+    return kept / jnp.where(total > 0, total, 1.0)
+
+
+def unscale(
+    lengths: jax.Array, norms: jax.Array, otherwise: jax.typing.ArrayLike = 0.0
+) -> jax.Array:
+    """Weights of gradients from weights of unit gradients: ``lengths / norms``.
+
+    Where a gradient is zero any weight gives the same update; ``otherwise`` is taken.
+    """
+    positive = norms > 0
+    ratio = lengths / jnp.where(positive, norms, 1.0)
+    # A NaN norm must reach the weights.
+    return jnp.where(positive | jnp.isnan(norms), ratio, otherwise)

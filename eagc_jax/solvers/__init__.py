@@ -1,0 +1,7 @@
+"""Small dense problems of K objectives: scale-free, jit- and vmap-safe, no call-back."""
+
+from eagc_jax.solvers.fair import fair
+from eagc_jax.solvers.nnqp import SolveInfo, nnqp
+from eagc_jax.solvers.simplex import frank_wolfe, project_simplex
+
+__all__ = ["SolveInfo", "fair", "frank_wolfe", "nnqp", "project_simplex"]
