@@ -31,6 +31,24 @@ class RunHistory:
     # Empty for ones.
     objective_weights: tuple[float, ...] = ()
     seconds: list[float] = dataclasses.field(default_factory=list)  # wall clock
+    # of a training step, without evaluation; the first epoch's holds the compilation
+    step_seconds: list[float] = dataclasses.field(default_factory=list)
+    # SOC: share of novel images' variance in the labeled images' main directions
+    subspace_overlap: list[float] = dataclasses.field(default_factory=list)
+    parameters: list[str] = dataclasses.field(default_factory=list)  # P tensors
+    # per epoch what every step saw and decided: `eagc_jax.gcd.step.Trace` of NumPy
+    # arrays with the steps in front, e.g. losses (S, K), gradient_norms (S, K, P)
+    traces: list[Any] = dataclasses.field(default_factory=list)
+
+    @property
+    def gradient_deviation(self) -> list[float]:
+        """GDC of each epoch: the mean over its measured steps, NaN without one."""
+        return [_mean(trace.gradient_deviation) for trace in self.traces]
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 @dataclasses.dataclass

@@ -1,9 +1,5 @@
-"""SimGCD's training on several objectives, with any aggregator of their gradients.
-
-Objective 0 is the supervised one, on labeled rows: cross-entropy and SupCon. Objective
-1 is the unsupervised one, on all rows: self-distillation with mean-entropy
-maximisation, and InfoNCE. How their gradients become one update is the aggregator's
-matter; everything else is the same for every run.
+"""Training on several objectives: any method, any aggregator, with or without the
+coordinator at the feature; everything else is the same for every run.
 """
 
 import dataclasses
@@ -18,81 +14,19 @@ import numpy as np
 import optax
 from flax import nnx
 
-from eagc_jax import diagnostics, value_and_grads
+from eagc_jax import diagnostics, features
 from eagc_jax.gating import SoftGateState
-from eagc_jax.gcd import data, losses
+from eagc_jax.gcd import data, step, views
+from eagc_jax.gcd.config import FeatureCoordination, TrainConfig
 from eagc_jax.gcd.history import RunHistory
+from eagc_jax.gcd.methods import Method, SimGCD
+from eagc_jax.gcd.methods.base import Batch
 from eagc_jax.gcd.metrics import Accuracy, cluster_accuracy
-from eagc_jax.gcd.models import DiscoveryModel, SimGCDHead, VisionTransformer
+from eagc_jax.gcd.models import DiscoveryModel, VisionTransformer
 
-OBJECTIVES = ("supervised", "unsupervised")
+__all__ = ["Evaluation", "FeatureCoordination", "TrainConfig", "TrainingRun"]
 
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """How a model is trained to discover categories.
-
-    The defaults are SimGCD's published settings, with a warm-up of the teacher that
-    takes the same share of the run and heads of a size that suits a small backbone.
-    None was chosen by looking at the accuracy on novel classes.
-
-    Raises:
-      ValueError: a number is out of its range; the message names the field.
-    """
-
-    epochs: int = 40  # of as many images as the data set has, drawn with replacement
-    batch_size: int = 128  # images per step, two views each
-    learning_rate: float = 0.1  # SGD's first; falls along a cosine, step by step
-    final_learning_rate: float = 1e-4  # at the last step
-    momentum: float = 0.9
-    weight_decay: float = 5e-5  # of kernels alone, not of biases and norms
-    supervised_weight: float = 0.35  # loss weight; the unsupervised one is 1 minus it
-    entropy_weight: float = 2.0  # of the mean-entropy term beside self-distillation
-    teacher_temperature: float = 0.07  # of self-distillation, in the first epoch
-    final_teacher_temperature: float = 0.04  # after the warm-up
-    teacher_warmup_epochs: int = 6  # of linear fall between the two
-    student_temperature: float = 0.1  # of cross-entropy and self-distillation
-    supervised_contrastive_temperature: float = 0.07
-    contrastive_temperature: float = 1.0  # of InfoNCE
-    trainable_blocks: int = 1  # last blocks that train along with the heads
-    head_hidden: int = 256  # units of the projector's hidden layers
-    head_projection: int = 64  # features of the projection
-    extra_head_layer: bool = False  # Linear and ReLU in front of both heads
-    augmentation: data.Augmentation = dataclasses.field(
-        default_factory=data.Augmentation
-    )
-    seed: int = 0  # of heads, batches and views; not of the split
-
-    def __post_init__(self):
-        for name in ("epochs", "batch_size", "head_hidden", "head_projection"):
-            self._check(name, "at least 1", getattr(self, name) >= 1)
-        for name in ("learning_rate", "final_learning_rate"):
-            self._check(name, "positive", getattr(self, name) > 0)
-        for name in (f.name for f in dataclasses.fields(self)):
-            if name.endswith("_temperature"):
-                self._check(name, "positive", getattr(self, name) > 0)
-        for name in ("weight_decay", "entropy_weight", "teacher_warmup_epochs"):
-            self._check(name, "at least 0", getattr(self, name) >= 0)
-        self._check("momentum", "in [0, 1)", 0 <= self.momentum < 1)
-        self._check("supervised_weight", "in [0, 1]", 0 <= self.supervised_weight <= 1)
-
-    def _check(self, name: str, must_be: str, holds: bool) -> None:
-        if not holds:
-            raise ValueError(f"{name} must be {must_be}, got {getattr(self, name)}")
-
-    @property
-    def objective_weights(self) -> tuple[float, float]:
-        """Loss weights of the two objectives, for the aggregator."""
-        return (self.supervised_weight, 1 - self.supervised_weight)
-
-
-class Batch(NamedTuple):
-    """What one step sees of B images."""
-
-    tokens: jax.Array  # (2B, T, width): two views after the frozen prefix
-    labels: jax.Array  # (B,) int32, -1 on unlabeled images
-    labeled_mask: jax.Array  # (B,) bool
-    teacher_temperature: jax.Array  # scalar
+SOC_COMPONENTS = 16  # as published
 
 
 class Evaluation(NamedTuple):
@@ -101,48 +35,7 @@ class Evaluation(NamedTuple):
     accuracy: Accuracy
     predictions: np.ndarray  # (N,) cluster numbers
     features: np.ndarray  # (N, width) float32
-
-
-def simgcd_objectives(
-    projections: jax.Array, logits: jax.Array, batch: Batch, config: TrainConfig
-) -> tuple[jax.Array, jax.Array]:
-    """The supervised and the unsupervised objective, before weighting.
-
-    Args:
-      projections: (2B, D), the model's first output.
-      logits: (2B, C), its second.
-      batch: labels and the teacher's temperature.
-      config: temperatures and the entropy's weight.
-
-    Returns:
-      Two scalars.
-
-    References:
-      Wen, Zhao and Qi, "Parametric Classification for Generalized Category Discovery:
-      A Baseline Study" (SimGCD), ICCV 2023.
-    """
-    supervised = losses.labeled_cross_entropy(
-        logits,
-        batch.labels,
-        batch.labeled_mask,
-        temperature=config.student_temperature,
-    ) + losses.supervised_contrastive(
-        projections,
-        batch.labels,
-        batch.labeled_mask,
-        temperature=config.supervised_contrastive_temperature,
-    )
-    distillation = losses.self_distillation(
-        logits,
-        logits,
-        teacher_temperature=batch.teacher_temperature,
-        student_temperature=config.student_temperature,
-    )
-    entropy = losses.mean_entropy_regularizer(
-        logits, temperature=config.student_temperature
-    )
-    contrast = losses.info_nce(projections, temperature=config.contrastive_temperature)
-    return supervised, distillation + config.entropy_weight * entropy + contrast
+    subspace_overlap: float  # SOC of novel images with labeled ones; needs true classes
 
 
 class TrainingRun:
@@ -150,28 +43,35 @@ class TrainingRun:
 
     `history` and `evaluation` always describe the epochs that are finished, so a loop
     that is interrupted leaves a valid, shorter run. `pretrained_features` are those of
-    the evaluated images before any training. Two runs with the same config,
+    the evaluated images before any training. Two runs with the same config, method,
     split and backbone start from the same heads and see the same batches and views.
 
     Args:
       config: how to train.
       split: images, labels where they may be used, and where they may not.
-      backbone: pretrained; it is not modified.
+      backbone: what training starts from; it is not modified.
       aggregator: an Optax transformation from leaves `(2, *shape)` to leaves
-        `(*shape)`, such as `eagc_jax.sum_objectives` or `eagc_jax.eagc`.
+        `(*shape)`, such as `eagc_jax.sum_objectives` or `eagc_jax.eagc`; None for the
+        weighted sum in one backward pass instead of two.
+      method: heads, objectives and the rule to predict.
+      coordination: what is done to the gradients at the feature, or None.
+      reference: a model that the coordination refers to, which may differ from
+        `backbone` in the trained blocks alone; None for `backbone` itself.
+      pool: views drawn before, to share them among runs; None for new views each step.
       name: of the run in tables and figures.
 
     Raises:
-      ValueError: the images do not fit the backbone, or the batch is larger than the
-        data set.
+      ValueError: the images do not fit the backbone, the batch is larger than the data
+        set, or the reference or the pool has another frozen prefix.
 
     Examples:
       >>> from eagc_jax import sum_objectives
       >>> from eagc_jax.gcd.checkpoints import load_backbone
       >>> split = data.split_categories(data.load_digits(), range(5))
-      >>> config = TrainConfig()
+      >>> method = SimGCD()
       >>> run = TrainingRun(
-      ...     config, split, load_backbone(), sum_objectives(config.objective_weights)
+      ...     TrainConfig(), split, load_backbone(),
+      ...     sum_objectives(method.objective_weights), method=method,
       ... )
       >>> run.evaluation.predictions.shape  # of the unlabeled images, untrained
       (1347,)
@@ -184,10 +84,15 @@ class TrainingRun:
         config: TrainConfig,
         split: data.DiscoverySplit,
         backbone: VisionTransformer,
-        aggregator: optax.GradientTransformation,
+        aggregator: optax.GradientTransformation | None = None,
         *,
+        method: Method | None = None,
+        coordination: FeatureCoordination | None = None,
+        reference: VisionTransformer | None = None,
+        pool: views.ViewPool | None = None,
         name: str = "run",
     ):
+        method = SimGCD() if method is None else method
         if config.batch_size > len(split.images):
             raise ValueError(
                 f"batch_size must be at most the {len(split.images)} images of the "
@@ -195,45 +100,107 @@ class TrainingRun:
             )
         self.config = config
         self.split = split
+        self.method = method
         self.history = RunHistory(
             name=name,
-            objective_names=OBJECTIVES,
-            objective_weights=config.objective_weights,
+            objective_names=method.objective_names,
+            objective_weights=method.objective_weights,
         )
-        self.history.losses = {objective: [] for objective in OBJECTIVES}
-        self._recipe = _recipe(
+        self.history.losses = {objective: [] for objective in method.objective_names}
+        self._recipe = _Recipe(
             # Runs that differ in the seed alone share one compilation.
             dataclasses.replace(config, seed=0),
-            aggregator,
+            method,
+            _optimizer(
+                dataclasses.replace(config, seed=0),
+                aggregator,
+                len(split.images) // config.batch_size,
+            ),
+            aggregator is None,
+            coordination,
             len(split.images) // config.batch_size,
         )
-        model = _build_model(config, backbone, split.num_classes)
+        model = _build_model(config, method, backbone, split.num_classes)
         self._graphdef, trainable, self._frozen = nnx.split(
             model, model.is_trainable, ...
         )
         params = nnx.to_pure_dict(trainable)
-        self._carry = params, jax.jit(self._recipe.optimizer.init)(params)
+        self.history.parameters = list(step.layer_names(params))
         self._key = jax.random.key(config.seed)
-        self._prepare(model)
+        self._prepare(model, pool)
+        self._reference = self._reference_blocks(params, backbone, reference)
+        opt_state = jax.jit(self._recipe.optimizer.init)(params)
+        self._carry = params, opt_state, self._first_state(params)
         self.evaluation = self._evaluate()
         self.pretrained_features = self.evaluation.features
 
-    def _prepare(self, model: DiscoveryModel) -> None:
+    def _prepare(self, model: DiscoveryModel, pool: views.ViewPool | None) -> None:
         split = self.split
-        self._data = (
+        if pool is not None and pool.frozen_blocks != model.frozen_blocks:
+            raise ValueError(
+                f"pool has {pool.frozen_blocks} frozen blocks behind it, the model "
+                f"{model.frozen_blocks}"
+            )
+        if pool is not None and len(pool.tokens) != len(split.images):
+            raise ValueError(
+                f"pool has {len(pool.tokens)} images, the split {len(split.images)}"
+            )
+        self._data = _Data(
             self._frozen,
             jnp.asarray(split.images),
             jnp.asarray(split.training_labels),
             jnp.asarray(split.labeled_mask),
+            None if pool is None else pool.tokens,
         )
         # The prefix never changes: its tokens of the evaluated images neither.
-        unlabeled = jnp.asarray(split.images[~split.labeled_mask])
-        self._tokens = nnx.jit(DiscoveryModel.tokens)(model, unlabeled)
+        self._tokens = views.frozen_tokens(
+            model.backbone, self._data.images, model.frozen_blocks
+        )
+
+    def _reference_blocks(
+        self,
+        params: dict[str, Any],
+        backbone: VisionTransformer,
+        reference: VisionTransformer | None,
+    ) -> Any:
+        """The trained blocks of the reference model; nothing without coordination."""
+        if self._recipe.coordination is None:
+            return None
+        if reference is None or reference is backbone:
+            return params.get("backbone", {})
+        model = DiscoveryModel(
+            reference,
+            nnx.Module(),
+            trainable_blocks=self.config.trainable_blocks,
+        )
+        _, trained, frozen = nnx.split(model, model.is_trainable, ...)
+        own = nnx.to_pure_dict(self._frozen).get("backbone", {})
+        theirs = nnx.to_pure_dict(frozen).get("backbone", {})
+        same = jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), own, theirs)
+        if not all(jax.tree.leaves(same)):
+            raise ValueError(
+                "reference must have the backbone's frozen prefix: train it with the "
+                "same trainable_blocks, from the same backbone"
+            )
+        return nnx.to_pure_dict(trained).get("backbone", {})
+
+    def _first_state(self, params: dict[str, Any]) -> features.CoordinatorState | None:
+        settings = self._recipe.coordination
+        if settings is None:
+            return None
+        blocks = {**params, "backbone": self._reference}
+        found = _features(self._graphdef, blocks, self._frozen, self._tokens)
+        return _coordinator_of(settings, found, self.split.labeled_mask)
 
     @property
     def model(self) -> DiscoveryModel:
         """The model after the last finished epoch."""
         return _merge(self._graphdef, self._carry[0], self._frozen)
+
+    @property
+    def coordinator(self) -> features.CoordinatorState | None:
+        """Conceptor and labeled reference after the last finished epoch."""
+        return self._carry[2]
 
     def __iter__(self) -> Iterator[int]:
         """Trains the epochs that are left; yields the number of each finished one."""
@@ -241,44 +208,74 @@ class TrainingRun:
             started = time.perf_counter()
             # Assigned only when it is over, and not donated: an interrupt leaves the
             # last finished epoch's model. The scan inside reuses its buffers anyway.
-            self._carry, epoch_losses = jax.block_until_ready(
+            carry, traces = jax.block_until_ready(
                 _run_epoch(
                     self._recipe,
                     self._graphdef,
                     self._carry,
                     jax.random.fold_in(self._key, epoch),
-                    _teacher_temperature(self.config, epoch),
+                    jnp.float32(epoch),
+                    self._reference,
                     self._data,
                 )
             )
+            seconds = time.perf_counter() - started
+            self._carry = self._refreshed(carry, epoch + 1)
             self.evaluation = self._evaluate()
-            self._record(epoch + 1, epoch_losses, time.perf_counter() - started)
+            self._record(epoch + 1, traces, seconds, time.perf_counter() - started)
             yield epoch + 1
 
+    def _refreshed(self, carry: tuple, epoch: int) -> tuple:
+        """The carry with a conceptor of the student's features, where one is due."""
+        settings = self._recipe.coordination
+        if settings is None or settings.refresh_epochs == 0:
+            return carry
+        if epoch % settings.refresh_epochs:
+            return carry
+        params, opt_state, _ = carry
+        found = _features(self._graphdef, params, self._frozen, self._tokens)
+        state = _coordinator_of(settings, found, self.split.labeled_mask)
+        return params, opt_state, state
+
     def _evaluate(self) -> Evaluation:
-        features, logits = _predict(
+        split = self.split
+        found = _features(
             self._graphdef, self._carry[0], self._frozen, self._tokens
         )
-        predictions = np.asarray(logits).argmax(axis=1)
-        unlabeled = ~self.split.labeled_mask
-        accuracy = cluster_accuracy(
-            self.split.labels[unlabeled],
-            predictions,
-            self.split.old_mask[unlabeled],
+        clusters = self.method.predict(
+            self.model.head, found, split.training_labels, split.num_classes, self.config.seed
         )
-        return Evaluation(accuracy, predictions, np.asarray(features))
+        unlabeled = ~split.labeled_mask
+        accuracy = cluster_accuracy(
+            split.labels[unlabeled], clusters[unlabeled], split.old_mask[unlabeled]
+        )
+        found = np.asarray(found)
+        overlap = diagnostics.subspace_overlap(
+            found[split.labeled_mask],
+            found[~split.old_mask],
+            k=min(SOC_COMPONENTS, found.shape[1]),
+        )
+        return Evaluation(
+            accuracy, clusters[unlabeled], found[unlabeled], float(overlap)
+        )
 
-    def _record(self, epoch: int, epoch_losses: jax.Array, seconds: float) -> None:
+    def _record(
+        self, epoch: int, traces: step.Trace, training: float, seconds: float
+    ) -> None:
         history = self.history
+        traces = jax.tree.map(np.asarray, traces)
         history.accuracy.append(self.evaluation.accuracy)
-        for objective, value in zip(OBJECTIVES, epoch_losses, strict=True):
-            history.losses[objective].append(float(value))
+        for k, objective in enumerate(history.objective_names):
+            history.losses[objective].append(float(traces.losses[:, k].mean()))
         if optax.tree.get_all_with_path(self._carry[1], SoftGateState.__name__):
             report = diagnostics.report(self._carry[1])
             history.layers = list(report.layers)
             history.gate.append(report.gates)
             history.energy.append(report.energies)
+        history.subspace_overlap.append(self.evaluation.subspace_overlap)
+        history.traces.append(traces)
         history.seconds.append(seconds)
+        history.step_seconds.append(training / self._recipe.steps)
         history.epochs.append(epoch)
 
 
@@ -286,94 +283,129 @@ class _Recipe(NamedTuple):
     """What an epoch's compilation depends on; hashable."""
 
     config: TrainConfig
+    method: Method
     optimizer: optax.GradientTransformation
+    summed: bool
+    coordination: FeatureCoordination | None
     steps: int  # per epoch
 
 
-@functools.lru_cache(maxsize=16)
-def _recipe(
-    config: TrainConfig, aggregator: optax.GradientTransformation, steps: int
-) -> _Recipe:
+class _Data(NamedTuple):
+    frozen: Any
+    images: jax.Array
+    labels: jax.Array
+    labeled_mask: jax.Array
+    pool: jax.Array | None  # (N, V, T, width)
+
+
+@functools.lru_cache(maxsize=64)
+def _optimizer(
+    config: TrainConfig, aggregator: optax.GradientTransformation | None, steps: int
+) -> optax.GradientTransformation:
     schedule = optax.cosine_decay_schedule(
         config.learning_rate,
         config.epochs * steps,
         alpha=config.final_learning_rate / config.learning_rate,
     )
-    optimizer = optax.chain(
-        aggregator,
+    stages = [
         optax.add_decayed_weights(config.weight_decay, mask=_is_kernel),
         optax.sgd(schedule, momentum=config.momentum),
-    )
-    return _Recipe(config, optimizer, steps)
+    ]
+    if config.head_rate != 1:
+        stages.append(optax.masked(optax.scale(config.head_rate), _is_head))
+    return optax.chain(*([] if aggregator is None else [aggregator]), *stages)
 
 
 def _is_kernel(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
 
 
+def _is_head(params: Any) -> Any:
+    return {
+        name: jax.tree.map(lambda _, name=name: name == "head", part)
+        for name, part in params.items()
+    }
+
+
 def _build_model(
-    config: TrainConfig, backbone: VisionTransformer, num_classes: int
+    config: TrainConfig, method: Method, backbone: VisionTransformer, num_classes: int
 ) -> DiscoveryModel:
     @nnx.jit  # one compilation; op by op, the first start would take seconds
     def build_head():
-        return SimGCDHead(
-            backbone.config.width,
-            num_classes,
-            hidden=config.head_hidden,
-            projection=config.head_projection,
-            extra_layer=config.extra_head_layer,
-            rngs=nnx.Rngs(config.seed),
+        return method.build_head(
+            backbone.config.width, num_classes, rngs=nnx.Rngs(config.seed)
         )
 
-    head = build_head()
-    return DiscoveryModel(backbone, head, trainable_blocks=config.trainable_blocks)
+    return DiscoveryModel(
+        backbone, build_head(), trainable_blocks=config.trainable_blocks
+    )
 
 
-def _teacher_temperature(config: TrainConfig, epoch: int) -> jax.Array:
-    """Falls linearly over the warm-up's epochs, both ends included; then stays."""
-    first, last = config.teacher_temperature, config.final_teacher_temperature
-    done = min(epoch / max(config.teacher_warmup_epochs - 1, 1), 1.0)
-    if config.teacher_warmup_epochs == 0:
-        done = 1.0
-    return jnp.float32(first + (last - first) * done)
-
-
-def _merge(graphdef: nnx.GraphDef, params: Any, frozen: nnx.State) -> DiscoveryModel:
+def _merge(graphdef, params, frozen) -> DiscoveryModel:
     return nnx.merge(graphdef, nnx.State(params), frozen)
 
 
+def _coordinator_of(
+    settings: FeatureCoordination, found: jax.Array, labeled_mask: np.ndarray
+) -> features.CoordinatorState:
+    """Conceptor and labeled reference of the labeled images' features."""
+    labeled = jnp.asarray(found)[np.flatnonzero(labeled_mask)]
+    conceptor = features.conceptor(labeled, settings.aperture)
+    return features.init_coordinator(
+        conceptor, features.energy_ratio(labeled, conceptor).mean()
+    )
+
+
 @functools.partial(jax.jit, static_argnames=("recipe", "graphdef"))
-def _run_epoch(recipe, graphdef, carry, key, temperature, arrays):
-    """All steps of one epoch; returns the new carry and the mean losses (2,)."""
-    config, optimizer, steps = recipe
-    frozen, images, labels, labeled_mask = arrays
+def _run_epoch(recipe, graphdef, carry, key, epoch, reference, arrays):
+    """All steps of one epoch; returns the new carry and the traces of all steps."""
+    config = recipe.config
+    frozen, images, labels, labeled_mask, pool = arrays
     draw_key, view_key = jax.random.split(key)
-    shape = (steps, config.batch_size)
+    shape = (recipe.steps, config.batch_size)
     indices = data.sample_indices(draw_key, labeled_mask, shape)
 
-    def step(carry, inputs):
-        params, opt_state = carry
-        chosen, key = inputs
-        views = data.two_views(key, images[chosen], config.augmentation)
+    def rebuild(params):
+        return _merge(graphdef, params, frozen)
+
+    problem = step.Problem(recipe.method, rebuild, recipe.summed)
+
+    def one(carry, inputs):
+        params, opt_state, state = carry
+        number, chosen, key = inputs
         # Outside of the differentiated function: the prefix runs once per batch.
-        tokens = _merge(graphdef, params, frozen).tokens(views)
-        batch = Batch(tokens, labels[chosen], labeled_mask[chosen], temperature)
+        if pool is None:
+            seen = data.two_views(key, images[chosen], config.augmentation)
+            tokens = rebuild(params).tokens(seen)
+        else:
+            tokens = views.draw(key, pool, chosen)
+        batch = Batch(labels[chosen], labeled_mask[chosen], epoch)
+        coordination = None
+        if recipe.coordination is not None:
+            strength = _strength(recipe.coordination, epoch)
+            coordination = step.Coordination(
+                recipe.coordination, reference, state, strength
+            )
+        measure = False
+        if config.log_every:
+            measure = number % config.log_every == 0
+        gradients, state, seen = step.gradients(
+            problem, params, tokens, batch, coordination, measure
+        )
+        updates, opt_state = recipe.optimizer.update(gradients, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, opt_state, state), step.trace(seen, opt_state)
 
-        def losses_fn(params):
-            outputs = _merge(graphdef, params, frozen)(batch.tokens)
-            return simgcd_objectives(*outputs, batch, config)
+    keys = jax.random.split(view_key, recipe.steps)
+    return jax.lax.scan(one, carry, (jnp.arange(recipe.steps), indices, keys))
 
-        values, gradients = value_and_grads(losses_fn)(params)
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), jnp.stack(values)
 
-    keys = jax.random.split(view_key, steps)
-    carry, values = jax.lax.scan(step, carry, (indices, keys))
-    return carry, values.mean(axis=0)
+def _strength(settings: FeatureCoordination, epoch: jax.Array) -> jax.Array:
+    if settings.decay_epochs == 0:
+        return jnp.float32(1.0)
+    return jnp.clip(1 - epoch / settings.decay_epochs, 0.0, 1.0)
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
-def _predict(graphdef, params, frozen, tokens):
-    model = _merge(graphdef, params, frozen)
-    features = model.features(tokens)
-    return features, model.head(features)[1]
+def _features(graphdef, params, frozen, tokens):
+    return _merge(graphdef, params, frozen).features(tokens)

@@ -1,0 +1,149 @@
+"""SimGCD: a parametric classifier that distils itself, with two contrastive terms."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from eagc_jax.gcd import losses
+from eagc_jax.gcd.methods.base import Batch, check, ramp
+from eagc_jax.gcd.models import SimGCDHead
+
+
+@dataclasses.dataclass(frozen=True)
+class SimGCD:
+    """SimGCD with its published settings, sized for a small backbone.
+
+    The supervised objective is cross-entropy and SupCon on labeled rows; the
+    unsupervised one self-distillation between the views, mean-entropy maximisation and
+    InfoNCE, on all rows. It predicts the classifier's largest logit.
+
+    The warm-up of the teacher takes the share of a run of 40 epochs that it takes of
+    the published 200.
+
+    Raises:
+      ValueError: a number is out of its range; the message names the field.
+
+    Examples:
+      >>> SimGCD().objective_weights
+      (0.35, 0.65)
+
+    References:
+      Wen, Zhao and Qi, "Parametric Classification for Generalized Category Discovery:
+      A Baseline Study" (SimGCD), ICCV 2023.
+    """
+
+    supervised_weight: float = 0.35  # loss weight; the unsupervised one is 1 minus it
+    entropy_weight: float = 2.0  # of the mean-entropy term beside self-distillation
+    teacher_temperature: float = 0.07  # of self-distillation, in the first epoch
+    final_teacher_temperature: float = 0.04  # after the warm-up
+    teacher_warmup_epochs: int = 6  # of linear fall between the two
+    student_temperature: float = 0.1  # of cross-entropy and self-distillation
+    supervised_contrastive_temperature: float = 0.07
+    contrastive_temperature: float = 1.0  # of InfoNCE
+    head_hidden: int = 256  # units of the projector's hidden layers
+    head_projection: int = 64  # features of the projection
+    extra_head_layer: bool = False  # Linear and ReLU in front of both heads
+
+    def __post_init__(self):
+        for name in (f.name for f in dataclasses.fields(self)):
+            value = getattr(self, name)
+            if name.endswith("_temperature"):
+                check(name, value, "positive", value > 0)
+        for name in ("head_hidden", "head_projection"):
+            check(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
+        for name in ("entropy_weight", "teacher_warmup_epochs"):
+            check(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
+        weight = self.supervised_weight
+        check("supervised_weight", weight, "in [0, 1]", 0 <= weight <= 1)
+
+    @property
+    def name(self) -> str:
+        """As tables and flags spell it."""
+        return "simgcd"
+
+    @property
+    def objective_names(self) -> tuple[str, str]:
+        """Of the two objectives."""
+        return ("supervised", "unsupervised")
+
+    @property
+    def objective_weights(self) -> tuple[float, float]:
+        """Loss weights of the two objectives."""
+        return (self.supervised_weight, 1 - self.supervised_weight)
+
+    def build_head(
+        self, inputs: int, num_classes: int, *, rngs: nnx.Rngs
+    ) -> SimGCDHead:
+        """The projector and the cosine classifier."""
+        return SimGCDHead(
+            inputs,
+            num_classes,
+            hidden=self.head_hidden,
+            projection=self.head_projection,
+            extra_layer=self.extra_head_layer,
+            rngs=rngs,
+        )
+
+    def objectives(
+        self, head: Any, features: jax.Array, batch: Batch
+    ) -> tuple[jax.Array, jax.Array]:
+        """The supervised and the unsupervised objective, before weighting."""
+        projections, logits = head(features)
+        return self.objectives_of_outputs(projections, logits, batch)
+
+    def objectives_of_outputs(
+        self, projections: jax.Array, logits: jax.Array, batch: Batch
+    ) -> tuple[jax.Array, jax.Array]:
+        """The same from the head's outputs, (2B, projection) and (2B, classes)."""
+        supervised = losses.labeled_cross_entropy(
+            logits,
+            batch.labels,
+            batch.labeled_mask,
+            temperature=self.student_temperature,
+        ) + losses.supervised_contrastive(
+            projections,
+            batch.labels,
+            batch.labeled_mask,
+            temperature=self.supervised_contrastive_temperature,
+        )
+        distillation = losses.self_distillation(
+            logits,
+            logits,
+            teacher_temperature=self.teacher_temperature_at(batch.epoch),
+            student_temperature=self.student_temperature,
+        )
+        entropy = losses.mean_entropy_regularizer(
+            logits, temperature=self.student_temperature
+        )
+        contrast = losses.info_nce(
+            projections, temperature=self.contrastive_temperature
+        )
+        return supervised, distillation + self.entropy_weight * entropy + contrast
+
+    def teacher_temperature_at(self, epoch: jax.Array) -> jax.Array:
+        """Of self-distillation, in an epoch counted from 0."""
+        fall = self.final_teacher_temperature - self.teacher_temperature
+        done = ramp(jnp.asarray(epoch), self.teacher_warmup_epochs)
+        return self.teacher_temperature + fall * done
+
+    def predict(
+        self,
+        head: Any,
+        features: jax.Array,
+        labels: np.ndarray,
+        num_classes: int,
+        seed: int,
+    ) -> np.ndarray:
+        """The class of the largest logit."""
+        del labels, num_classes, seed
+        return np.asarray(largest_logit(head, features))
+
+
+@nnx.jit
+def largest_logit(head: Any, features: jax.Array) -> jax.Array:
+    """(N,) classes from a head whose second output are logits."""
+    return head(features)[1].argmax(axis=1)
