@@ -145,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     rows = read(options.output)
     for name in names:
-        aggregator = known[name].build(config.objective_weights)  # compiled once
+        aggregator = known[name].build(method.objective_weights)  # compiled once
         for seed in seeds:
             key = run_key(name, known[name], config.epochs, seed)
             if key in rows:

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     introduce(console, split)
 
     # The two ways from K = 2 gradients to one update.
-    weights = config.objective_weights
+    weights = method.objective_weights
     aggregators = {
         "plain summation": sum_objectives(weights),
         # The best of the settings that python -m benchmarks.gcd_settings compares. Over

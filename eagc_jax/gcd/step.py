@@ -193,6 +193,7 @@ def _coordinate(of_z, z, reference, batch, coordination, scale):
         eep_weight=settings.eep_weight,
         mode=settings.mode,
         max_projection=settings.max_projection,
+        normalize=settings.normalize,
         supervised=SUPERVISED,
         unsupervised=UNSUPERVISED,
     )

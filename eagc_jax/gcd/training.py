@@ -350,10 +350,15 @@ def _coordinator_of(
 ) -> features.CoordinatorState:
     """Conceptor and labeled reference of the labeled images' features."""
     labeled = jnp.asarray(found)[np.flatnonzero(labeled_mask)]
-    conceptor = features.conceptor(labeled, settings.aperture)
-    return features.init_coordinator(
-        conceptor, features.energy_ratio(labeled, conceptor).mean()
-    )
+    options: dict[str, Any] = {"normalize": settings.normalize, "center": None}
+    if settings.center:
+        rows = labeled
+        if settings.normalize:
+            rows = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
+        options["center"] = rows.mean(axis=0)
+    conceptor = features.conceptor(labeled, settings.aperture, **options)
+    energies = features.energy_ratio(labeled, conceptor, **options)
+    return features.init_coordinator(conceptor, energies, center=options["center"])
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "graphdef"))

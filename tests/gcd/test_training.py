@@ -14,21 +14,15 @@ from flax import nnx
 
 from eagc_jax import eagc, sum_objectives
 from eagc_jax.gcd import baselines, checkpoints, data, models, pretraining, results
+from eagc_jax.gcd.methods import Batch, SimGCD
 from eagc_jax.gcd.metrics import Accuracy
-from eagc_jax.gcd.training import (
-    Batch,
-    TrainConfig,
-    TrainingRun,
-    _teacher_temperature,
-    simgcd_objectives,
-)
+from eagc_jax.gcd.training import TrainConfig, TrainingRun
 from examples import gcd_vit
 from tests.gcd import golden
 
-CONFIG = TrainConfig(
-    epochs=3, batch_size=32, head_hidden=8, head_projection=6, teacher_warmup_epochs=2
-)
-PLAIN = sum_objectives(CONFIG.objective_weights)
+CONFIG = TrainConfig(epochs=3, batch_size=32, log_every=2)
+METHOD = SimGCD(head_hidden=8, head_projection=6, teacher_warmup_epochs=2)
+PLAIN = sum_objectives(METHOD.objective_weights)
 VIT = models.ViTConfig(
     image_size=8, patch_size=4, channels=1, width=8, depth=2, heads=2, mlp_ratio=1
 )
@@ -52,15 +46,15 @@ def backbone():
 
 @pytest.fixture(scope="module")
 def plain(split, backbone):
-    run = TrainingRun(CONFIG, split, backbone, PLAIN, name="plain")
+    run = TrainingRun(CONFIG, split, backbone, PLAIN, method=METHOD, name="plain")
     assert list(run) == [1, 2, 3]
     return run
 
 
 @pytest.fixture(scope="module")
 def coordinated(split, backbone):
-    aggregator = eagc(2, weights=CONFIG.objective_weights, warmup_steps=2)
-    run = TrainingRun(CONFIG, split, backbone, aggregator, name="EAGC")
+    aggregator = eagc(2, weights=METHOD.objective_weights, warmup_steps=2)
+    run = TrainingRun(CONFIG, split, backbone, aggregator, method=METHOD, name="EAGC")
     next(iter(run))
     return run
 
@@ -68,22 +62,21 @@ def coordinated(split, backbone):
 @pytest.mark.parametrize("name", ["simgcd_losses_0", "simgcd_losses_1"])
 def test_weighted_objectives_are_the_published_total(name):
     case = golden.load(name)
-    temperature = np.linspace(0.07, 0.04, 6)[3]
-    batch = Batch(jnp.zeros(0), case["labels"], case["labeled_mask"], temperature)
+    batch = Batch(case["labels"], case["labeled_mask"], jnp.float32(3))
     objectives = jax.jit(
-        lambda p, z: jnp.stack(simgcd_objectives(p, z, batch, CONFIG))
+        lambda p, z: jnp.stack(SimGCD().objectives_of_outputs(p, z, batch))
     )(case["projections"], case["logits"])
-    total = jnp.dot(objectives, jnp.array(CONFIG.objective_weights))
+    total = jnp.dot(objectives, jnp.array(SimGCD().objective_weights))
     np.testing.assert_allclose(total, case["total"], rtol=1e-5)
 
 
 def test_teacher_temperature_is_the_published_schedule():
-    config = TrainConfig(epochs=20, teacher_warmup_epochs=6)
-    found = [_teacher_temperature(config, epoch) for epoch in range(20)]
+    method = SimGCD(teacher_warmup_epochs=6)
+    found = [method.teacher_temperature_at(jnp.float32(epoch)) for epoch in range(20)]
     expected = np.concatenate([np.linspace(0.07, 0.04, 6), np.full(14, 0.04)])
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    no_warmup = dataclasses.replace(config, teacher_warmup_epochs=0)
-    assert _teacher_temperature(no_warmup, 0) == jnp.float32(0.04)
+    no_warmup = SimGCD(teacher_warmup_epochs=0)
+    np.testing.assert_allclose(no_warmup.teacher_temperature_at(0), 0.04, rtol=1e-6)
 
 
 def test_history_has_one_entry_per_epoch(plain):
@@ -100,7 +93,7 @@ def test_history_has_one_entry_per_epoch(plain):
 
 
 def test_stopping_and_going_on_is_the_same_as_never_stopping(plain, split, backbone):
-    run = TrainingRun(CONFIG, split, backbone, PLAIN)
+    run = TrainingRun(CONFIG, split, backbone, PLAIN, method=METHOD)
     for _ in run:
         break
     assert run.history.epochs == [1]
@@ -114,7 +107,7 @@ def test_stopping_and_going_on_is_the_same_as_never_stopping(plain, split, backb
 
 def test_the_seed_changes_the_run_but_not_the_problem(plain, split, backbone):
     config = dataclasses.replace(CONFIG, seed=1)
-    run = TrainingRun(config, split, backbone, PLAIN)
+    run = TrainingRun(config, split, backbone, PLAIN, method=METHOD)
     np.testing.assert_array_equal(run.pretrained_features, plain.pretrained_features)
     next(iter(run))
     assert run.history.losses["supervised"][0] != plain.history.losses["supervised"][0]
@@ -123,7 +116,7 @@ def test_the_seed_changes_the_run_but_not_the_problem(plain, split, backbone):
 def test_labels_of_unlabeled_images_never_reach_training(plain, split, backbone):
     shuffled = np.where(split.labeled_mask, split.labels, split.labels[::-1])
     blind = dataclasses.replace(split, labels=shuffled)
-    run = TrainingRun(CONFIG, blind, backbone, PLAIN)
+    run = TrainingRun(CONFIG, blind, backbone, PLAIN, method=METHOD)
     next(iter(run))
     for name, values in plain.history.losses.items():
         assert run.history.losses[name][0] == values[0]
@@ -156,7 +149,7 @@ def test_any_aggregator_will_do(split, backbone, plain):
     def combine(updates, params):
         return jax.tree.map(lambda g: jnp.tensordot(weights, g, 1), updates)
 
-    run = TrainingRun(CONFIG, split, backbone, optax.stateless(combine))
+    run = TrainingRun(CONFIG, split, backbone, optax.stateless(combine), method=METHOD)
     next(iter(run))
     for name, values in plain.history.losses.items():
         np.testing.assert_allclose(run.history.losses[name][0], values[0], rtol=1e-4)
@@ -190,7 +183,7 @@ def test_wrong_settings_name_the_field(field, value):
 
 def test_wrong_inputs_name_the_argument(split, backbone):
     with pytest.raises(ValueError, match="batch_size must be at most the 96 images"):
-        TrainingRun(dataclasses.replace(CONFIG, batch_size=97), split, backbone, PLAIN)
+        TrainingRun(dataclasses.replace(CONFIG, batch_size=97), split, backbone, PLAIN, method=METHOD)
     large = dataclasses.replace(split, images=np.zeros((96, 9, 9, 1), np.float32))
     with pytest.raises(ValueError, match=r"images must have shape \(B, 8, 8, 1\)"):
         TrainingRun(CONFIG, large, backbone, PLAIN)

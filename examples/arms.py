@@ -1,0 +1,95 @@
+"""The arms of examples/what_helps.py: what each one changes, and nothing else.
+
+Every arm trains the same method from the same pretrained backbone, with the same heads,
+batches and views, for the same number of steps.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import optax
+
+from eagc_jax import aggregators, eagc
+from eagc_jax.gcd.config import FeatureCoordination
+
+Build = Callable[[tuple[float, ...]], optax.GradientTransformation]
+
+CONTROL = "warm start"  # what differences are taken to
+
+# The article's strengths, as its code applies them.
+AGA, EEP = 0.7, 0.5
+NEVER = {"aga_weight": 0.0, "eep_weight": 0.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One row of the table."""
+
+    what: str  # in a few words
+    warm: bool = True  # starts from the reference model, else from the backbone
+    coordination: FeatureCoordination | None = None
+    aggregator: Build | None = None  # None: the weighted sum
+    extra_head: bool = False  # Linear and ReLU in front of both heads
+    head_rate: float = 1.0
+
+
+def _feature(**changes) -> FeatureCoordination:
+    return FeatureCoordination(**(NEVER | changes))
+
+
+def _gated(**arguments) -> Build:
+    return lambda weights: eagc(2, weights=weights, **arguments)
+
+
+def _aggregated(name: str) -> Build:
+    """An aggregator on the weighted gradients, as long as their sum would be."""
+
+    def build(weights):
+        factory = getattr(aggregators, name)
+        return factory(2, preference=weights, rescale="sum")
+
+    return build
+
+
+ARMS: dict[str, Arm] = {
+    "plain": Arm("SimGCD as it is", warm=False),
+    CONTROL: Arm("SimGCD from the reference model"),
+    "extra head": Arm(
+        "warm start, a layer in front of the heads, head rate x 10",
+        extra_head=True,
+        head_rate=10.0,
+    ),
+    "AGA": Arm("warm start and alignment", coordination=_feature(aga_weight=AGA)),
+    "EEP": Arm("warm start and projection", coordination=_feature(eep_weight=EEP)),
+    "AGA + EEP": Arm(
+        "both, released strengths",
+        coordination=_feature(aga_weight=AGA, eep_weight=EEP),
+    ),
+    "AGA + EEP, paper": Arm(
+        "both, alignment without the factor 1 / (N_l D)",
+        coordination=_feature(aga_weight=AGA, eep_weight=EEP, mode="paper"),
+    ),
+    "EEP 3": Arm(
+        "projection at 3, without a cap",
+        coordination=_feature(eep_weight=3.0, max_projection=None),
+    ),
+    "as released": Arm(
+        "both, the extra head and its rate",
+        coordination=_feature(aga_weight=AGA, eep_weight=EEP),
+        extra_head=True,
+        head_rate=10.0,
+    ),
+    "EEP, unsupervised": Arm(
+        "projection of the unsupervised gradient alone",
+        coordination=_feature(eep_weight=EEP, mode="unsupervised_only"),
+    ),
+    "eagc magnitude": Arm(
+        "gates on gradients of parameters", aggregator=_gated(energy="magnitude")
+    ),
+    "eagc progress": Arm("the same", aggregator=_gated(energy="progress")),
+    "eagc exploratory": Arm(
+        "the same", aggregator=_gated(energy="exploratory", temperature=0.5)
+    ),
+    "pcgrad": Arm("PCGrad", aggregator=_aggregated("pcgrad")),
+    "upgrad": Arm("UPGrad", aggregator=_aggregated("upgrad")),
+}

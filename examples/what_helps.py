@@ -1,0 +1,207 @@
+"""What helps category discovery, and what doesn't: a table with intervals.
+
+    python -m examples.what_helps
+    python -m examples.what_helps --datasets digits --seeds 2 --arms plain AGA EEP
+    python -m examples.what_helps --datasets fashion-mnist --images 60000
+
+For each data set and seed one backbone is pretrained without labels, some views of each
+image are drawn and run through its frozen blocks, and one reference model is trained on
+the labeled images. All arms start there: same heads, batches, views and number of steps.
+Each finished run is one row of a CSV file; the same command goes on where it stopped.
+
+Accuracies are those of the last epoch. They need the true classes of the unlabeled
+images, which had no part in the choice of any setting.
+"""
+
+import argparse
+import dataclasses
+import functools
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from eagc_jax.gcd import checkpoints, data, pretraining, tables, views
+from eagc_jax.gcd.config import TrainConfig
+from eagc_jax.gcd.methods import SimGCD
+from eagc_jax.gcd.models import VisionTransformer
+from eagc_jax.gcd.reference import ReferenceConfig, train_reference
+from eagc_jax.gcd.training import TrainingRun
+from examples.arms import ARMS, CONTROL, Arm
+
+DATASETS = ("digits", "fashion-mnist", "omniglot")
+WARMUP = 0.15  # of the teacher, as a share of the run, as in the published settings
+LOG_EVERY = 20  # steps between two measurements of GDC
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How long a run is on a data set; the same for all arms."""
+
+    epochs: int
+    reference_epochs: int
+    views: int  # per image in the pool
+
+
+SIZES = {
+    "digits": Size(epochs=40, reference_epochs=30, views=16),
+    "fashion-mnist": Size(epochs=10, reference_epochs=10, views=8),
+    "omniglot": Size(epochs=40, reference_epochs=30, views=16),
+}
+
+
+class Start(NamedTuple):
+    """What all arms of a data set and seed share."""
+
+    split: data.DiscoverySplit
+    backbone: VisionTransformer
+    reference: VisionTransformer
+    pool: views.ViewPool
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    console = Console(width=120)
+    arms = {name: ARMS[name] for name in options.arms}
+    table = tables.RunTable(options.output)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    for dataset in options.datasets:
+        try:
+            split = load(dataset, options)
+        except (FileNotFoundError, ValueError) as error:
+            console.print(f"{dataset}: {error}", style="red", markup=False)
+            return 2
+        for seed in seeds:
+            missing = [arm for arm in arms if (dataset, arm, seed) not in table.done]
+            if not missing:
+                continue
+            start = prepare(dataset, split, seed, options, console)
+            for name in missing:
+                row = measure(
+                    dataset, start, name, arms[name], seed, options.epochs
+                )
+                table.append(row)
+                console.print(
+                    f"{dataset}, seed {seed}, {name}: All {row.all:.3f}, Old "
+                    f"{row.old:.3f}, New {row.new:.3f}",
+                    highlight=False,
+                )
+    console.print(tables.markdown(table.rows, control=CONTROL, arms=tuple(arms)))
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--datasets", nargs="+", default=DATASETS, choices=DATASETS)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--images", type=int, default=10_000, help="of Fashion-MNIST")
+    parser.add_argument("--epochs", type=int, help="instead of the data set's own")
+    parser.add_argument("--data", type=Path, help="folder with the data sets' files")
+    parser.add_argument("--output", type=Path, default=Path("runs/what_helps.csv"))
+    parser.add_argument("--cache", type=Path, default=Path("runs/backbones"))
+    return parser.parse_args(arguments)
+
+
+def load(dataset: str, options: argparse.Namespace) -> data.DiscoverySplit:
+    arguments = {}
+    if dataset != "digits" and options.data is not None:
+        arguments["path"] = options.data
+    if dataset == "fashion-mnist":
+        arguments["images"] = options.images
+    return data.load_split(dataset, **arguments)
+
+
+def prepare(
+    dataset: str,
+    split: data.DiscoverySplit,
+    seed: int,
+    options: argparse.Namespace,
+    console: Console,
+) -> Start:
+    """Backbone, views and reference model; the backbone is kept in the cache."""
+    vit, recipe = pretraining.recipe(dataset)
+    recipe = dataclasses.replace(recipe, seed=seed)
+    path = options.cache / f"{dataset}-{len(split.images)}-{seed}.npz"
+    if path.exists():
+        backbone = checkpoints.load_backbone(path)
+    else:
+        console.print(f"{dataset}, seed {seed}: pretraining the backbone")
+        backbone = pretraining.pretrain(split.images, vit, recipe)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoints.save_backbone(path, backbone)
+    size = SIZES[dataset]
+    pool = views.pool_views(
+        jax.random.key(seed),
+        split.images,
+        backbone,
+        recipe.augmentation,
+        views=size.views,
+    )
+    config = ReferenceConfig(epochs=size.reference_epochs, seed=seed)
+    reference = train_reference(config, split, backbone, pool)
+    return Start(split, backbone, reference, pool)
+
+
+def measure(
+    dataset: str, start: Start, name: str, arm: Arm, seed: int, epochs: int | None
+) -> tables.Row:
+    """One run from its start to its last epoch."""
+    run = arm_run(dataset, start, name, arm, seed, epochs)
+    for _ in run:
+        pass
+    accuracy = run.evaluation.accuracy
+    # Of the run: GDC is the mean over its measured steps. The median leaves the first
+    # epoch's compilation out.
+    return tables.Row(
+        dataset=dataset,
+        arm=name,
+        seed=seed,
+        **accuracy._asdict(),
+        gdc=float(np.nanmean(run.history.gradient_deviation)),
+        soc=run.evaluation.subspace_overlap,
+        seconds_per_step=float(np.median(run.history.step_seconds)),
+    )
+
+
+def arm_run(
+    dataset: str, start: Start, name: str, arm: Arm, seed: int, epochs: int | None
+) -> TrainingRun:
+    """The run of an arm, not yet trained."""
+    number = epochs or SIZES[dataset].epochs
+    method = SimGCD(
+        teacher_warmup_epochs=max(round(WARMUP * number), 1),
+        extra_head_layer=arm.extra_head,
+    )
+    config = TrainConfig(
+        epochs=number, head_rate=arm.head_rate, log_every=LOG_EVERY, seed=seed
+    )
+    aggregator = None
+    if arm.aggregator is not None:
+        aggregator = aggregator_of(arm.aggregator, method.objective_weights)
+    return TrainingRun(
+        config,
+        start.split,
+        start.reference if arm.warm else start.backbone,
+        aggregator,
+        method=method,
+        coordination=arm.coordination,
+        reference=start.reference if arm.warm else None,
+        pool=start.pool,
+        name=name,
+    )
+
+
+@functools.cache
+def aggregator_of(build, weights):
+    return build(weights)  # the same object, so that seeds share a compilation
+
+
+if __name__ == "__main__":
+    sys.exit(main())
