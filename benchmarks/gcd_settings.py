@@ -32,6 +32,7 @@ from scipy import stats
 from eagc_jax import eagc, sum_objectives
 from eagc_jax.gcd import data
 from eagc_jax.gcd.checkpoints import load_backbone
+from eagc_jax.gcd.methods import SimGCD
 from eagc_jax.gcd.training import TrainConfig, TrainingRun
 
 KNOWN = range(5)  # as in the demo
@@ -145,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     rows = read(options.output)
     for name in names:
-        aggregator = known[name].build(method.objective_weights)  # compiled once
+        aggregator = known[name].build(SimGCD().objective_weights)  # compiled once
         for seed in seeds:
             key = run_key(name, known[name], config.epochs, seed)
             if key in rows:

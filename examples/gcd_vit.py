@@ -29,6 +29,7 @@ from eagc_jax.gcd import data, results
 from eagc_jax.gcd.baselines import kmeans_predictions
 from eagc_jax.gcd.checkpoints import load_backbone
 from eagc_jax.gcd.history import Snapshot
+from eagc_jax.gcd.methods import SimGCD
 from eagc_jax.gcd.metrics import Accuracy, cluster_accuracy
 from eagc_jax.gcd.report import write_report
 from eagc_jax.gcd.training import TrainConfig, TrainingRun
@@ -49,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     introduce(console, split)
 
     # The two ways from K = 2 gradients to one update.
+    method = SimGCD()
     weights = method.objective_weights
     aggregators = {
         "plain summation": sum_objectives(weights),
@@ -62,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         with progress_bars(console) as progress:
             for name, aggregator in aggregators.items():
                 runs[name] = TrainingRun(
-                    config, split, load_backbone(), aggregator, name=name
+                    config, split, load_backbone(), aggregator, method=method, name=name
                 )
                 train(runs[name], progress)
     except KeyboardInterrupt:

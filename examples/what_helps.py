@@ -80,9 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             start = prepare(dataset, split, seed, options, console)
             for name in missing:
-                row = measure(
-                    dataset, start, name, arms[name], seed, options.epochs
-                )
+                row = measure(dataset, start, name, arms[name], seed, options.epochs)
                 table.append(row)
                 console.print(
                     f"{dataset}, seed {seed}, {name}: All {row.all:.3f}, Old "
@@ -180,7 +178,11 @@ def arm_run(
         extra_head_layer=arm.extra_head,
     )
     config = TrainConfig(
-        epochs=number, head_rate=arm.head_rate, log_every=LOG_EVERY, seed=seed
+        epochs=number,
+        head_rate=arm.head_rate,
+        log_every=LOG_EVERY,
+        evaluate_every=number,  # the last epoch alone
+        seed=seed,
     )
     aggregator = None
     if arm.aggregator is not None:

@@ -31,10 +31,11 @@ class TrainConfig:
         default_factory=data.Augmentation
     )
     log_every: int = 10  # steps between two measurements of the raw gradients; 0: never
+    evaluate_every: int = 1  # epochs between two evaluations; the last one has one
     seed: int = 0  # of heads, batches and views; not of the split
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "evaluate_every"):
             check(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
         for name in ("learning_rate", "final_learning_rate", "head_rate"):
             check(name, getattr(self, name), "positive", getattr(self, name) > 0)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from eagc_jax import diagnostics, features
 from eagc_jax.gating import SoftGateState

@@ -1,5 +1,7 @@
-"""Training on several objectives: any method, any aggregator, with or without the
-coordinator at the feature; everything else is the same for every run.
+"""Training on several objectives, with any method and any aggregator.
+
+With or without the coordinator at the feature; everything else is the same for every
+run.
 """
 
 import dataclasses
@@ -36,6 +38,15 @@ class Evaluation(NamedTuple):
     predictions: np.ndarray  # (N,) cluster numbers
     features: np.ndarray  # (N, width) float32
     subspace_overlap: float  # SOC of novel images with labeled ones; needs true classes
+
+
+# Of an epoch that was not evaluated.
+_UNKNOWN = Evaluation(
+    Accuracy(float("nan"), float("nan"), float("nan")),
+    np.zeros(0, np.int64),
+    np.zeros((0, 0), np.float32),
+    float("nan"),
+)
 
 
 class TrainingRun:
@@ -221,7 +232,11 @@ class TrainingRun:
             )
             seconds = time.perf_counter() - started
             self._carry = self._refreshed(carry, epoch + 1)
-            self.evaluation = self._evaluate()
+            due = (epoch + 1) % self.config.evaluate_every == 0
+            if due or epoch + 1 == self.config.epochs:
+                self.evaluation = self._evaluate()
+            else:
+                self.evaluation = _UNKNOWN
             self._record(epoch + 1, traces, seconds, time.perf_counter() - started)
             yield epoch + 1
 
@@ -239,11 +254,13 @@ class TrainingRun:
 
     def _evaluate(self) -> Evaluation:
         split = self.split
-        found = _features(
-            self._graphdef, self._carry[0], self._frozen, self._tokens
-        )
+        found = _features(self._graphdef, self._carry[0], self._frozen, self._tokens)
         clusters = self.method.predict(
-            self.model.head, found, split.training_labels, split.num_classes, self.config.seed
+            self.model.head,
+            found,
+            split.training_labels,
+            split.num_classes,
+            self.config.seed,
         )
         unlabeled = ~split.labeled_mask
         accuracy = cluster_accuracy(

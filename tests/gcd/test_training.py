@@ -123,7 +123,7 @@ def test_labels_of_unlabeled_images_never_reach_training(plain, split, backbone)
 
 
 def test_training_is_given_the_labeled_images_labels_alone(plain, split):
-    *_, labels, labeled_mask = plain._data
+    labels, labeled_mask = plain._data.labels, plain._data.labeled_mask
     np.testing.assert_array_equal(labeled_mask, split.labeled_mask)
     np.testing.assert_array_equal(labels >= 0, split.labeled_mask)
 
@@ -171,8 +171,8 @@ def test_gates_and_energies_are_recorded_by_layer(coordinated):
         ("batch_size", 0),
         ("learning_rate", 0.0),
         ("momentum", 1.0),
-        ("student_temperature", -0.1),
-        ("supervised_weight", 1.5),
+        ("head_rate", 0.0),
+        ("log_every", -1),
         ("weight_decay", -1.0),
     ],
 )
@@ -181,12 +181,26 @@ def test_wrong_settings_name_the_field(field, value):
         dataclasses.replace(CONFIG, **{field: value})
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("student_temperature", -0.1),
+        ("supervised_weight", 1.5),
+        ("entropy_weight", -1.0),
+        ("head_hidden", 0),
+    ],
+)
+def test_wrong_settings_of_the_method_name_the_field(field, value):
+    with pytest.raises(ValueError, match=f"{field} must be"):
+        dataclasses.replace(METHOD, **{field: value})
+
+
 def test_wrong_inputs_name_the_argument(split, backbone):
     with pytest.raises(ValueError, match="batch_size must be at most the 96 images"):
-        TrainingRun(dataclasses.replace(CONFIG, batch_size=97), split, backbone, PLAIN, method=METHOD)
+        TrainingRun(dataclasses.replace(CONFIG, batch_size=97), split, backbone)
     large = dataclasses.replace(split, images=np.zeros((96, 9, 9, 1), np.float32))
     with pytest.raises(ValueError, match=r"images must have shape \(B, 8, 8, 1\)"):
-        TrainingRun(CONFIG, large, backbone, PLAIN)
+        TrainingRun(CONFIG, large, backbone)
     with pytest.raises(ValueError, match=r"features must have shape \(N, D\)"):
         baselines.kmeans_predictions(np.zeros((3, 2)), 4, seed=0)
 
@@ -275,6 +289,7 @@ def small_demo(monkeypatch, split, backbone):
     # The compilations of the other tests serve here too.
     config = mock.Mock(return_value=CONFIG, epochs=CONFIG.epochs)
     monkeypatch.setattr(gcd_vit, "TrainConfig", config)
+    monkeypatch.setattr(gcd_vit, "SimGCD", lambda: METHOD)
     monkeypatch.setattr(gcd_vit, "sum_objectives", lambda _: PLAIN)
     monkeypatch.setattr(
         gcd_vit, "write_report", lambda folder, *_: folder / "index.html"

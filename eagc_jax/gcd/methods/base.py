@@ -68,7 +68,10 @@ class Method(Protocol):
 
 
 def ramp(epoch: jax.Array, length: float) -> jax.Array:
-    """0 in the first epoch, 1 from epoch `length - 1` on, linear between; 1 at length 0."""
+    """0 in the first epoch, 1 from epoch `length - 1` on, linear between.
+
+    1 throughout where the length is 0.
+    """
     if length <= 0:
         return jnp.ones_like(epoch, jnp.float32)
     return jnp.clip(epoch / max(length - 1, 1), 0.0, 1.0)
