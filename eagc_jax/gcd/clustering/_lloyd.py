@@ -1,0 +1,273 @@
+"""Seeding and iterations of semi-supervised k-means, compiled once per shape."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+# Entries of the largest array of one block of rows; 8 MiB in float32.
+_BLOCK_ENTRIES = 2**21
+_SEED_ENTRIES = 2**24  # of the distances that all restarts seeded at once need
+_MIN_SQUARED_NORM = 1e-24  # a row below it has no direction: it stays at the origin
+
+
+class Clustering(NamedTuple):
+    """The best restart; its centres are of unit rows, but not of unit length."""
+
+    assignments: jax.Array  # (N,) int32 in [0, K): labeled rows' class, else nearest
+    centres: jax.Array  # (K, D) floats, known classes first
+    inertia: jax.Array  # scalar, sum of squared distances of rows to their centres
+    iterations: jax.Array  # scalar int32, times that the centres were moved
+    converged: jax.Array  # scalar bool: the end came before max_iterations
+
+
+class _Rows(NamedTuple):
+    """The rows in blocks of equal size; the last block is filled up with zero rows."""
+
+    unit: jax.Array  # (blocks, b, D) l2-normalised
+    pinned: jax.Array  # (blocks, b) int32, the class of labeled rows, else -1
+    real: jax.Array  # (blocks, b) bool, False where it is filling
+
+
+class _Pass(NamedTuple):
+    """What one pass over all rows finds, given centres."""
+
+    assignments: jax.Array  # (blocks, b) int32
+    inertia: jax.Array  # scalar
+    sums: jax.Array  # (K, D), of the rows of each cluster
+    counts: jax.Array  # (K,) int32
+    far_distance: jax.Array  # scalar, of the unlabeled row farthest from its centre
+    far_row: jax.Array  # (D,), that row
+
+
+class _Lloyd(NamedTuple):
+    """State of one restart."""
+
+    centres: jax.Array  # (K, D)
+    found: _Pass  # with these centres
+    iterations: jax.Array  # scalar int32
+    done: jax.Array  # scalar bool
+
+
+@functools.partial(jax.jit, static_argnames=("num_clusters", "restarts"))
+def cluster(
+    key, features, pinned, max_iterations, tolerance, *, num_clusters, restarts
+) -> Clustering:
+    """The best of the restarts; `pinned` is the class of labeled rows, -1 elsewhere."""
+    unit = _normalized(features)
+    rows = _in_blocks(unit, pinned, num_clusters)
+    known, centres = _known_centres(rows, num_clusters)
+    closest = _distance_to_known(rows, known, centres)
+
+    def seed(number):
+        return _seed(
+            jax.random.fold_in(key, number), unit, pinned < 0, closest, known, centres
+        )
+
+    # Several at a time, as far as memory allows: placing a centre is bound by reading
+    # the rows, and they are read once for all of these restarts.
+    at_once = _SEED_ENTRIES // (len(unit) * _draws(num_clusters))
+    numbers = jnp.arange(restarts)
+    starts = jax.lax.map(seed, numbers, batch_size=min(max(at_once, 1), restarts))
+    # One after another: each stops when it is done.
+    results = jax.lax.map(
+        lambda start: _lloyd(rows, start, max_iterations, tolerance), starts
+    )
+    best = jax.tree.map(lambda x: x[jnp.argmin(results.found.inertia)], results)
+    return Clustering(
+        best.found.assignments.reshape(-1)[: len(features)],
+        best.centres,
+        best.found.inertia,
+        best.iterations,
+        best.done,
+    )
+
+
+def _normalized(features: jax.Array) -> jax.Array:
+    # Divided by the largest entry first: squares of any finite row are then in range.
+    largest = jnp.max(jnp.abs(features), axis=1, keepdims=True)
+    scaled = features / jnp.where(largest > 0, largest, 1)
+    squared = jnp.sum(scaled**2, axis=1, keepdims=True)
+    return scaled * jax.lax.rsqrt(jnp.maximum(squared, _MIN_SQUARED_NORM))
+
+
+def _in_blocks(unit: jax.Array, pinned: jax.Array, num_clusters: int) -> _Rows:
+    size, width = unit.shape
+    blocks = math.ceil(size * max(num_clusters, width) / _BLOCK_ENTRIES)
+    block = math.ceil(size / blocks)
+    fill = blocks * block - size
+
+    def split(array, value):
+        widths = ((0, fill),) + ((0, 0),) * (array.ndim - 1)
+        padded = jnp.pad(array, widths, constant_values=value)
+        return padded.reshape(blocks, block, *array.shape[1:])
+
+    return _Rows(split(unit, 0), split(pinned, -1), split(jnp.ones(size, bool), False))
+
+
+def _known_centres(rows: _Rows, num_clusters: int) -> tuple[jax.Array, jax.Array]:
+    """(K,) which slots have labeled rows, and (K, D) their means, zero elsewhere."""
+
+    def add(so_far, rows):
+        unit, pinned, _ = rows  # filling is pinned nowhere
+        sums, counts = _sums_and_counts(unit, pinned, num_clusters)
+        return (so_far[0] + sums, so_far[1] + counts), None
+
+    start = (
+        jnp.zeros((num_clusters, rows.unit.shape[-1]), rows.unit.dtype),
+        jnp.zeros(num_clusters, jnp.int32),
+    )
+    (sums, counts), _ = jax.lax.scan(add, start, rows)
+    return counts > 0, sums / jnp.maximum(counts, 1)[:, None]
+
+
+def _sums_and_counts(unit, assigned, num_clusters):
+    """(K, D) and (K,); a product, as a scatter would add in any order on a GPU."""
+    members = assigned == jnp.arange(num_clusters, dtype=jnp.int32)[:, None]
+    sums = _matmul(members.astype(unit.dtype), unit)
+    return sums, members.sum(axis=1, dtype=jnp.int32)
+
+
+def _distance_to_known(rows: _Rows, known: jax.Array, centres: jax.Array) -> jax.Array:
+    """(rows incl. filling,) squared distance to the nearest known centre, else inf."""
+
+    def block(unit):
+        return jnp.where(known[:, None], _squared_distances(unit, centres), jnp.inf)
+
+    return jax.lax.map(lambda unit: block(unit).min(axis=0), rows.unit).reshape(-1)
+
+
+def _seed(key, unit, unlabeled, closest, known, centres):
+    """(K, D) starting centres: the known ones, the others by greedy k-means++."""
+    closest = closest[: len(unit)]
+
+    def place(slot, carry):
+        centres, closest = carry
+        # Before any centre is placed every row is as good as another; likewise where
+        # all unlabeled rows coincide with centres.
+        weights = jnp.where(unlabeled & jnp.isfinite(closest), closest, 0)
+        weights = jnp.where(weights.sum() > 0, weights, unlabeled)
+        candidates = unit[
+            _draw(jax.random.fold_in(key, slot), weights, _draws(len(centres)))
+        ]
+        nearest = jnp.minimum(closest, _squared_distances(unit, candidates))
+        best = jnp.argmin(jnp.sum(jnp.where(unlabeled, nearest, 0), axis=1))
+        return (
+            jnp.where(known[slot], centres, centres.at[slot].set(candidates[best])),
+            jnp.where(known[slot], closest, nearest[best]),
+        )
+
+    # Known classes come first, so their slots need no turn; under jit without checked
+    # labels there may be a gap, hence the `where`s above.
+    first = jnp.argmin(known)
+    first = jnp.where(known.all(), len(centres), first)
+    return jax.lax.fori_loop(first, len(centres), place, (centres, closest))[0]
+
+
+def _draws(num_clusters: int) -> int:
+    return 2 + int(math.log(num_clusters))
+
+
+def _draw(key: jax.Array, weights: jax.Array, number: int) -> jax.Array:
+    """(number,) indices, with probability proportional to the weights."""
+    cumulative = jnp.cumsum(weights)
+    points = jax.random.uniform(key, (number,), weights.dtype) * cumulative[-1]
+    drawn = jnp.searchsorted(cumulative, points, side="right")
+    drawn = jnp.minimum(drawn, len(weights) - 1)
+    # A sum that was rounded may point at a row of no weight.
+    return jnp.where(weights[drawn] > 0, drawn, jnp.argmax(weights))
+
+
+def _lloyd(rows: _Rows, centres, max_iterations, tolerance) -> _Lloyd:
+    def go_on(state):
+        return ~state.done & (state.iterations < max_iterations)
+
+    def iterate(state):
+        centres = _moved(state.centres, state.found)
+        found = _visit(rows, centres)
+        shift = jnp.sum(jnp.linalg.norm(centres - state.centres, axis=1))
+        falls = found.inertia < state.found.inertia
+        # An equal inertia is taken too: the centres are then the means of their rows.
+        take = found.inertia <= state.found.inertia
+        centres, found = jax.tree.map(
+            lambda new, old: jnp.where(take, new, old),
+            (centres, found),
+            (state.centres, state.found),
+        )
+        rests = (shift**2 < tolerance) & ~_can_reseed(found)
+        done = ~falls | rests
+        return _Lloyd(centres, found, state.iterations + 1, done)
+
+    start = _Lloyd(centres, _visit(rows, centres), jnp.int32(0), jnp.array(False))
+    return jax.lax.while_loop(go_on, iterate, start)
+
+
+def _moved(centres: jax.Array, found: _Pass) -> jax.Array:
+    """The means of the clusters; the first empty one goes to the farthest row."""
+    empty = found.counts == 0
+    means = found.sums / jnp.maximum(found.counts, 1)[:, None]
+    means = jnp.where(empty[:, None], centres, means)
+    reseeded = (jnp.arange(len(empty)) == jnp.argmax(empty)) & _can_reseed(found)
+    return jnp.where(reseeded[:, None], found.far_row, means)
+
+
+def _can_reseed(found: _Pass) -> jax.Array:
+    # With fewer distinct rows than clusters every row lies on a centre in the end.
+    return (found.counts == 0).any() & (found.far_distance > 0)
+
+
+def _visit(rows: _Rows, centres: jax.Array) -> _Pass:
+    """Assigns all rows, and sums up what the next centres need."""
+    numbers = jnp.arange(len(centres), dtype=jnp.int32)
+    squares = jnp.sum(centres**2, axis=1)
+
+    def block(so_far, rows):
+        unit, pinned, real = rows
+        # Squared distances but for the row's own square, which changes no order.
+        scores = squares[:, None] - 2 * _matmul(centres, unit.T)
+        # First of the smallest; over the leading axis both reductions are vectorised.
+        last = len(centres) - 1
+        nearest = jnp.where(scores == scores.min(axis=0), numbers[:, None], last).min(0)
+        assigned = jnp.where(pinned >= 0, pinned, nearest)
+        sums, counts = _sums_and_counts(
+            unit, jnp.where(real, assigned, -1), len(centres)
+        )
+        # From the difference, not from `scores`: those lose digits in tight clusters.
+        distances = jnp.sum((unit - centres[assigned]) ** 2, axis=1)
+        open_distances = jnp.where(real & (pinned < 0), distances, -1)
+        far = jnp.argmax(open_distances)
+        farther = open_distances[far] > so_far.far_distance
+        so_far = _Pass(
+            so_far.assignments,
+            so_far.inertia + jnp.sum(jnp.where(real, distances, 0)),
+            so_far.sums + sums,
+            so_far.counts + counts,
+            jnp.where(farther, open_distances[far], so_far.far_distance),
+            jnp.where(farther, unit[far], so_far.far_row),
+        )
+        return so_far, assigned
+
+    zero = jnp.zeros((), centres.dtype)
+    start = _Pass(
+        jnp.zeros(()),  # filled in below
+        zero,
+        jnp.zeros_like(centres),
+        jnp.zeros(len(centres), jnp.int32),
+        zero,
+        jnp.zeros_like(centres[0]),
+    )
+    found, assignments = jax.lax.scan(block, start, rows)
+    return found._replace(assignments=assignments)
+
+
+def _squared_distances(rows: jax.Array, centres: jax.Array) -> jax.Array:
+    """(K, N), from a matrix product; at least 0."""
+    products = _matmul(centres, rows.T)
+    squares = jnp.sum(centres**2, axis=1)[:, None] + jnp.sum(rows**2, axis=1)
+    return jnp.maximum(squares - 2 * products, 0)
+
+
+def _matmul(left: jax.Array, right: jax.Array) -> jax.Array:
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)

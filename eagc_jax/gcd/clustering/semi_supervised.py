@@ -1,0 +1,209 @@
+"""K-means with and without labeled rows: arguments, checks, result."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from eagc_jax.gcd.clustering import _lloyd
+from eagc_jax.gcd.clustering._lloyd import Clustering
+
+
+def semi_supervised_kmeans(
+    key: jax.Array,
+    features: ArrayLike,
+    num_clusters: int,
+    labels: ArrayLike,
+    labeled_mask: ArrayLike,
+    *,
+    restarts: int = 10,
+    max_iterations: int = 200,
+    tolerance: float = 1e-4,
+) -> Clustering:
+    r"""K-means in which labeled rows never leave their class.
+
+    With `u` the l2-normalised features, `a_i` the cluster of row i (its label where
+    there is one) and `c_k` the centres, it lowers the inertia `sum_i |u_i - c_{a_i}|^2`:
+
+    - Start: the centre of a known class is the mean of its labeled rows. The other
+      centres are unlabeled rows, drawn one after another with probability proportional
+      to the squared distance to the nearest centre so far (k-means++); of
+      `2 + floor(log K)` draws the one that lowers the unlabeled rows' inertia most.
+    - Iteration: centres become the means of their rows, then unlabeled rows go to the
+      nearest centre, the lowest-numbered one of several.
+    - A cluster that lost all its rows (never a known class) is moved to the unlabeled
+      row that is farthest from its own centre: one cluster per iteration, the
+      lowest-numbered first. No row is farther from a centre for it.
+    - End: the inertia doesn't fall any more, or `(sum_k |shift of c_k|)^2 < tolerance`.
+      A step that would raise the inertia, as rounding may, is not taken, so the
+      inertia never rises.
+
+    Of all restarts the one with the lowest inertia is returned, the earliest of several.
+    The same key gives the same result. Called inside another `jit`, the values of
+    `features`, `labels` and `labeled_mask` can't be checked.
+
+    Args:
+      key: a JAX random key; each restart folds in its number.
+      features: (N, D) floats, finite; normalised here. A zero row stays zero.
+      num_clusters: K >= 1, known plus novel classes.
+      labels: (N,) integers; in [0, K) on labeled rows, anything (e.g. -1) elsewhere.
+        The known classes must be 0, 1, ... without a gap.
+      labeled_mask: (N,) booleans, True where the label is known.
+      restarts: independent starts, at least 1. They run one after another.
+      max_iterations: at least 1, per restart.
+      tolerance: at least 0; 0 iterates until nothing improves.
+
+    Returns:
+      `Clustering(assignments, centres, inertia, iterations, converged)`.
+
+    Raises:
+      ValueError: a wrong shape, dtype or number; a feature that is not finite; a label
+        outside [0, K); a known class without labeled rows below one that has some; or
+        fewer unlabeled rows than novel clusters.
+
+    Examples:
+      The second class has no labels; its rows are found as cluster 1:
+
+      >>> rows = jnp.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
+      >>> found = semi_supervised_kmeans(
+      ...     jax.random.key(0), rows, 2, jnp.array([0, -1, -1, -1]), jnp.arange(4) < 1
+      ... )
+      >>> found.assignments.tolist()
+      [0, 0, 1, 1]
+
+    References:
+      Vaze et al., "Generalized Category Discovery", CVPR 2022. Arthur and
+      Vassilvitskii, "k-means++: The Advantages of Careful Seeding", SODA 2007.
+    """
+    features, labels, mask = _checked_arrays(features, labels, labeled_mask)
+    _check_numbers(len(features), num_clusters, restarts, max_iterations, tolerance)
+    if not any(isinstance(x, Tracer) for x in (features, labels, mask)):
+        _check_values(features, labels, mask, num_clusters)
+    return _lloyd.cluster(
+        key,
+        features,
+        jnp.where(mask, labels, -1),
+        jnp.int32(max_iterations),
+        jnp.float32(tolerance),
+        num_clusters=num_clusters,
+        restarts=restarts,
+    )
+
+
+def kmeans(
+    key: jax.Array,
+    features: ArrayLike,
+    num_clusters: int,
+    *,
+    restarts: int = 10,
+    max_iterations: int = 200,
+    tolerance: float = 1e-4,
+) -> Clustering:
+    """K-means on l2-normalised features: `semi_supervised_kmeans` without labels.
+
+    Args:
+      key: a JAX random key.
+      features: (N, D) floats, finite; normalised here.
+      num_clusters: K, at most N.
+      restarts: independent starts, at least 1.
+      max_iterations: at least 1, per restart.
+      tolerance: at least 0, see `semi_supervised_kmeans`.
+
+    Returns:
+      `Clustering(assignments, centres, inertia, iterations, converged)`.
+
+    Raises:
+      ValueError: as `semi_supervised_kmeans`.
+
+    Examples:
+      >>> rows = jnp.array([[1.0, 0.0], [2.0, 0.1], [0.0, 1.0]])
+      >>> first, second, third = kmeans(jax.random.key(0), rows, 2).assignments.tolist()
+      >>> first == second != third
+      True
+
+    References:
+      Lloyd, "Least Squares Quantization in PCM", IEEE Trans. Inf. Theory, 1982.
+    """
+    features = jnp.asarray(features)
+    size = features.shape[:1]
+    return semi_supervised_kmeans(
+        key,
+        features,
+        num_clusters,
+        jnp.full(size, -1),
+        jnp.zeros(size, bool),
+        restarts=restarts,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+    )
+
+
+def _checked_arrays(
+    features: ArrayLike, labels: ArrayLike, labeled_mask: ArrayLike
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    rows = jnp.asarray(features)
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise ValueError(
+            f"features must have shape (N, D) with N, D >= 1, got {rows.shape}"
+        )
+    if not jnp.issubdtype(rows.dtype, jnp.floating):
+        raise ValueError(f"features must be floating point, got {rows.dtype}")
+    classes, mask = jnp.asarray(labels), jnp.asarray(labeled_mask)
+    for name, array in (("labels", classes), ("labeled_mask", mask)):
+        if array.shape != rows.shape[:1]:
+            raise ValueError(
+                f"{name} must have shape {rows.shape[:1]}, one entry per row of "
+                f"features, got {array.shape}"
+            )
+    if not jnp.issubdtype(classes.dtype, jnp.integer):
+        raise ValueError(f"labels must be integers, got {classes.dtype}")
+    if mask.dtype != jnp.bool_:
+        raise ValueError(f"labeled_mask must be boolean, got {mask.dtype}")
+    rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
+    return rows, classes.astype(jnp.int32), mask
+
+
+def _check_numbers(size, num_clusters, restarts, max_iterations, tolerance) -> None:
+    for name, value in (
+        ("num_clusters", num_clusters),
+        ("restarts", restarts),
+        ("max_iterations", max_iterations),
+    ):
+        if not value >= 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must be at least 0, got {tolerance}")
+    if size < num_clusters:
+        raise ValueError(
+            f"features must have at least as many rows as num_clusters = "
+            f"{num_clusters}, got {size}"
+        )
+
+
+def _check_values(features, labels, mask, num_clusters: int) -> None:
+    labels, mask = np.asarray(labels), np.asarray(mask)
+    finite = np.asarray(jnp.isfinite(features).all(axis=1))
+    if not finite.all():
+        raise ValueError(
+            f"features must be finite, row {np.argmin(finite)} is not; "
+            f"{np.sum(~finite)} of {len(finite)} rows are not"
+        )
+    given = labels[mask]
+    outside = given[(given < 0) | (given >= num_clusters)]
+    if outside.size:
+        raise ValueError(
+            f"labels must be in [0, {num_clusters}) on labeled rows, got {outside[0]}"
+        )
+    counts = np.bincount(given, minlength=num_clusters)
+    num_known = np.max(np.flatnonzero(counts), initial=-1) + 1
+    if (counts[:num_known] == 0).any():
+        raise ValueError(
+            f"class {np.argmin(counts[:num_known])} has no labeled row, but class "
+            f"{num_known - 1} has: number the known classes 0, 1, ... without a gap"
+        )
+    if np.sum(~mask) < num_clusters - num_known:
+        raise ValueError(
+            f"labeled_mask leaves {np.sum(~mask)} unlabeled rows, fewer than the "
+            f"{num_clusters - num_known} clusters without labels"
+        )
