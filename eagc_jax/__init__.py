@@ -1,9 +1,10 @@
 """Energy-aware gradient coordination in JAX: several objectives, one Optax update."""
 
-from eagc_jax import aggregators, diagnostics, scaling, weightings
+from eagc_jax import aggregators, diagnostics, features, scaling, weightings
 from eagc_jax._version import __version__
 from eagc_jax.coordinator import eagc
 from eagc_jax.energy import AssessEnergyState, assess_energy
+from eagc_jax.features import ElasticProjectionState, elastic_projection
 from eagc_jax.gating import SoftGateState, minimum_temperature, soft_gate
 from eagc_jax.gradients import (
     value_and_grads,
@@ -21,6 +22,7 @@ from eagc_jax.objectives import (
 __all__ = [
     "AssessEnergyState",
     "AssessedUpdates",
+    "ElasticProjectionState",
     "SoftGateState",
     "__version__",
     "aggregators",
@@ -28,6 +30,8 @@ __all__ = [
     "cross_gram",
     "diagnostics",
     "eagc",
+    "elastic_projection",
+    "features",
     "gram_matrix",
     "minimum_temperature",
     "scaling",

@@ -16,11 +16,13 @@ from eagc_jax.features.coordinator import (
     coordinate_gradients,
     init_coordinator,
 )
+from eagc_jax.features.projection import ElasticProjectionState, elastic_projection
 from eagc_jax.features.refresh import refresh_conceptor
 
 __all__ = [
     "CoordinatorInfo",
     "CoordinatorState",
+    "ElasticProjectionState",
     "SecondMoment",
     "add_features",
     "alignment_loss",
@@ -28,6 +30,7 @@ __all__ = [
     "conceptor_from_moment",
     "coordinate",
     "coordinate_gradients",
+    "elastic_projection",
     "energy_ratio",
     "init_coordinator",
     "init_moment",

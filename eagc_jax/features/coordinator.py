@@ -385,8 +385,8 @@ def _check(
             raise ValueError(f"{name} must be a finite number >= 0, got {value!r}.")
     if reference_features is None and concrete(aga_weight) != 0:
         raise ValueError(
-            "reference_features are needed for aga_weight != 0; got None. Pass "
-            "aga_weight=0 to do without."
+            "reference_features are needed for aga_weight != 0; got None. To do "
+            "without them pass aga_weight=0, as a number that jit doesn't trace."
         )
 
 

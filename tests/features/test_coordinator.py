@@ -1,5 +1,6 @@
 """The coordinator against the published numbers, an oracle in float64, and itself."""
 
+import functools
 import inspect
 import pathlib
 
@@ -31,6 +32,12 @@ def case(seed=0, labeled=(True, False, True, False, False, True)):
     return g, z, zhat, np.array(labeled), state
 
 
+STATIC = ("aga_weight", "mode", "normalize", "supervised", "unsupervised")
+# One compilation instead of one an operation.
+coordinate_gradients = jax.jit(F.coordinate_gradients, static_argnames=STATIC)
+
+
+@functools.partial(jax.jit, static_argnames=STATIC)
 def pulled_back(g, z, zhat, mask, state, **options):
     """(features, cotangent at them, shares, state, info) of ``coordinate``."""
 
@@ -62,7 +69,7 @@ def test_published_numbers(number):
     names = "upstream_gradient", "features", "reference_features", "labeled_mask"
     arguments = [jnp.asarray(golden[name]) for name in names]
     options = {
-        "aga_weight": golden["aga_weight"],
+        "aga_weight": float(golden["aga_weight"]),
         "eep_weight": golden["eep_weight"],
         "max_projection": None,
     }
@@ -73,7 +80,7 @@ def test_published_numbers(number):
     weights = golden["projection_weight"]
     np.testing.assert_allclose(info.projection_weights, weights, atol=1e-5)
     np.testing.assert_allclose(gradient, golden["coordinated_gradient"], atol=1e-5)
-    explicit, _, _ = F.coordinate_gradients(*arguments, state, **options)
+    explicit, _, _ = coordinate_gradients(*arguments, state, **options)
     np.testing.assert_allclose(explicit, golden["coordinated_gradient"], atol=1e-5)
     if golden["eep_weight"] == 3:
         # The flip: along the conceptor's first direction the gradient changes its sign,
@@ -83,7 +90,7 @@ def test_published_numbers(number):
         raw = (golden["upstream_gradient"] @ first)[unlabeled]
         assert np.all((np.asarray(gradient) @ first)[unlabeled] / raw < 0)
         del options["max_projection"]
-        capped, _, info = F.coordinate_gradients(*arguments, state, **options)
+        capped, _, info = coordinate_gradients(*arguments, state, **options)
         assert np.all((np.asarray(capped) @ first)[unlabeled] / raw > 0)
         assert np.max(info.projection_weights) == 1.0
 
@@ -107,7 +114,7 @@ def test_equations(mode, eep, cap):
         mode=mode,
         cap=np.inf if cap is None else cap,
     )
-    found, new, info = F.coordinate_gradients(g, z, zhat, mask, state, **options)
+    found, new, info = coordinate_gradients(g, z, zhat, mask, state, **options)
     # float32 throughout, values of size 1 to 10: about ten roundings of 6e-8 each.
     close = {"rtol": 2e-6, "atol": 2e-6}
     np.testing.assert_allclose(found, expected, **close)
@@ -146,12 +153,12 @@ def test_structure_options():
     energy = F.energy_ratio(pool, matrix, **structure)
     np.testing.assert_allclose(energy, oracle.energies(pool, exact, **structure), 2e-5)
     state = F.init_coordinator(matrix, energy, center=center)
-    found, _, _ = F.coordinate_gradients(g, z, zhat, mask, state, normalize=True)
+    found, _, _ = coordinate_gradients(g, z, zhat, mask, state, normalize=True)
     expected, *_ = oracle.step(
         g, z, zhat, np.tile(mask, 2), exact, float(energy.mean()), **structure
     )
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-    other, _, _ = F.coordinate_gradients(g, z, zhat, mask, state)
+    other, _, _ = coordinate_gradients(g, z, zhat, mask, state)
     assert np.max(np.abs(other - found)) > 1e-3
 
 
@@ -163,8 +170,8 @@ def test_structure_options():
 @pytest.mark.parametrize("mode", ["released", "paper"])
 def test_the_sum_over_objectives_is_the_coordinated_total(mode):
     g, z, zhat, mask, state = case(3)
-    total, *_ = F.coordinate_gradients(g.sum(0), z, zhat, mask, state, mode=mode)
-    each, *_ = F.coordinate_gradients(g, z, zhat, mask, state, mode=mode, supervised=1)
+    total, *_ = coordinate_gradients(g.sum(0), z, zhat, mask, state, mode=mode)
+    each, *_ = coordinate_gradients(g, z, zhat, mask, state, mode=mode, supervised=1)
     np.testing.assert_allclose(each.sum(axis=0), total, rtol=1e-5, atol=2e-6)
 
 
@@ -172,9 +179,9 @@ def test_several_unsupervised_objectives():
     g, z, zhat, mask, state = case(4)
     g = np.concatenate([g, g[:1] * 2, g[1:] - g[:1]])  # K = 4
     options = {"mode": "unsupervised_only", "supervised": 1, "unsupervised": (3, 0)}
-    edited, *_ = F.coordinate_gradients(g, z, zhat, mask, state, **options)
+    edited, *_ = coordinate_gradients(g, z, zhat, mask, state, **options)
     pair = np.stack([g[1] + g[2], g[0] + g[3]])
-    expected, *_ = F.coordinate_gradients(
+    expected, *_ = coordinate_gradients(
         pair, z, zhat, mask, state, mode="unsupervised_only"
     )
     np.testing.assert_array_equal(edited[2], g[2])
@@ -187,15 +194,16 @@ def test_several_unsupervised_objectives():
 def test_alignment_is_the_gradient_of_its_loss(mode, views):
     g, z, zhat, mask, state = case(5)
     mask = mask if views == 2 else np.arange(2 * B) % 5 == 0
-    gradient = jax.grad(F.alignment_loss)(z, zhat, mask, 0.7, mode)
-    found, *_ = F.coordinate_gradients(
+    loss = functools.partial(F.alignment_loss, mode=mode)
+    gradient = jax.jit(jax.grad(loss))(z, zhat, mask)
+    found, *_ = coordinate_gradients(
         np.zeros_like(z), z, zhat, mask, state, eep_weight=0.0, mode=mode
     )
     # The loss squares, and its gradient halves again: two more roundings.
     np.testing.assert_allclose(gradient, found, rtol=5e-7)
     # So the two ways of adding it agree.
-    without, *_ = F.coordinate_gradients(g[0], z, None, mask, state, aga_weight=0)
-    whole, *_ = F.coordinate_gradients(g[0], z, zhat, mask, state, mode=mode)
+    without, *_ = coordinate_gradients(g[0], z, None, mask, state, aga_weight=0)
+    whole, *_ = coordinate_gradients(g[0], z, zhat, mask, state, mode=mode)
     np.testing.assert_allclose(without + gradient, whole, rtol=1e-5, atol=1e-6)
 
 
@@ -218,7 +226,7 @@ def test_no_gradient_to_state_or_reference():
         return jnp.sum(out * g[0]) + decided
 
     arguments = z, zhat, state.conceptor, state.labeled_reference, 0.5
-    to_z, *others = jax.grad(loss, argnums=range(5))(*arguments)
+    to_z, *others = jax.jit(jax.grad(loss, argnums=range(5)))(*arguments)
     chex.assert_trees_all_equal(others, jax.tree.map(jnp.zeros_like, others))
     # What was decided doesn't move the features either.
     expected = pulled_back(g[0], z, zhat, mask, state)[1]
@@ -228,21 +236,21 @@ def test_no_gradient_to_state_or_reference():
 
 def test_without_labeled_and_without_unlabeled_rows():
     g, z, zhat, _, state = case(8)
-    nothing, new, info = F.coordinate_gradients(
+    nothing, new, info = coordinate_gradients(
         g[0], z, zhat, np.zeros(2 * B, bool), state
     )
     assert new.labeled_reference == state.labeled_reference
     assert info.added_share == 0
     assert jnp.isfinite(nothing).all()
     assert float(F.alignment_loss(z, zhat, np.zeros(B, bool))) == 0.0
-    everything, new, info = F.coordinate_gradients(
+    everything, new, info = coordinate_gradients(
         g[0], z, zhat, np.ones(2 * B, bool), state
     )
     assert new.labeled_reference != state.labeled_reference
     assert not info.quantiles.any()
     assert info.removed_share == 0
     assert jnp.isfinite(everything).all()
-    zero, _, info = F.coordinate_gradients(
+    zero, _, info = coordinate_gradients(
         np.zeros_like(z), z, z, np.ones(B, bool), state
     )
     assert not zero.any()
@@ -253,16 +261,16 @@ def test_a_nan_feature_does_not_poison_the_reference():
     g, z, zhat, mask, state = case(9)
     z = z.copy()
     z[0, 0] = np.nan  # a labeled row
-    _, new, _ = F.coordinate_gradients(g[0], z, zhat, mask, state)
+    _, new, _ = coordinate_gradients(g[0], z, zhat, mask, state)
     assert new.labeled_reference == state.labeled_reference
 
 
 @hypothesis.given(st.integers(0, 2**16), st.floats(0, 1), st.floats(0, 8))
 @hypothesis.settings(max_examples=20)
 def test_capped_projection_never_turns_a_gradient(seed, cap, weight):
-    g, z, zhat, mask, state = case(seed)
-    edited, _, info = F.coordinate_gradients(
-        g[0], z, zhat, mask, state, aga_weight=0, eep_weight=weight, max_projection=cap
+    g, z, _, mask, state = case(seed)
+    edited, _, info = coordinate_gradients(
+        g[0], z, None, mask, state, aga_weight=0, eep_weight=weight, max_projection=cap
     )
     along = np.sum(np.asarray(edited) * g[0], axis=1)
     square = np.sum(g[0] ** 2, axis=1)
@@ -278,9 +286,9 @@ def test_capped_projection_never_turns_a_gradient(seed, cap, weight):
 def test_the_gradients_scale_does_not_matter(scale):
     g, z, zhat, mask, state = case(10)
     options = {"aga_weight": 0}
-    expected, _, info = F.coordinate_gradients(g, z, zhat, mask, state, **options)
+    expected, _, info = coordinate_gradients(g, z, zhat, mask, state, **options)
     scaled = g * np.float32(scale)
-    found, _, same = F.coordinate_gradients(scaled, z, zhat, mask, state, **options)
+    found, _, same = coordinate_gradients(scaled, z, zhat, mask, state, **options)
     np.testing.assert_allclose(
         found / np.float32(scale), expected, rtol=1e-5, atol=1e-6
     )
@@ -295,7 +303,7 @@ def test_the_gradients_scale_does_not_matter(scale):
 def test_under_vmap_jit_and_scan():
     g, z, zhat, mask, state = case(11)
     expected = pulled_back(g[0], z, zhat, mask, state)
-    found = jax.jit(pulled_back)(g[0], z, zhat, mask, state)
+    found = pulled_back.__wrapped__(g[0], z, zhat, mask, state)  # op by op
     chex.assert_trees_all_close(found, expected, rtol=2e-6, atol=2e-6)
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *[case(s)[:4] for s in (11, 12)])
     batched = jax.jit(jax.vmap(pulled_back, in_axes=(None, 0, 0, 0, None)))(
@@ -330,20 +338,20 @@ def test_half_precision_features(dtype):
     np.testing.assert_array_equal(out, z)
     assert new.labeled_reference.dtype == info.energies.dtype == jnp.float32
     wide = [x.astype(jnp.float32) for x in (half, z)]
-    expected, *_ = F.coordinate_gradients(*wide, zhat, mask, state)
+    expected, *_ = coordinate_gradients(*wide, zhat, mask, state)
     # Decided in float32 from the rounded features; rounded once, on the way out.
     np.testing.assert_array_equal(gradient, expected.astype(dtype))
 
 
 def test_the_state_survives_as_flat_arrays():
     g, z, zhat, mask, state = case(17)
-    _, state, _ = F.coordinate_gradients(g[0], z, zhat, mask, state)
+    _, state, _ = coordinate_gradients(g[0], z, zhat, mask, state)
     leaves, structure = jax.tree.flatten(state)
     saved = [np.asarray(leaf) for leaf in leaves]
     restored = jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in saved])
     chex.assert_trees_all_equal(
-        F.coordinate_gradients(g[0], z, zhat, mask, restored),
-        F.coordinate_gradients(g[0], z, zhat, mask, state),
+        coordinate_gradients(g[0], z, zhat, mask, restored),
+        coordinate_gradients(g[0], z, zhat, mask, state),
     )
 
 

@@ -1,0 +1,408 @@
+"""Elastic projection of parameter gradients, a soft PCGrad, for Optax."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from eagc_jax import blocks as blocks_lib
+from eagc_jax.blocks import GLOBAL, POOL, ByLeaf, Granularity, Layout
+from eagc_jax.objectives import (
+    AssessedUpdates,
+    check_num_objectives,
+    check_objective_axis,
+    check_same_names,
+    check_same_shapes,
+    compute_dtype,
+    concrete,
+    expand_to,
+    named_leaves,
+)
+
+_ENERGIES = ("running", "current", None)
+
+
+class ElasticProjectionState(NamedTuple):
+    """What was decided last, and the averages behind it."""
+
+    weights: ByLeaf  # by leaf: w in force, shape=(K, *block), float32; 0 if supervised.
+    energies: ByLeaf  # by leaf: e, shape=(K, *block), float32 in [0, 1]; 0 if unknown.
+    average: dict[
+        str, jax.Array
+    ]  # by group of blocks: biased average of the supervised
+    # objective's e, shape=(1, blocks), float32. Empty unless energy="running".
+    visits: dict[str, jax.Array]  # shape=(1, blocks), int32: steps that fed it.
+    direction: Any  # like params, at least float32: running mean of the supervised
+    # gradient; () unless energy="running".
+    count: jax.Array  # shape=(), int32: steps with finite gradients.
+
+
+class _Options(NamedTuple):
+    supervised: int
+    eep_weight: Any
+    max_projection: Any
+    only_conflict: bool
+    energy: str | None
+    direction_decay: Any
+    reference_decay: Any
+
+
+def elastic_projection(
+    num_objectives: int,
+    *,
+    supervised: int = 0,
+    eep_weight: jax.typing.ArrayLike = 0.5,
+    granularity: Granularity = "tensor",
+    only_conflict: bool = False,
+    energy: str | None = "running",
+    max_projection: jax.typing.ArrayLike | None = 1.0,
+    direction_decay: jax.typing.ArrayLike = 0.9,
+    reference_decay: jax.typing.ArrayLike = 0.95,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Takes a share of the supervised direction out of the other objectives' gradients.
+
+    The published coordinator (:func:`eagc_jax.features.coordinate`) at the parameters,
+    without a conceptor. Per block, with s the supervised objective and k any other:
+
+    .. math::
+
+      g_k &\leftarrow g_k - w_k \frac{\langle g_k, g_s \rangle}{\lVert g_s \rVert^2} g_s
+      \\ w_k &= \min(\lambda_p\,\mathrm{clip}(1 - e_k / \mu, 0, 1),\ w_{max}) \\
+      e_k &= \cos^2(g_k, d), \qquad \mu = \text{running mean of } e_s
+
+    There a feature's energy is its share in the subspace of labeled features, and
+    :math:`\mu` that of a labeled feature. Here the subspace is the supervised
+    objective's running direction d (of the steps before), a conceptor of rank one, and
+    :math:`\mu` the share that a supervised gradient itself has there: low where these
+    are noisy. So, as in the paper, what is foreign to the supervised subspace moves less
+    inside it, and what lies in it as much as the supervised gradient does is left alone:
+    it learns the same. The supervised gradient never changes. In the first step, and
+    where a block has had no supervised gradient, nothing is projected.
+
+    With ``energy=None`` the weight is :math:`\min(\lambda_p, w_{max})`; then
+    ``eep_weight=1, only_conflict=True`` is PCGrad's projection of all others against
+    the supervised gradient, one-sided and without its random order (A-GEM).
+
+    Put it first in the chain, before ``eagc()`` or an aggregator; leaves come and go as
+    ``(K, *shape)``. Two or three passes over the gradients; memory for
+    ``energy="running"``: one float32 copy of the parameters.
+
+    Args:
+      num_objectives: K, a Python int.
+      supervised: the objective s.
+      eep_weight: lambda_p >= 0.
+      granularity: what a block is: "global", "tensor", "channel" or a function, as in
+        :func:`eagc_jax.assess_energy`.
+      only_conflict: whether to project only where :math:`\langle g_k, g_s \rangle < 0`.
+      energy: "running", as above; "current", with d the supervised gradient of this
+        step, so that :math:`\mu = 1` and :math:`1 - e_k / \mu` is the squared sine of
+        the angle, and nothing is remembered; None for no energy.
+      max_projection: :math:`w_{max}`; above 1 the component changes its sign. None for
+        no cap.
+      direction_decay: decay of d in [0, 1).
+      reference_decay: decay of mu in [0, 1); averages are bias-corrected.
+
+    Returns:
+      A transformation from leaves ``(K, *shape)`` to the same. Where gradients are not
+      finite they pass as they are, and averages keep their values.
+
+    Raises:
+      ValueError: bad arguments (at once); updates without an objective axis or behind
+        ``assess_energy`` (when traced).
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> from eagc_jax import elastic_projection, sum_objectives
+      >>> project = elastic_projection(2, eep_weight=1.0, energy=None, only_conflict=True)
+      >>> tx = optax.chain(project, sum_objectives(), optax.sgd(1.0))
+      >>> params = {"w": jnp.zeros(2)}
+      >>> grads = {"w": jnp.array([[1.0, 0.0], [-3.0, 1.0]])}  # they conflict
+      >>> tx.update(grads, tx.init(params), params)[0]["w"]
+      Array([-1., -1.], dtype=float32)
+
+    References:
+      EAGC, CVPR 2026, arXiv 2604.14176, for EEP at features; Yu et al., *Gradient surgery
+      for multi-task learning*, 2020; Chaudhry et al., *Efficient lifelong learning with
+      A-GEM*, 2019.
+    """
+    number = check_num_objectives(num_objectives)
+    options = _Options(
+        supervised=supervised,
+        eep_weight=eep_weight,
+        max_projection=max_projection,
+        only_conflict=only_conflict,
+        energy=energy,
+        direction_decay=direction_decay,
+        reference_decay=reference_decay,
+    )
+    _check_options(options, number, granularity)
+    options = options._replace(supervised=supervised % number)
+
+    def init_fn(params):
+        return _initial_state(params, number, granularity, options)
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        if isinstance(updates, AssessedUpdates):
+            raise ValueError(
+                "elastic_projection got what assess_energy returns: put it before "
+                "assess_energy (or eagc), so that energies are those of what is applied."
+            )
+        if not jax.tree.leaves(updates):  # an empty group of optax.partition
+            return updates, state
+        check_objective_axis(updates, number, params)
+        leaves = named_leaves(updates)
+        layout = blocks_lib.layout_of_updates(granularity, leaves)
+        shown, kept = dict(layout.shown_spec()), blocks_lib.spec_of(state.weights)
+        check_same_names(shown, kept, "updates", "state")
+        check_same_shapes(shown, kept, number)
+        direction = named_leaves(state.direction)
+        if direction:
+            check_same_names(leaves, direction, "updates", "state")
+        found = _measure(leaves, direction, layout, options)
+        finite = jnp.stack([jnp.all(jnp.isfinite(x)) for x in found.square.values()])
+        advance = jnp.all(finite)
+        energies, mu, average, visits = _energies(found, state, advance, options)
+        weights = {
+            group: _weight(found.inner[group], energies[group], mu[group], options)
+            for group in energies
+        }
+        coefficients = {
+            group: _coefficient(weights[group], found, group, options)
+            for group in weights
+        }
+        by_leaf = _by_leaf(coefficients, layout)
+        projected = [
+            _project(leaf, by_leaf[name], found.units[name], options.supervised)
+            for name, leaf in leaves.items()
+        ]
+        shown = layout.show(weights).pool, layout.show(energies).pool
+        state = ElasticProjectionState(
+            weights=_kept(advance, shown[0], state.weights),
+            energies=_kept(advance, shown[1], state.energies),
+            average=average,
+            visits=visits,
+            direction=_track(updates, state.direction, advance, options),
+            count=jnp.where(advance, optax.safe_increment(state.count), state.count),
+        )
+        return jax.tree.unflatten(jax.tree.structure(updates), projected), state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+# ---------------------------------------------------------------------------
+# What is measured, by group of blocks
+# ---------------------------------------------------------------------------
+
+
+class _Found(NamedTuple):
+    """Means over blocks, of gradients in units of their largest entry."""
+
+    square: dict[str, jax.Array]  # <g_k, g_k>, (K, blocks).
+    inner: dict[str, jax.Array]  # <g_k, g_s>, (K, blocks).
+    along: dict[str, jax.Array]  # <g_k, d>, (K, blocks).
+    length: dict[str, jax.Array]  # <d, d>, (1, blocks).
+    units: dict[str, jax.Array]  # by leaf: (K,).
+
+
+def _measure(
+    leaves: dict[str, jax.Array],
+    direction: dict[str, jax.Array],
+    layout: Layout,
+    options: _Options,
+) -> _Found:
+    wide = {n: leaf.astype(compute_dtype(leaf.dtype)) for n, leaf in leaves.items()}
+    everything = layout.granularity == GLOBAL
+    units = _units(wide, everything)
+    scaled = {n: leaf / expand_to(units[n], leaf.ndim) for n, leaf in wide.items()}
+    own = {n: leaf[options.supervised][None] for n, leaf in scaled.items()}
+    if options.energy == "running":
+        along = {n: direction[n].astype(leaf.dtype)[None] for n, leaf in wide.items()}
+        lengths = _units(along, everything)
+        along = {n: d / expand_to(lengths[n], d.ndim) for n, d in along.items()}
+    else:
+        along = own
+
+    def collect(left, right):
+        means = {n: layout.means(n, _product(left[n], right[n])) for n in leaves}
+        groups = layout.gather({n: x.astype(jnp.float32) for n, x in means.items()})
+        if everything:  # all pooled, in the leaves' order
+            pooled = groups[POOL] * layout.sizes()
+            return {GLOBAL: jnp.sum(pooled, axis=1, keepdims=True)}
+        return groups
+
+    return _Found(
+        square=collect(scaled, scaled),
+        inner=collect(scaled, own),
+        along=collect(scaled, along),
+        length=collect(along, along),
+        units=units,
+    )
+
+
+def _units(leaves: dict[str, jax.Array], everything: bool) -> dict[str, jax.Array]:
+    """Each objective's largest entry, in the leaf or in all."""
+    largest = {
+        name: jnp.max(
+            jnp.abs(leaf), axis=tuple(range(1, leaf.ndim)), initial=0.0
+        ).astype(compute_dtype(leaf.real.dtype))
+        for name, leaf in leaves.items()
+    }
+    if everything:
+        overall = jnp.max(jnp.stack([x for x in largest.values()]), axis=0)
+        largest = dict.fromkeys(largest, overall)
+    return {name: jnp.where(x == 0, 1.0, x) for name, x in largest.items()}
+
+
+def _product(left: jax.Array, right: jax.Array) -> jax.Array:
+    """The real inner product's terms, also of complex numbers."""
+    return (left * jnp.conj(right)).real
+
+
+# ---------------------------------------------------------------------------
+# Energies, weights, coefficients
+# ---------------------------------------------------------------------------
+
+
+def _energies(
+    found: _Found, state: ElasticProjectionState, advance: jax.Array, options: _Options
+) -> tuple[dict, dict, dict, dict]:
+    """(energies (K, blocks), mu (1, blocks), average, visits), by group."""
+    energies, mu = {}, {}
+    average, visits = dict(state.average), dict(state.visits)
+    s = options.supervised
+    for group, square in found.square.items():
+        # Roots before the product: it stays in range where the squares' would not.
+        size = jnp.sqrt(square) * jnp.sqrt(found.length[group])
+        cosine = found.along[group] / jnp.where(size > 0, size, 1.0)
+        energies[group] = jnp.where(size > 0, jnp.minimum(cosine**2, 1.0), 0.0)
+        if options.energy != "running":
+            mu[group] = jnp.where(square[s : s + 1] > 0, 1.0, 0.0)
+            continue
+        seen = (size[s : s + 1] > 0) & advance
+        decay = jnp.asarray(options.reference_decay, jnp.float32)
+        new = decay * average[group] + (1 - decay) * energies[group][s : s + 1]
+        average[group] = jnp.where(seen, new, average[group])
+        visits[group] = visits[group] + seen.astype(jnp.int32)
+        correction = 1 - decay ** visits[group].astype(jnp.float32)
+        mu[group] = average[group] / jnp.where(visits[group] > 0, correction, 1.0)
+    return energies, mu, average, visits
+
+
+def _weight(
+    inner: jax.Array, energy: jax.Array, mu: jax.Array, options: _Options
+) -> jax.Array:
+    """``(K, blocks)``: w, 0 for the supervised objective."""
+    if options.energy is None:
+        outside = jnp.ones_like(energy)
+    else:
+        ratio = energy / jnp.where(mu > 0, mu, 1.0)
+        outside = jnp.where(mu > 0, jnp.clip(1 - ratio, 0.0, 1.0), 0.0)
+    weight = jnp.asarray(options.eep_weight, jnp.float32) * outside
+    if options.max_projection is not None:
+        weight = jnp.minimum(weight, jnp.asarray(options.max_projection, jnp.float32))
+    if options.only_conflict:
+        weight = jnp.where(inner < 0, weight, 0.0)
+    other = jnp.arange(inner.shape[0]) != options.supervised
+    return jnp.where(expand_to(other, inner.ndim), weight, 0.0)
+
+
+def _coefficient(
+    weight: jax.Array, found: _Found, group: str, options: _Options
+) -> jax.Array:
+    """How often the supervised gradient is taken off; 0 where it isn't finite."""
+    square = found.square[group][options.supervised][None]
+    share = found.inner[group] / jnp.where(square > 0, square, 1.0)
+    coefficient = jnp.where(weight > 0, weight * share, 0.0)
+    return jnp.where(jnp.isfinite(coefficient), coefficient, 0.0)
+
+
+def _by_leaf(groups: dict[str, jax.Array], layout: Layout) -> dict[str, jax.Array]:
+    if layout.granularity == GLOBAL:
+        return dict.fromkeys(layout.axes, groups[GLOBAL][:, 0])
+    return layout.scatter(groups)
+
+
+def _project(
+    leaf: jax.Array, coefficient: jax.Array, units: jax.Array, supervised: int
+) -> jax.Array:
+    wide = leaf.astype(compute_dtype(leaf.dtype))
+    own = wide[supervised][None] / units[supervised].astype(wide.dtype)
+    factor = expand_to(coefficient, leaf.ndim).astype(wide.dtype)
+    unit = expand_to(units, leaf.ndim).astype(wide.dtype)
+    # Where nothing is taken off the gradient stays as it is, to the last bit, whatever
+    # the supervised one is: 0 * NaN would not be 0.
+    off = jnp.where(factor != 0, factor * own * unit, 0.0)
+    return (wide - off).astype(leaf.dtype)
+
+
+# ---------------------------------------------------------------------------
+# State and arguments
+# ---------------------------------------------------------------------------
+
+
+def _initial_state(
+    params: Any, number: int, granularity: Granularity, options: _Options
+) -> ElasticProjectionState:
+    named = named_leaves(params)
+    layout = blocks_lib.layout_of_params(granularity, named)
+    running = options.energy == "running"
+    shown = layout.show(layout.zeros(named, number))
+    one = layout.zeros(named, 1) if running else {}
+    if running and granularity == GLOBAL:
+        one = {GLOBAL: one[POOL][:, :1]}
+    return ElasticProjectionState(
+        weights=shown,
+        energies=jax.tree.map(jnp.zeros_like, shown),
+        average=one,
+        visits={g: jnp.zeros_like(x, dtype=jnp.int32) for g, x in one.items()},
+        direction=jax.tree.map(
+            lambda p: jnp.zeros_like(p, dtype=compute_dtype(jnp.result_type(p))), params
+        )
+        if running
+        else (),
+        count=jnp.zeros((), jnp.int32),
+    )
+
+
+def _kept(advance: jax.Array, new: jax.Array, old: Any) -> Any:
+    return ByLeaf(jnp.where(advance, new, old.pool), old.spec)
+
+
+def _track(updates: Any, direction: Any, advance: jax.Array, options: _Options) -> Any:
+    if options.energy != "running":
+        return ()
+
+    def track(old, leaf):
+        decay = jnp.asarray(options.direction_decay).astype(old.real.dtype)
+        new = decay * old + (1 - decay) * leaf[options.supervised].astype(old.dtype)
+        return jnp.where(advance, new, old)
+
+    return jax.tree.map(track, direction, updates)
+
+
+def _check_options(options: _Options, number: int, granularity: Granularity) -> None:
+    blocks_lib.check_granularity(granularity)
+    if granularity == "element":
+        raise ValueError(
+            "granularity 'element' gives blocks of one entry, which have no direction to "
+            "project along; use 'global', 'tensor' or 'channel'."
+        )
+    if not -number <= options.supervised < number:
+        raise ValueError(
+            f"supervised is objective {options.supervised}, but there are {number}."
+        )
+    if options.energy not in _ENERGIES:
+        raise ValueError(f"energy must be one of {_ENERGIES}, got {options.energy!r}.")
+    for name in ("eep_weight", "max_projection"):
+        known = concrete(getattr(options, name))
+        if known is not None and not (known.shape == () and 0 <= known < np.inf):
+            raise ValueError(f"{name} must be a finite number >= 0, got {known}.")
+    for name in ("direction_decay", "reference_decay"):
+        known = concrete(getattr(options, name))
+        if known is not None and not 0 <= known < 1:
+            raise ValueError(f"{name} must lie in [0, 1), got {known}.")
