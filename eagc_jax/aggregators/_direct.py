@@ -1,0 +1,421 @@
+"""Aggregators that look at losses, or at the gradients themselves.
+
+Where a weighting of the Gram matrix goes through ``_base.from_weighting``, a method here
+is two functions: ``init(params)`` for its own state, and ``apply(step, state)``, which
+returns loss weights ``(K,)`` or a reduced tree, and its state. ``from_method`` adds what
+all of them share: checks, ``active_mask``, the non-finite policies, preference, length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from eagc_jax.aggregators._base import RESCALES
+from eagc_jax.energy import NONFINITE_POLICIES
+from eagc_jax.objectives import (
+    check_num_objectives,
+    check_objective_axis,
+    compute_dtype,
+    concrete,
+    expand_to,
+    reduce_objectives,
+    weighted_sum,
+)
+
+
+class DirectOptions(TypedDict, total=False):
+    """The options that these methods share."""
+
+    preference: Sequence[float] | jax.typing.ArrayLike | None
+    rescale: str
+    nonfinite: str
+
+
+class DirectState(NamedTuple):
+    """What a method applied last, and what it remembers."""
+
+    # shape=(K,), float32: the loss weights of the last step, or () for a method whose
+    # update isn't a weighted sum.
+    weights: Any
+    nonfinite_count: jax.Array  # shape=(K,), int32: steps with a NaN or an infinity.
+    count: jax.Array  # shape=(), int32: steps that were not skipped.
+    method: Any  # the method's own state, or ().
+
+
+class Step(NamedTuple):
+    """What a method sees of one step."""
+
+    updates: Any  # leaves (K, *shape) in their own dtype; zeros where not active.
+    active: jax.Array  # shape=(K,), bool: who takes part.
+    values: jax.Array  # shape=(K,), float32: losses, 1 where not active.
+    extra: dict[str, Any]  # further keyword arguments of ``update``.
+
+
+class Method(NamedTuple):
+    """A method and how its updates scale."""
+
+    name: str
+    convention: (
+        str  # "sum", "mean", "convex" or "unit", as in ``_weighting.Weighting``.
+    )
+    init: Callable[[Any], Any]  # params -> the method's own state.
+    # (step, own state) -> (weights (K,), or a reduced tree in float32; own state).
+    apply: Callable[[Step, Any], tuple[Any, Any]]
+    weighs: bool = True  # whether ``apply`` returns weights.
+    needs_values: bool = False
+
+
+def from_method(
+    num_objectives: int,
+    method: Method,
+    *,
+    preference: Sequence[float] | jax.typing.ArrayLike | None = None,
+    rescale: str = "native",
+    nonfinite: str = "propagate",
+) -> optax.GradientTransformationExtraArgs:
+    r"""An aggregator from a method on losses or full gradients.
+
+    Args:
+      num_objectives: K, a Python int.
+      method: the method.
+      preference: K numbers >= 0: objective k's gradient is multiplied by them, divided
+        by their mean over the active objectives. None for ones.
+      rescale: the length of the update: "native", "sum", "mean" (a constant factor; for
+        methods whose length isn't the gradients', the norm of the mean, times K for
+        "sum"), or "norm_of_mean" (that of the preference-weighted mean always).
+      nonfinite: an objective with a NaN or an infinity in its gradient or loss:
+        "propagate" (the update is NaN everywhere, the state stays), "skip_objective" (it
+        is left out of this step), "skip_update" (the update is 0, the state stays).
+
+    Returns:
+      A transformation from leaves ``(K, *shape)`` to ``(*shape)``, in the leaves' dtype;
+      its state is a :class:`DirectState`. ``update`` takes the keyword arguments
+      ``value``, the K losses, where the method needs them, and ``active_mask``, ``(K,)``
+      bool, False for objectives that this batch doesn't have.
+
+    Raises:
+      ValueError: bad arguments (at once); updates that don't fit (when traced).
+    """
+    number = check_num_objectives(num_objectives)
+    ratios = check_preference(preference, number)
+    _check_options(rescale, nonfinite)
+
+    def init_fn(params):
+        return DirectState(
+            weights=jnp.zeros((number,), jnp.float32) if method.weighs else (),
+            nonfinite_count=jnp.zeros((number,), jnp.int32),
+            count=jnp.zeros([], jnp.int32),
+            method=method.init(params),
+        )
+
+    def update_fn(
+        updates, state, params=None, *, active_mask=None, value=None, **extra_args
+    ):
+        check_objective_axis(updates, number, params)
+        if not jax.tree.leaves(updates):  # an empty group of optax.partition
+            return updates, state
+        values = jnp.zeros((number,), jnp.float32)
+        if method.needs_values:
+            values = required_values(value, number, method.name)
+        mask = check_mask(active_mask, number)
+        finite = finite_objectives(updates, values) | ~mask
+        active = mask & finite
+        factors = _normalised(ratios, active)
+        step = _masked(updates, values, active, extra_args)
+        if not method.weighs and preference is not None:
+            step = step._replace(updates=_multiplied(step.updates, factors))
+        result, own = method.apply(step, state.method)
+        weights = ()
+        if method.weighs:
+            weights = jnp.where(active, result * factors, 0.0).astype(jnp.float32)
+            result = reduced(step.updates, weights)
+        length = _length_factor(result, step, factors, method, rescale, preference)
+        if method.weighs and length is not None:
+            weights = weights * length
+        all_finite = jnp.all(finite)
+        enough = finite if nonfinite == "skip_objective" else all_finite
+        advance = jnp.any(mask & enough)
+        fill = jnp.where(all_finite | (nonfinite != "propagate"), 0.0, jnp.nan)
+
+        def emit(total, leaf):
+            total = total if length is None else total * length.astype(total.dtype)
+            fill_as = fill.astype(total.dtype)
+            return jnp.where(advance, total, fill_as).astype(leaf.dtype)
+
+        new = DirectState(weights, state.nonfinite_count, increment(state.count), own)
+        kept = select(advance, new, state)
+        missed = state.nonfinite_count + (~finite).astype(jnp.int32)
+        out = jax.tree.map(emit, result, updates)
+        return out, kept._replace(nonfinite_count=missed)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+# ---------------------------------------------------------------------------
+# Checks
+# ---------------------------------------------------------------------------
+
+
+def required_values(value: Any, number: int, name: str) -> jax.Array:
+    """The losses as ``(K,)`` float32.
+
+    Raises:
+      ValueError: there are none, or not K of them.
+    """
+    example = (
+        f"update(updates, state, params, value=losses), losses of shape ({number},)"
+    )
+    if value is None:
+        raise ValueError(f"{name} needs the losses: call {example}.")
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(value)]
+    if len(leaves) == 1 and leaves[0].shape == (number,):
+        return leaves[0].astype(jnp.float32)
+    if len(leaves) != number or any(leaf.shape != () for leaf in leaves):
+        raise ValueError(
+            f"value must hold one loss for each of the {number} objectives, an array of "
+            f"shape ({number},) or {number} scalars; got shapes "
+            f"{[leaf.shape for leaf in leaves]}. {name} needs the losses: call {example}."
+        )
+    return jnp.stack([leaf.astype(jnp.float32) for leaf in leaves])
+
+
+def check_mask(active_mask: Any, number: int) -> jax.Array:
+    """``active_mask`` as ``(K,)`` bool, all True for None."""
+    if active_mask is None:
+        return jnp.ones((number,), bool)
+    mask = jnp.asarray(active_mask)
+    if mask.shape != (number,):
+        raise ValueError(
+            f"active_mask must have one entry for each of the {number} objectives, got "
+            f"shape {mask.shape}."
+        )
+    return mask.astype(bool)
+
+
+def check_in(
+    name: str, value: Any, low: float, high: float, *, open_low: bool = False
+) -> None:
+    """Raises ValueError where known numbers are outside ``[low, high]``."""
+    known = concrete(value)
+    if known is None:
+        return
+    above = known > low if open_low else known >= low
+    if not np.all(above & (known <= high) & np.isfinite(known)):
+        bracket = "(" if open_low else "["
+        raise ValueError(f"{name} must be in {bracket}{low}, {high}], got {value!r}.")
+
+
+def check_decay(name: str, value: Any) -> None:
+    """Raises ValueError where a known decay is outside ``[0, 1)``."""
+    known = concrete(value)
+    if known is not None and not np.all((known >= 0) & (known < 1)):
+        raise ValueError(f"{name} must be in [0, 1), got {value!r}.")
+
+
+def check_vector(name: str, value: Any, number: int) -> jax.Array:
+    """A number, or K of them, as ``(K,)`` float32; raises ValueError otherwise."""
+    if np.shape(value) not in ((), (number,)):
+        raise ValueError(
+            f"{name} must be a number or one for each of the {number} objectives, got "
+            f"shape {np.shape(value)}."
+        )
+    known = concrete(value)
+    if known is not None and not np.all(np.isfinite(known)):
+        raise ValueError(f"{name} must be finite, got {value!r}.")
+    return jnp.broadcast_to(jnp.asarray(value, jnp.float32), (number,))
+
+
+def check_preference(preference: Any, number: int) -> jax.Array:
+    """K numbers >= 0 as ``(K,)`` float32, ones for None; raises ValueError if bad."""
+    if preference is None:
+        return jnp.ones((number,), jnp.float32)
+    ratios = check_vector("preference", preference, number)
+    known = concrete(preference)
+    if np.shape(preference) != (number,) or (
+        known is not None and not (np.all(known >= 0) and np.any(known > 0))
+    ):
+        raise ValueError(
+            f"preference must be {number} numbers >= 0, not all zero; got {preference!r}."
+        )
+    return ratios
+
+
+def _check_options(rescale: str, nonfinite: str) -> None:
+    if rescale not in RESCALES:
+        raise ValueError(f"rescale must be one of {RESCALES}, got {rescale!r}.")
+    if nonfinite not in NONFINITE_POLICIES:
+        raise ValueError(
+            f"nonfinite must be one of {NONFINITE_POLICIES}, got {nonfinite!r}."
+        )
+
+
+def check_real(updates: Any, name: str) -> None:
+    """Raises ValueError on complex leaves, whose entries have no sign or order."""
+    for leaf in jax.tree.leaves(updates):
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            raise ValueError(
+                f"{name} works entry by entry on real leaves, got complex."
+            )
+
+
+# ---------------------------------------------------------------------------
+# One step
+# ---------------------------------------------------------------------------
+
+
+def finite_objectives(updates: Any, values: jax.Array) -> jax.Array:
+    """``(K,)`` bool: no NaN and no infinity in the objective's gradient, or loss."""
+    leaves = jax.tree.leaves(updates)
+    finite = jnp.ones((leaves[0].shape[0],), bool)
+    for leaf in leaves:
+        found = jnp.isfinite(leaf)
+        finite = finite & jnp.all(found, axis=tuple(range(1, leaf.ndim)))
+    return finite & jnp.isfinite(values)
+
+
+def _masked(updates: Any, values: jax.Array, active: jax.Array, extra: dict) -> Step:
+    updates = jax.tree.map(
+        lambda x: jnp.where(expand_to(active, x.ndim), x, jnp.zeros((), x.dtype)),
+        updates,
+    )
+    return Step(updates, active, jnp.where(active, values, 1.0), extra)
+
+
+def _normalised(ratios: jax.Array, active: jax.Array) -> jax.Array:
+    """The preference over its mean among the active, ``(K,)``."""
+    kept = jnp.where(active, ratios, 0.0)
+    number = jnp.sum(active, dtype=jnp.int32).astype(jnp.float32)
+    total = jnp.sum(kept)
+    return kept * number / jnp.where(total > 0, total, 1.0)
+
+
+def _multiplied(updates: Any, factors: jax.Array) -> Any:
+    return jax.tree.map(
+        lambda x: widened(x) * expand_to(factors, x.ndim).astype(widened(x).dtype),
+        updates,
+    )
+
+
+def _length_factor(
+    result: Any,
+    step: Step,
+    factors: jax.Array,
+    method: Method,
+    rescale: str,
+    preference: Any,
+) -> jax.Array | None:
+    """What the update is multiplied by, or None for 1."""
+    number = jnp.maximum(jnp.sum(step.active, dtype=jnp.int32), 1).astype(jnp.float32)
+    own = "mean" if method.convention == "convex" else method.convention
+    if rescale in ("native", own):
+        return None
+    if rescale != "norm_of_mean" and own != "unit":
+        return number if rescale == "sum" else 1.0 / number
+    applied = method.weighs or preference is None  # else they are in the updates
+    mean = reduced(step.updates, (factors if applied else jnp.ones_like(factors)))
+    target, found = tree_norm(mean) / number, tree_norm(result)
+    target = target * number if rescale == "sum" else target
+    return jnp.where(found > 0, target / jnp.where(found > 0, found, 1.0), 1.0)
+
+
+# ---------------------------------------------------------------------------
+# Arithmetic that methods share
+# ---------------------------------------------------------------------------
+
+
+def reduced(updates: Any, weights: jax.Array) -> Any:
+    """``sum_k w_k g_k``, leaf by leaf, in float32 or wider."""
+    return jax.tree.map(lambda leaf: weighted_sum(leaf, weights), updates)
+
+
+def widened(leaf: jax.Array) -> jax.Array:
+    """The leaf in float32, or wider as it is."""
+    return leaf.astype(compute_dtype(leaf.dtype))
+
+
+def wide_zeros(params: Any, number: int | None = None) -> Any:
+    """Zeros like the parameters, or K times them, in float32 or wider."""
+
+    def zeros(p):
+        lead = () if number is None else (number,)
+        return jnp.zeros((*lead, *np.shape(p)), compute_dtype(jnp.result_type(p)))
+
+    return jax.tree.map(zeros, params)
+
+
+def per_objective(values: jax.Array, leaf: jax.Array) -> jax.Array:
+    """``(K,)`` values in the shape and dtype to multiply a ``(K, *shape)`` leaf."""
+    return expand_to(values, leaf.ndim).astype(leaf.dtype)
+
+
+def total(values: jax.Array) -> jax.Array:
+    """The sum over objectives of ``(K, *shape)``."""
+    return reduce_objectives(jnp.add, values)
+
+
+def tree_norm(tree: Any) -> jax.Array:
+    """The norm of a whole tree: of entries as small or large as the dtype holds."""
+    return row_norms(jax.tree.map(lambda leaf: leaf[None], tree))[0]
+
+
+def row_norms(updates: Any) -> jax.Array:
+    """Norms of K gradients, ``(K,)`` float32, of entries of any size."""
+    leaves = jax.tree.leaves(updates)
+    tops = [
+        jnp.max(jnp.abs(leaf), axis=tuple(range(1, leaf.ndim)), initial=0.0)
+        for leaf in leaves
+    ]
+    top = jnp.max(jnp.stack([t.astype(jnp.float32) for t in tops]), axis=0)
+    safe = jnp.where(top > 0, top, 1.0)
+    squares = jnp.zeros_like(top)
+    for leaf in leaves:
+        wide = widened(leaf)
+        wide = wide / per_objective(safe, wide)
+        square = jnp.sum(jnp.abs(wide) ** 2, axis=tuple(range(1, leaf.ndim)))
+        squares = squares + square.astype(jnp.float32)
+    return top * jnp.sqrt(squares)
+
+
+def ratio(
+    numerator: jax.Array, denominator: jax.Array, otherwise: float = 0.0
+) -> jax.Array:
+    """``numerator / denominator``, and ``otherwise`` where the denominator isn't > 0."""
+    positive = denominator > 0
+    return jnp.where(
+        positive, numerator / jnp.where(positive, denominator, 1), otherwise
+    )
+
+
+def masked_softmax(logits: jax.Array, active: jax.Array) -> jax.Array:
+    """Softmax over the active entries; zeros elsewhere, and where none is active."""
+    top = jnp.max(jnp.where(active, logits, -jnp.inf))
+    top = jnp.where(jnp.isfinite(top), top, 0.0)
+    odds = jnp.where(active, jnp.exp(jnp.where(active, logits, top) - top), 0.0)
+    return ratio(odds, jnp.sum(odds))
+
+
+def masked_mean(values: jax.Array, active: jax.Array) -> jax.Array:
+    """The mean over the active entries; 0 where none is."""
+    number = jnp.sum(active, dtype=jnp.int32).astype(values.dtype)
+    return ratio(jnp.sum(jnp.where(active, values, 0.0)), number)
+
+
+def scheduled(value: Any, count: jax.Array) -> Any:
+    """A number, or a schedule's at this count."""
+    return value(count) if callable(value) else value
+
+
+def increment(count: jax.Array) -> jax.Array:
+    """The next step's number; stays at the largest int32."""
+    return jnp.asarray(optax.safe_increment(count))
+
+
+def select(advance: jax.Array, new: Any, old: Any) -> Any:
+    """The new state where it may change, the old one elsewhere."""
+    return jax.tree.map(lambda n, o: jnp.where(advance, n, o), new, old)
