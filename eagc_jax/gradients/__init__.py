@@ -31,11 +31,39 @@ from eagc_jax.gradients._common import LossFunctions, Weighting
 from eagc_jax.gradients.at_feature import value_and_grads_at_feature
 from eagc_jax.gradients.by_batch import value_and_grads_by_batch
 from eagc_jax.gradients.exact import value_and_grads
+from eagc_jax.gradients.from_representation import value_and_grad_from_representation
+from eagc_jax.gradients.of_one import value_and_grad_of_one
+from eagc_jax.gradients.stale import (
+    StaleWeightsState,
+    init_stale_weights,
+    stale_weights,
+)
+from eagc_jax.gradients.tapped import (
+    per_example_two_phase,
+    tapped_grams,
+    tapped_two_phase,
+)
+from eagc_jax.gradients.taps import ExampleProbe, dense_gram, tap, tap_dense
+from eagc_jax.gradients.two_phase import two_phase, value_and_gram
 
 __all__ = [
+    "ExampleProbe",
     "LossFunctions",
+    "StaleWeightsState",
     "Weighting",
+    "dense_gram",
+    "init_stale_weights",
+    "per_example_two_phase",
+    "stale_weights",
+    "tap",
+    "tap_dense",
+    "tapped_grams",
+    "tapped_two_phase",
+    "two_phase",
+    "value_and_grad_from_representation",
+    "value_and_grad_of_one",
     "value_and_grads",
     "value_and_grads_at_feature",
     "value_and_grads_by_batch",
+    "value_and_gram",
 ]
