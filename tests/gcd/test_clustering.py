@@ -147,6 +147,17 @@ def test_the_result_is_a_fixed_point_that_keeps_the_labels(seed):
     np.testing.assert_allclose(found.inertia, chosen.sum(), rtol=1e-5)
 
 
+def test_no_tolerance_ends_a_run_with_an_empty_cluster():
+    rows, pinned, _ = problem(4)
+    unit = normalized(rows).astype(np.float32)
+    centres = unit[:CLUSTERS].copy()
+    centres[2:] = 9 + np.arange(3)[:, None]  # three clusters that nobody is near to
+    blocks = _lloyd._in_blocks(unit, pinned, CLUSTERS)
+    found = jax.jit(_lloyd._lloyd)(blocks, centres, 100, jnp.float32(1e9))
+    assert found.iterations >= 3  # one each
+    assert (found.found.counts > 0).all()
+
+
 def test_known_centres_start_at_their_class_means():
     rows, labels, mask = problem(1, num_known=CLUSTERS)
     unit = normalized(rows)

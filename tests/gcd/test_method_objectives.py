@@ -153,6 +153,14 @@ def test_certain_pairs_cost_nothing_and_wrong_ones_a_bounded_price():
     )
 
 
+def test_probabilities_rounded_above_one_stay_finite():
+    rows = jnp.array([[1.0 + 2e-6, 0.0], [0.0, 1.0]])
+    never, every = jnp.zeros((2, 2), bool), jnp.ones((2, 2), bool)
+    value, gradient = jax.value_and_grad(losses.pairwise_bce)(rows, rows, never, every)
+    assert jnp.isfinite(value)
+    assert jnp.isfinite(gradient).all()
+
+
 def test_masked_pairs_have_no_say():
     random = np.random.default_rng(0)
     first, second = (softmax(random.normal(size=(5, 3))) for _ in range(2))
