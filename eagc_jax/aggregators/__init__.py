@@ -8,14 +8,28 @@ gradients. ``_base.py`` says how to add one.
 from eagc_jax.aggregators._base import AggregateState, GramOptions, from_weighting
 from eagc_jax.aggregators._direct import DirectOptions, DirectState
 from eagc_jax.aggregators._weighting import Problem, Weighting
+from eagc_jax.aggregators.a_gem import a_gem
+from eagc_jax.aggregators.aligned_mtl import aligned_mtl
+from eagc_jax.aggregators.cagrad import cagrad
 from eagc_jax.aggregators.chebyshev import chebyshev
+from eagc_jax.aggregators.conflict_free import conflict_free
 from eagc_jax.aggregators.dualproj import dualproj
 from eagc_jax.aggregators.dwa import dwa
+from eagc_jax.aggregators.fairgrad import fairgrad
 from eagc_jax.aggregators.famo import famo
+from eagc_jax.aggregators.gem import gem
 from eagc_jax.aggregators.gradnorm import gradnorm
+from eagc_jax.aggregators.gradvac import gradvac
+from eagc_jax.aggregators.imtl_g import imtl_g
 from eagc_jax.aggregators.imtl_l import imtl_l
 from eagc_jax.aggregators.mean import mean
 from eagc_jax.aggregators.mgda import mgda
+from eagc_jax.aggregators.modo import modo
+from eagc_jax.aggregators.nash_mtl import nash_mtl
+from eagc_jax.aggregators.pcd import PcdState, pcd
+from eagc_jax.aggregators.pcgrad import pcgrad
+from eagc_jax.aggregators.random_weighting import random_weighting
+from eagc_jax.aggregators.sdmgrad import sdmgrad
 from eagc_jax.aggregators.smooth_chebyshev import smooth_chebyshev
 from eagc_jax.aggregators.uncertainty_weighting import uncertainty_weighting
 from eagc_jax.aggregators.upgrad import upgrad
@@ -25,17 +39,32 @@ __all__ = [
     "DirectOptions",
     "DirectState",
     "GramOptions",
+    "PcdState",
     "Problem",
     "Weighting",
+    "a_gem",
+    "aligned_mtl",
+    "cagrad",
     "chebyshev",
+    "conflict_free",
     "dualproj",
     "dwa",
+    "fairgrad",
     "famo",
     "from_weighting",
+    "gem",
     "gradnorm",
+    "gradvac",
+    "imtl_g",
     "imtl_l",
     "mean",
     "mgda",
+    "modo",
+    "nash_mtl",
+    "pcd",
+    "pcgrad",
+    "random_weighting",
+    "sdmgrad",
     "smooth_chebyshev",
     "uncertainty_weighting",
     "upgrad",

@@ -15,7 +15,7 @@ _HALVINGS = 12
 
 class _Newton(NamedTuple):
     w: jax.Array  # shape=(K,), > 0.
-    decrement: jax.Array  # shape=(): -step' gradient, the expected decrease times two.
+    change: jax.Array  # shape=(): the last step's largest change of an entry, relative.
     iterations: jax.Array  # shape=(), int32.
 
 
@@ -100,11 +100,15 @@ def fair(
         # Near the end the function is flat to rounding: the full step is then right.
         slack = 10 * eps * (1 + jnp.abs(here))
         enough = found <= here - 1e-4 * lengths * decrement + slack
-        moved = v + lengths[jnp.argmax(enough)] * step
-        return _Newton(moved, decrement, newton.iterations + 1)
+        step = lengths[jnp.argmax(enough)] * step
+        change = jnp.max(jnp.abs(step) / v)
+        return _Newton(v + step, change, newton.iterations + 1)
 
     def unfinished(newton):
-        return (newton.decrement > 10 * eps) & (newton.iterations < max_iterations)
+        # Entry by entry, since the small ones hardly show in the function's value. The
+        # error left by a step is about the square of the step.
+        small = newton.change <= (10 * eps) ** 0.5
+        return ~small & (newton.iterations < max_iterations)
 
     first = sides ** (1 / (1 + power))
     if start is not None:

@@ -1,0 +1,144 @@
+"""ConFIG: the update has the same angle to every gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from eagc_jax.aggregators._base import GramOptions, from_weighting
+from eagc_jax.aggregators._unit_rows import (
+    check_choice,
+    importance,
+    live_rows,
+    or_nan,
+    product,
+    rounding,
+)
+from eagc_jax.aggregators._weighting import Problem, problem_of, stateless, unscale
+from eagc_jax.gram import Gram
+
+LENGTHS = ("projection", "min", "max", "harmonic", "arithmetic", "geometric")
+
+
+def conflict_free(
+    num_objectives: int,
+    *,
+    length: str = "projection",
+    **options: Unpack[GramOptions],
+) -> optax.GradientTransformationExtraArgs:
+    r"""ConFIG: the direction with the same angle to every gradient.
+
+    With the unit gradients U and their cosines C, the direction is
+    :math:`b = U^+ 1 = U^\top C^+ 1`, and
+
+    .. math:: d = \Big( \sum_k \langle g_k, \hat b \rangle \Big) \hat b, \qquad
+        \hat b = b / \|b\|.
+
+    All of it comes from the K x K cosines: the pseudo-inverse of the K x N matrix, which
+    in float32 cuts off everything at some 1e7 parameters, is never formed. The inverse
+    is :math:`\lambda / (\lambda^2 + r^2)` on the eigenvalues of C, r = ten eps: no rank
+    is decided, and gradients that cancel give 0.
+
+    Guarantee: where the gradients are linearly independent all cosines with the update
+    are equal and positive, so it conflicts with none. The direction doesn't depend on
+    the norms; the update is linear under rescaling of the objectives. Weights may be
+    negative. Length: "sum" ("unit" for the other length models). Cost: one Gram pass,
+    one eigendecomposition of size K, one weighted sum.
+
+    Args:
+      num_objectives: K, a Python int.
+      length: "projection" as above; or :math:`\sum_k \langle u_k, \hat b \rangle` times
+        the smallest ("min"), largest ("max") or "harmonic", "arithmetic", "geometric"
+        mean norm.
+      **options: as in :func:`eagc_jax.aggregators.from_weighting`. With a preference the
+        cosines are in proportion to it: :math:`b = U^+ (K u)`.
+
+    Returns:
+      A transformation from leaves ``(K, *shape)`` to leaves ``(*shape)``.
+
+    Raises:
+      ValueError: bad arguments (at once); updates that don't fit (when traced).
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from eagc_jax.aggregators import conflict_free
+      >>> tx = conflict_free(2)
+      >>> grads = {"w": jnp.array([[3.0, 0.0], [0.0, 1.0]])}
+      >>> update, state = tx.update(grads, tx.init({"w": jnp.zeros(2)}))
+      >>> update["w"].round(4)
+      Array([2., 2.], dtype=float32)
+
+    References:
+      Liu, Chu and Thuerey, `ConFIG <https://arxiv.org/abs/2408.11104>`_, 2025, equations
+      2 and 3.
+    """
+    check_choice("length", length, LENGTHS)
+    return from_weighting(
+        num_objectives,
+        stateless("conflict_free", "sum", lambda problem: _solve(problem, length)),
+        **options,
+    )
+
+
+def conflict_free_weights(
+    gram: jax.typing.ArrayLike,
+    *,
+    length: str = "projection",
+    preference: Sequence[float] | jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """ConFIG's weights from a ``(K, K)`` Gram matrix: see :func:`conflict_free`."""
+    check_choice("length", length, LENGTHS)
+    return _solve(problem_of(gram, preference), length)
+
+
+def _solve(problem: Problem, length: str) -> jax.Array:
+    gram = problem.gram
+    aims = jnp.where(live_rows(gram), importance(problem), 0)
+    coefficients = _coefficients(gram.cosines, aims)
+    slopes = product(gram.cosines, coefficients)
+    squared = jnp.sum(coefficients * slopes)
+    size = jnp.sum(jnp.abs(coefficients))
+    # Unit vectors are known to rounding: less than that is no direction.
+    cancels = squared <= rounding(size.dtype) * size**2
+    norm = jnp.sqrt(jnp.where(cancels, 1, squared))
+    if length == "projection":
+        along = jnp.sum(gram.norms * slopes)
+    else:
+        along = jnp.sum(slopes) * _typical_norm(gram, length)
+    coefficients = jnp.where(cancels, 0, coefficients / norm * (along / norm))
+    return or_nan(unscale(coefficients, gram.norms), gram)
+
+
+def _coefficients(cosines: jax.Array, aims: jax.Array) -> jax.Array:
+    """``C^+ aims``; up to a factor where equal aims make it plain."""
+    if aims.shape[0] == 1:
+        return aims
+    values, vectors = jnp.linalg.eigh(cosines)
+    inverse = values / (values**2 + rounding(aims.dtype) ** 2)
+    solved = product(vectors, inverse * product(aims, vectors))
+    if aims.shape[0] == 2:  # (1, 1) / (1 + c): without rounding at every angle
+        solved = jnp.where(aims[0] == aims[1], aims, solved)
+    return solved
+
+
+def _typical_norm(gram: Gram, length: str) -> jax.Array:
+    live = live_rows(gram)
+    norms = jnp.where(live, gram.norms, 1)  # relative to the largest, so <= 1
+    count = jnp.maximum(jnp.sum(live, dtype=jnp.int32), 1).astype(norms.dtype)
+
+    def mean(values):
+        return jnp.sum(jnp.where(live, values, 0)) / count
+
+    if length == "min":
+        return jnp.min(norms)
+    if length == "max":
+        return jnp.max(norms)
+    if length == "harmonic":
+        return 1 / jnp.maximum(mean(1 / norms), 1)
+    if length == "geometric":
+        return jnp.exp(mean(jnp.log(norms)))
+    return mean(norms)

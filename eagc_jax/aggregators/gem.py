@@ -1,0 +1,158 @@
+"""GEM: learn from one objective without unlearning the others."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from eagc_jax.aggregators._base import GramOptions, from_weighting
+from eagc_jax.aggregators._unit_rows import live_rows, or_nan, product
+from eagc_jax.aggregators._weighting import Problem, Weighting, problem_of, unscale
+from eagc_jax.aggregators.modo import refuse_preference
+from eagc_jax.aggregators.sdmgrad import check_at_least
+from eagc_jax.objectives import concrete
+from eagc_jax.solvers import SolveInfo, nnqp
+
+
+def gem(
+    num_objectives: int,
+    *,
+    current: int = 0,
+    margin: float = 0.0,
+    **options: Unpack[GramOptions],
+) -> optax.GradientTransformationExtraArgs:
+    r"""Gradient episodic memory: the current gradient, off the cone that undoes others.
+
+    One objective c is learnt; the others, the memories m, are the losses on stored
+    examples of what was learnt before. Where no memory conflicts with :math:`g_c` the
+    update is :math:`g_c`. Else :math:`d = g_c + \sum_m v_m g_m` with
+
+    .. math:: v = \arg\min_{v \ge \text{margin}} \tfrac12 \|g_c + \textstyle\sum_m v_m
+        g_m\|^2,
+
+    for margin 0 the projection of :math:`g_c` on
+    :math:`\{d : \langle g_m, d \rangle \ge 0\}`.
+
+    Guarantee: conflicts with no memory; :math:`\langle g_c, d \rangle \ge 0` for margin
+    0. Length: "convex" (of the one gradient). Cost: one Gram pass, one problem of K
+    variables, one weighted sum. A memory that is empty yet has a gradient of zero, or is
+    left out by ``active_mask``.
+
+    Args:
+      num_objectives: K, a Python int: the current objective and its memories.
+      current: the index c. ``update(..., current=index)`` overrides it, also with an
+        index that is traced.
+      margin: >= 0, how much of each memory's gradient is added at least where there is
+        a conflict (``memory_strength`` in the authors' code, whose experiments use 0.5).
+      **options: as in :func:`eagc_jax.aggregators.from_weighting`. Preferences are
+        refused: memories are constraints.
+
+    Returns:
+      A transformation from leaves ``(K, *shape)`` to leaves ``(*shape)``.
+
+    Raises:
+      ValueError: bad arguments (at once); updates that don't fit (when traced).
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from eagc_jax.aggregators import gem
+      >>> tx = gem(2)
+      >>> grads = {"w": jnp.array([[1.0, 1.0], [-2.0, 0.0]])}
+      >>> update, state = tx.update(grads, tx.init({"w": jnp.zeros(2)}))
+      >>> update["w"].round(4), state.weights.round(4)
+      (Array([0., 1.], dtype=float32), Array([1. , 0.5], dtype=float32))
+
+    References:
+      Lopez-Paz and Ranzato, `Gradient Episodic Memory for Continual Learning
+      <https://arxiv.org/abs/1706.08840>`_, 2017, equation 11.
+    """
+    check_at_least("margin", margin)
+    check_index("current", current, num_objectives)
+    refuse_preference("gem", options)
+
+    def apply(problem, state):
+        weights, info = _solve(problem, problem.values, margin)
+        return weights, state, info
+
+    method = Weighting("gem", "convex", apply, needs_values=True)
+    return with_current(num_objectives, method, current, options)
+
+
+def gem_weights(
+    gram: jax.typing.ArrayLike,
+    *,
+    current: jax.typing.ArrayLike = 0,
+    margin: float = 0.0,
+) -> jax.Array:
+    """GEM's weights from a ``(K, K)`` Gram matrix: see :func:`gem`.
+
+    Args:
+      gram: ``(K, K)``, of the current objective and its memories.
+      current: the index of the current objective; may be traced.
+      margin: >= 0.
+
+    Returns:
+      ``(K,)``: 1 for the current objective, v for the memories.
+    """
+    check_at_least("margin", margin)
+    check_index("current", current, np.shape(gram)[0])
+    return _solve(problem_of(gram), jnp.asarray(current), margin)[0]
+
+
+def with_current(
+    num_objectives: int, method: Weighting, current: int, options: GramOptions
+) -> optax.GradientTransformationExtraArgs:
+    """An aggregator whose ``update`` takes ``current=``, as ``problem.values``."""
+    inner = from_weighting(num_objectives, method, **options)
+    default = current
+
+    def update_fn(updates, state, params=None, *, current=None, **extra_args):
+        extra_args.pop("value", None)
+        index = default if current is None else current
+        check_index("current", index, num_objectives)
+        return inner.update(
+            updates, state, params, value=jnp.asarray(index), **extra_args
+        )
+
+    return optax.GradientTransformationExtraArgs(inner.init, update_fn)
+
+
+def check_index(name: str, index: Any, number: int) -> None:
+    """Raises ValueError for what isn't the index of an objective."""
+    value = concrete(index)
+    if value is None:
+        return
+    if value.shape != () or value.dtype.kind not in "iu" or not 0 <= value < number:
+        raise ValueError(
+            f"{name} must be the index of one of the {number} objectives, 0 to "
+            f"{number - 1}; got {index!r}."
+        )
+
+
+def split_roles(problem: Problem, current: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``(K,)`` bool: the current objective; the memories that have a gradient."""
+    is_current = jnp.arange(problem.active.shape[0]) == current
+    return is_current, live_rows(problem.gram) & problem.active & ~is_current
+
+
+def _solve(
+    problem: Problem, current: jax.Array, margin: Any
+) -> tuple[jax.Array, SolveInfo]:
+    """In z = norms * v: z >= margin * norms, on the cosines of the memories."""
+    cosines, norms = problem.gram.cosines, problem.gram.norms
+    is_current, memory = split_roles(problem, current)
+    slopes = product(cosines, jnp.where(is_current, norms, 0))
+    conflict = jnp.any(memory & (slopes < 0))
+    both = memory[:, None] & memory[None, :]
+    among = jnp.where(both, cosines, jnp.eye(*both.shape, dtype=norms.dtype))
+    least = jnp.where(memory, margin * norms, 0)
+    target = jnp.where(memory & conflict, -(slopes + product(among, least)), -1)
+    more, info = nnqp(among, target)
+    added = jnp.where(memory & conflict, least + more, 0)
+    one = is_current.astype(norms.dtype)
+    weights = jnp.where(is_current, one, unscale(added, norms))
+    return or_nan(weights, problem.gram), info

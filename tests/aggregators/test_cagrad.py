@@ -1,0 +1,149 @@
+"""CAGrad: its problem in float64, its ball, its closed form, its edges."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eagc_jax import weightings
+from eagc_jax.aggregators import cagrad
+from eagc_jax.aggregators._unit_rows import product
+from eagc_jax.aggregators._weighting import problem_of
+from eagc_jax.aggregators.cagrad import (
+    _at_level,
+    _Ball,
+    _in_pair,
+    _solve,
+    _to_radius,
+)
+from tests.aggregators import gram_oracles as oracles
+from tests.aggregators import properties, samplers
+
+BATCH, SIZE = 12, 10
+EPS = properties.EPS
+
+
+@functools.cache
+def batched(c=0.4):
+    return jax.jit(jax.vmap(functools.partial(weightings.cagrad, c=c)))
+
+
+def value(matrices, direction):
+    """The smallest progress."""
+    return np.min(np.einsum("bkn,bn->bk", matrices, direction), axis=1)
+
+
+@pytest.mark.parametrize("number", [2, 3, 8])
+@pytest.mark.parametrize("c", [0.4, 0.9])
+def test_cagrad_reaches_the_best_smallest_progress(number, c):
+    rng = np.random.default_rng(number)
+    matrices = samplers.conflicting(rng, BATCH, number, SIZE)
+    found, direction = properties.solve(batched(c), matrices)
+    best = [oracles.cagrad(rows, c) for rows in matrices]
+    # The dual's value bounds every direction in the ball; SLSQP's is above its minimum.
+    scale = np.linalg.norm(matrices, axis=2).max(axis=1)
+    size = properties.size_of(found, matrices)[:, 0] * scale
+    gap = np.array([dual for _, dual in best]) - value(matrices, direction)
+    # 50 eps for the level's tolerance and the sums; SLSQP itself stops at about 1e-7.
+    assert np.all(gap <= (50 * EPS + 1e-7) * size)
+    expected = np.stack([update for update, _ in best])
+    off = np.linalg.norm(direction - expected, axis=1)
+    # The optimum is flat to second order across the ball: the root of both errors.
+    assert np.all(off <= 3e-3 * properties.size_of(found, matrices)[:, 0])
+
+
+@pytest.mark.parametrize("number", [2, 3, 8])
+def test_cagrad_is_on_its_ball(number):
+    rng = np.random.default_rng(number)
+    matrices = samplers.imbalanced(rng, BATCH, number, SIZE, 1e4)
+    found, direction = properties.solve(batched(), matrices)
+    mean = matrices.mean(axis=1)
+    away = np.linalg.norm(direction - mean, axis=1)
+    radius = 0.4 * np.linalg.norm(mean, axis=1)
+    size = properties.size_of(found, matrices)[:, 0]
+    assert np.all(np.abs(away - radius) <= 50 * EPS * size)
+
+
+def test_the_pair_agrees_with_the_search():
+    """A third objective that never binds: the search then has the pair's problem."""
+    rng = np.random.default_rng(0)
+    pair = samplers.conflicting(rng, BATCH, 2, SIZE)
+
+    def both(gram):
+        parts = problem_of(gram).gram
+        mean = 0.5 * parts.norms
+        slopes = product(parts.cosines, mean)
+        length = jnp.sqrt(mean @ slopes)
+        ball = _Ball(parts, slopes, length, 0.4 * length)
+        return _to_radius(_in_pair(ball), ball), _to_radius(_at_level(ball)[0], ball)
+
+    gram = jnp.asarray(samplers.gram_of(pair), jnp.float32)
+    closed, searched = jax.jit(jax.vmap(both))(gram)
+    np.testing.assert_allclose(closed, searched, atol=2e-4)
+
+
+def test_the_search_takes_few_steps():
+    rng = np.random.default_rng(1)
+    matrices = samplers.imbalanced(rng, 64, 8, SIZE, 1e4)
+
+    gram = jnp.asarray(samplers.gram_of(matrices), jnp.float32)
+    solve = jax.jit(jax.vmap(lambda g: _solve(problem_of(g), 0.4, "none")[1]))
+    info = solve(gram)
+    assert np.median(info.iterations) <= 8
+    assert np.max(info.residual) <= 1e-4
+
+
+def test_radius_zero_is_the_mean():
+    matrices = samplers.conflicting(np.random.default_rng(2), BATCH, 3, SIZE)
+    found, _ = properties.solve(batched(0.0), matrices)
+    np.testing.assert_allclose(found, 1 / 3, rtol=1e-6)
+
+
+def test_a_large_ball_finds_the_direction_of_mgda():
+    matrices = samplers.not_stationary(np.random.default_rng(3), BATCH, 3, SIZE)
+    _, direction = properties.solve(batched(1e4), matrices)
+    least = jax.jit(jax.vmap(weightings.mgda))
+    _, expected = properties.solve(least, matrices)
+    # g_0 is 1e-4 of the update; a cosine's error is the square of the angle.
+    cosine = properties.cosines(direction[:, None], expected)
+    np.testing.assert_allclose(cosine, 1, atol=1e-6)
+
+
+def test_opposed_of_unequal_length():
+    """On a line: the ball [0.3, 0.7] around 0.5, and the best is its smallest."""
+    for rows in ([[2.0], [-1.0]], [[2.0], [-1.0], [2.0]]):
+        rows = np.asarray(rows)
+        mean = rows.mean()
+        found = jax.jit(weightings.cagrad)(jnp.asarray(rows @ rows.T, jnp.float32))
+        np.testing.assert_allclose(found @ rows, [0.6 * mean], rtol=1e-5)
+
+
+def test_shrink_is_a_factor():
+    gram = jnp.array([[1.0, -0.5], [-0.5, 2.0]])
+    solve = jax.jit(weightings.cagrad, static_argnames="shrink")
+    plain = solve(gram, c=0.5)
+    np.testing.assert_allclose(solve(gram, c=0.5, shrink="linear"), plain / 1.5)
+    np.testing.assert_allclose(
+        solve(gram, c=0.5, shrink="quadratic"), plain / 1.25, rtol=1e-6
+    )
+
+
+def test_cagrad_is_free_of_scale():
+    tx = cagrad(3)
+    rows = jnp.array([[1.0, 0.0, 0.5], [-0.8, 0.6, 0.0], [0.3, 0.9, 0.3]])
+    state = tx.init({"w": jnp.zeros(3)})
+    update = jax.jit(lambda factor: tx.update({"w": factor * rows}, state)[0]["w"])
+    plain = np.asarray(update(1.0))
+    for factor in (2.0**-50, 2.0**50):
+        np.testing.assert_allclose(update(factor) / factor, plain, rtol=4 * EPS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"c": -0.1}, "c must be a finite number"), ({"shrink": "1"}, "shrink must be")],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        cagrad(2, **options)
