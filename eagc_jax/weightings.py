@@ -21,7 +21,8 @@ from eagc_jax.aggregators.nash_mtl import nash_mtl_weights as nash_mtl
 from eagc_jax.aggregators.pcd import pcd_weights as pcd
 from eagc_jax.aggregators.pcgrad import pcgrad_weights as pcgrad
 from eagc_jax.aggregators.random_weighting import (
-from eagc_jax.aggregators.random_weighting import random_weighting_weights as random_weighting
+    random_weighting_weights as random_weighting,
+)
 from eagc_jax.aggregators.sdmgrad import sdmgrad_weights as sdmgrad
 from eagc_jax.aggregators.upgrad import upgrad_weights as upgrad
 

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from eagc_jax.aggregators._base import GramOptions, from_weighting
-from eagc_jax.aggregators._unit_rows import importance, live_rows, or_nan
+from eagc_jax.aggregators._unit_rows import importance, live_rows, or_nan, product
 from eagc_jax.aggregators._weighting import Problem, problem_of, stateless, unscale
 from eagc_jax.objectives import concrete
 from eagc_jax.solvers import SolveInfo, fair
@@ -33,7 +33,7 @@ def fairgrad(
     alone.
 
     Guarantee: conflicts with no objective, :math:`\langle g_k, d \rangle > 0`, unless
-    the gradients are Pareto stationary; then the update is 0 to rounding. Length:
+    the gradients are Pareto stationary to rounding; then the weights are 0. Length:
     "unit", of degree :math:`(1 - \alpha) / (1 + \alpha)` in the gradients; so ``rescale``
     is "norm_of_mean" here unless it is given, which makes it shrink with the gradients.
     Cost: one Gram pass, some ten Cholesky factorisations of size K, one weighted sum.
@@ -115,7 +115,11 @@ def _solve(problem: Problem, alpha: float) -> tuple[jax.Array, SolveInfo]:
     norms = jnp.where(part, gram.norms, 1)
     right = jnp.where(part, shares, 1) * norms ** (power - 1)
     found, info = fair(cosines, alpha, right=right)
-    weights = unscale(jnp.where(part, found, 0), gram.norms)
+    progress = product(cosines, found)
+    # At a Pareto stationary point the solution is at infinity, and what fair returns is
+    # made by its ridge: large weights that cancel, of a length that has no meaning.
+    solved = jnp.all(progress > 0.5 * right * found**-power)
+    weights = unscale(jnp.where(part & solved, found, 0), gram.norms)
     scale = jnp.where(gram.scale > 0, gram.scale, 1)
     weights = weights * scale ** (-2 / (1 + power))
     return or_nan(weights, gram), info

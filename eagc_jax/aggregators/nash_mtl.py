@@ -27,7 +27,7 @@ def nash_mtl(
     of IMTL-G.
 
     Guarantee: conflicts with no objective, :math:`\langle g_k, d \rangle = 1 / w_k > 0`,
-    unless the gradients are Pareto stationary; then the update is 0 to rounding.
+    unless the gradients are Pareto stationary to rounding; then the weights are 0.
     Direction and native length don't change when one objective is rescaled. Length:
     "unit", :math:`\|d\|^2` is the number of gradients that aren't zero; so ``rescale``
     is "norm_of_mean" here unless it is given, which makes it shrink with the gradients.

@@ -267,9 +267,15 @@ def test_opposed_of_unequal_length_is_zero():
     gram = jnp.array([[4.0, -2.0], [-2.0, 1.0]])
     np.testing.assert_allclose(jitted("imtl_g")(gram), [1 / 3, 2 / 3], rtol=1e-6)
     np.testing.assert_array_equal(jitted("conflict_free")(gram), [0.0, 0.0])
-    nash = jitted("nash_mtl")(gram)
-    # Both weights are large, about 1 / sqrt(ten eps), and cancel to rounding.
-    assert abs(2 * nash[0] - nash[1]) <= 1e-3 * nash[1]
+    np.testing.assert_array_equal(jitted("nash_mtl")(gram), [0.0, 0.0])
+
+
+def test_nash_and_fairgrad_stop_at_a_stationary_point():
+    """The true weights are infinite there: no length of what is left has a meaning."""
+    matrices = samplers.strongly_stationary(np.random.default_rng(1), BATCH, 3, SIZE)
+    for weights in (batched("nash_mtl"), batched("fairgrad", ("alpha", 2.0))):
+        found, _ = properties.solve(weights, matrices)
+        np.testing.assert_array_equal(found, 0.0)
 
 
 def test_imtl_falls_back_where_weights_would_explode():
