@@ -5,6 +5,7 @@ about a hundred roundings.
 """
 
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -554,3 +555,10 @@ def test_wrong_use_is_named():
         tap(w, jnp.zeros((3, 2)))
     with raises("layers", "3.0"):
         tapped_grams(two, {"a": 3.0})
+
+
+def test_the_code_of_the_page_runs():
+    page = Path(__file__).parents[1] / "docs" / "gradients.md"
+    code = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    assert len(code) == 3
+    exec("\n".join(code), {})

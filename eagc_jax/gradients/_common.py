@@ -94,14 +94,6 @@ def weights_of(weighting: Weighting, gram: jax.Array) -> jax.Array:
     return jax.lax.stop_gradient(weights.astype(gram.dtype))
 
 
-def gram_of(updates: Any) -> jax.Array:
-    """Inner products of K trees stacked along axis 0: ``(K, K)``, float32 or wider."""
-    total: Any = 0.0
-    for leaf in jax.tree.leaves(updates):
-        total = total + inner_products(leaf, leaf)
-    return total
-
-
 def inner_products(left: jax.Array, right: jax.Array) -> jax.Array:
     """``(K, *shape)`` and ``(L, *shape)`` to ``(K, L)``, at the highest precision."""
     axes = tuple(range(1, left.ndim))

@@ -12,12 +12,12 @@ from eagc_jax.gradients._common import (
     LossFunctions,
     Weighting,
     check_differentiable,
-    gram_of,
     like,
     named_functions,
     scalar,
     weights_of,
 )
+from eagc_jax.gram import gram_matrix
 from eagc_jax.objectives import stack_objectives, weighted_sum
 
 
@@ -90,7 +90,7 @@ def value_and_grad_from_representation(
             for loss in checked
         ]
         at_z = stack_objectives([gradient for _, (_, gradient) in pairs])
-        weights = weights_of(weighting, gram_of(at_z))
+        weights = weights_of(weighting, gram_matrix(at_z))
         combined = jax.tree.map(
             lambda leaf: weighted_sum(leaf, weights).astype(leaf.dtype), at_z
         )

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from eagc_jax.gradients._common import (
     Weighting,
-    gram_of,
     in_the_form_of,
     of_chosen_arguments,
     pull_back_vector,
     weights_of,
 )
+from eagc_jax.gram import gram_matrix
 
 GRAMS = ("columns", "batched")
 
@@ -150,7 +150,7 @@ def _check_gram(gram: Any) -> None:
 def _gram(vector: jax.Array, pullback: Callable, gram: str) -> jax.Array:
     eye = jnp.zeros_like(vector) + jnp.eye(vector.size, dtype=vector.dtype)
     if gram == "batched":
-        return gram_of(jax.vmap(pullback)(eye))
+        return gram_matrix(jax.vmap(pullback)(eye))
     # The transpose of J^T, not a second linearization: code with a backward pass of its
     # own (custom_vjp) has no forward mode, but its backward pass is linear.
     push_forward = jax.linear_transpose(pullback, vector)
