@@ -7,6 +7,8 @@ batches and views, for the same number of steps.
 import dataclasses
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from eagc_jax import aggregators, eagc
@@ -42,11 +44,19 @@ def _gated(**arguments) -> Build:
 
 
 def _aggregated(name: str) -> Build:
-    """An aggregator on the weighted gradients, as long as their sum would be."""
+    """An aggregator of the gradients of the weighted losses."""
 
     def build(weights):
-        factory = getattr(aggregators, name)
-        return factory(2, preference=weights, rescale="sum")
+        def weighted(updates, params):
+            del params
+            scale = jnp.array(weights)
+            return jax.tree.map(
+                lambda leaf: leaf * scale.reshape(-1, *[1] * (leaf.ndim - 1)), updates
+            )
+
+        # As long as the weighted sum would be, where nothing conflicts.
+        aggregator = getattr(aggregators, name)(2, rescale="sum")
+        return optax.chain(optax.stateless(weighted), aggregator)
 
     return build
 

@@ -1,6 +1,15 @@
 """Methods of category discovery behind one small interface."""
 
 from eagc_jax.gcd.methods.base import Batch, Method
+from eagc_jax.gcd.methods.rankstats import RankStats
 from eagc_jax.gcd.methods.simgcd import SimGCD
+from eagc_jax.gcd.methods.vanilla import VanillaGCD
 
-__all__ = ["Batch", "Method", "SimGCD"]
+# By the name that flags take; a further method is one more entry.
+METHODS: dict[str, type] = {
+    "simgcd": SimGCD,
+    "rankstats": RankStats,
+    "gcd": VanillaGCD,
+}
+
+__all__ = ["METHODS", "Batch", "Method", "RankStats", "SimGCD", "VanillaGCD"]

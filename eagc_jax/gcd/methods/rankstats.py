@@ -1,0 +1,104 @@
+"""RankStats: pairs of images with the same strongest channels belong together."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from flax import nnx
+
+from eagc_jax.gcd import losses
+from eagc_jax.gcd.methods.base import Batch, check
+from eagc_jax.gcd.models import CosineClassifier
+
+
+@dataclasses.dataclass(frozen=True)
+class RankStats:
+    """AutoNovel's objectives, adapted: one cosine classifier over all classes.
+
+    The supervised objective is cross-entropy on labeled rows; the unsupervised one asks
+    pairs of unlabeled rows to agree or not, as rank statistics of their features say,
+    and both views to be predicted alike. See `losses.rankstats_objectives` for what is
+    left out. It predicts the classifier's largest logit.
+
+    The consistency's settings are the published ones for CIFAR-10, the ramp-up as the
+    same share of a run of 40 epochs.
+
+    Raises:
+      ValueError: a number is out of its range; the message names the field.
+
+    Examples:
+      >>> RankStats().objective_weights
+      (1.0, 1.0)
+
+    References:
+      Han et al., "Automatically Discovering and Learning New Visual Categories with
+      Ranking Statistics", ICLR 2020; Vaze et al., "Generalized Category Discovery",
+      CVPR 2022, for the adaptation (RankStats+).
+    """
+
+    supervised_weight: float = 1.0
+    unsupervised_weight: float = 1.0
+    consistency_weight: float = 5.0  # after the ramp-up
+    rampup_epochs: int = 10
+    temperature: float = 0.1  # that divides the cosines
+    top_k: int = 5  # channels whose set is compared
+    by: Literal["value", "magnitude"] = "value"
+
+    def __post_init__(self):
+        for name in ("supervised_weight", "unsupervised_weight", "consistency_weight"):
+            check(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
+        check("temperature", self.temperature, "positive", self.temperature > 0)
+        check(
+            "rampup_epochs", self.rampup_epochs, "at least 0", self.rampup_epochs >= 0
+        )
+        check("top_k", self.top_k, "at least 1", self.top_k >= 1)
+
+    @property
+    def name(self) -> str:
+        """As tables and flags spell it."""
+        return "rankstats"
+
+    @property
+    def objective_names(self) -> tuple[str, str]:
+        """Of the two objectives."""
+        return ("supervised", "unsupervised")
+
+    @property
+    def objective_weights(self) -> tuple[float, float]:
+        """Loss weights of the two objectives."""
+        return (self.supervised_weight, self.unsupervised_weight)
+
+    def build_head(
+        self, inputs: int, num_classes: int, *, rngs: nnx.Rngs
+    ) -> CosineClassifier:
+        """The cosine classifier."""
+        return CosineClassifier(inputs, num_classes, rngs=rngs)
+
+    def objectives(
+        self, head: Any, features: jax.Array, batch: Batch
+    ) -> tuple[jax.Array, jax.Array]:
+        """The supervised and the unsupervised objective, before weighting."""
+        ramped = losses.sigmoid_rampup(batch.epoch, self.rampup_epochs)
+        return losses.rankstats_objectives(
+            head(features),
+            features,
+            batch.labels,
+            batch.labeled_mask,
+            consistency_weight=self.consistency_weight * ramped,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            by=self.by,
+        )
+
+    def predict(
+        self,
+        head: Any,
+        features: jax.Array,
+        labels: np.ndarray,
+        num_classes: int,
+        seed: int,
+    ) -> np.ndarray:
+        """The class of the largest logit."""
+        del labels, num_classes, seed
+        return np.asarray(head(features).argmax(axis=1))

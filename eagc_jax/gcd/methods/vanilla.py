@@ -1,0 +1,104 @@
+"""Vanilla GCD: contrastive features, then semi-supervised k-means."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from eagc_jax.gcd import losses
+from eagc_jax.gcd.clustering import semi_supervised_kmeans
+from eagc_jax.gcd.methods.base import Batch, check
+from eagc_jax.gcd.models import Projector
+
+
+@dataclasses.dataclass(frozen=True)
+class VanillaGCD:
+    """SupCon on labeled rows, InfoNCE on all; clusters instead of a classifier.
+
+    It predicts by semi-supervised k-means on the backbone's features of length 1 of all
+    images, labeled ones fixed to their class; the head takes no part in that.
+
+    The projector is SimGCD's, sized for a small backbone; the published one goes on, to
+    65,536 normalised outputs.
+
+    Raises:
+      ValueError: a number is out of its range; the message names the field.
+
+    Examples:
+      >>> VanillaGCD().objective_weights
+      (0.35, 0.65)
+
+    References:
+      Vaze et al., "Generalized Category Discovery", CVPR 2022.
+    """
+
+    supervised_weight: float = 0.35  # loss weight; the unsupervised one is 1 minus it
+    supervised_temperature: float = 0.07  # of SupCon
+    unsupervised_temperature: float = 1.0  # of InfoNCE
+    head_hidden: int = 256  # units of the projector's hidden layers
+    head_projection: int = 64  # features of the projection
+    restarts: int = 10  # of k-means
+    max_iterations: int = 200
+
+    def __post_init__(self):
+        for name in ("supervised_temperature", "unsupervised_temperature"):
+            check(name, getattr(self, name), "positive", getattr(self, name) > 0)
+        for name in ("head_hidden", "head_projection", "restarts", "max_iterations"):
+            check(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
+        weight = self.supervised_weight
+        check("supervised_weight", weight, "in [0, 1]", 0 <= weight <= 1)
+
+    @property
+    def name(self) -> str:
+        """As tables and flags spell it."""
+        return "gcd"
+
+    @property
+    def objective_names(self) -> tuple[str, str]:
+        """Of the two objectives."""
+        return ("supervised", "unsupervised")
+
+    @property
+    def objective_weights(self) -> tuple[float, float]:
+        """Loss weights of the two objectives."""
+        return (self.supervised_weight, 1 - self.supervised_weight)
+
+    def build_head(self, inputs: int, num_classes: int, *, rngs: nnx.Rngs) -> Projector:
+        """The projector; the number of classes plays no part."""
+        del num_classes
+        return Projector(inputs, self.head_hidden, self.head_projection, rngs=rngs)
+
+    def objectives(
+        self, head: Any, features: jax.Array, batch: Batch
+    ) -> tuple[jax.Array, jax.Array]:
+        """The supervised and the unsupervised objective, before weighting."""
+        return losses.vanilla_gcd_objectives(
+            head(features),
+            batch.labels,
+            batch.labeled_mask,
+            supervised_temperature=self.supervised_temperature,
+            unsupervised_temperature=self.unsupervised_temperature,
+        )
+
+    def predict(
+        self,
+        head: Any,
+        features: jax.Array,
+        labels: np.ndarray,
+        num_classes: int,
+        seed: int,
+    ) -> np.ndarray:
+        """Clusters of semi-supervised k-means."""
+        del head
+        found = semi_supervised_kmeans(
+            jax.random.key(seed),
+            features,
+            num_classes,
+            labels,
+            labels >= 0,
+            restarts=self.restarts,
+            max_iterations=self.max_iterations,
+        )
+        return np.asarray(found.assignments)
