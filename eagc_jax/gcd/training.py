@@ -161,6 +161,7 @@ class TrainingRun:
             jnp.asarray(split.images),
             jnp.asarray(split.training_labels),
             jnp.asarray(split.labeled_mask),
+            jnp.int32(split.num_known),
             None if pool is None else pool.tokens,
         )
         # The prefix never changes: its tokens of the evaluated images neither.
@@ -312,6 +313,7 @@ class _Data(NamedTuple):
     images: jax.Array
     labels: jax.Array
     labeled_mask: jax.Array
+    num_known: jax.Array
     pool: jax.Array | None  # (N, V, T, width)
 
 
@@ -382,7 +384,7 @@ def _coordinator_of(
 def _run_epoch(recipe, graphdef, carry, key, epoch, reference, arrays):
     """All steps of one epoch; returns the new carry and the traces of all steps."""
     config = recipe.config
-    frozen, images, labels, labeled_mask, pool = arrays
+    frozen, images, labels, labeled_mask, num_known, pool = arrays
     draw_key, view_key = jax.random.split(key)
     shape = (recipe.steps, config.batch_size)
     indices = data.sample_indices(draw_key, labeled_mask, shape)
@@ -401,7 +403,7 @@ def _run_epoch(recipe, graphdef, carry, key, epoch, reference, arrays):
             tokens = rebuild(params).tokens(seen)
         else:
             tokens = views.draw(key, pool, chosen)
-        batch = Batch(labels[chosen], labeled_mask[chosen], epoch)
+        batch = Batch(labels[chosen], labeled_mask[chosen], epoch, num_known)
         coordination = None
         if recipe.coordination is not None:
             strength = _strength(recipe.coordination, epoch)

@@ -200,10 +200,13 @@ def rankstats_objectives(
     top_k: int = 5,
     by: Literal["value", "magnitude"] = "value",
     pair_labeled: bool = False,
+    num_known: ArrayLike | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     r"""RankStats' supervised and unsupervised objective with one classifier.
 
-    - Supervised: `labeled_cross_entropy` of both views over all classes.
+    - Supervised: `labeled_cross_entropy` of both views, over the known classes where
+      their number is given. Over all classes it would push every novel class's logit
+      down on every labeled row, with nothing to push it up again.
     - Unsupervised: `pairwise_bce(p, q, t, pairs) + consistency_weight consistency(p, q)`
       with p and q the two views' softmax over all classes, known and novel, and t the
       `rank_statistics` of the first view's features. A row's pair with its own other
@@ -225,6 +228,8 @@ def rankstats_objectives(
       top_k: channels that the rank statistics compare.
       by: what these are ranked by, see `rank_statistics`.
       pair_labeled: count pairs of a labeled and an unlabeled row too.
+      num_known: how many of the classes, the first ones, are known; may be traced. None
+        for a cross-entropy over all classes.
 
     Returns:
       Two scalars; the supervised one is zero without labeled rows, the pairs' part of
@@ -256,7 +261,7 @@ def rankstats_objectives(
             f"{len(features)}"
         )
     supervised = labeled_cross_entropy(
-        logits, labels, labeled_mask, temperature=temperature
+        _known_only(logits, num_known), labels, labeled_mask, temperature=temperature
     )
     unlabeled = ~jnp.asarray(labeled_mask)
     if pair_labeled:
@@ -270,6 +275,13 @@ def rankstats_objectives(
     return supervised, pairwise_bce(
         first, second, same, counted
     ) + consistency_weight * consistency(first, second)
+
+
+def _known_only(logits: jax.Array, num_known: ArrayLike | None) -> jax.Array:
+    if num_known is None:
+        return logits
+    # Finite, so that no product with it is NaN; exp() of it is 0.
+    return jnp.where(jnp.arange(logits.shape[1]) < num_known, logits, -1e9)
 
 
 def _rows(name: str, values: ArrayLike) -> jax.Array:

@@ -14,6 +14,7 @@ class Batch(NamedTuple):
     labels: jax.Array  # (B,) int32, -1 on unlabeled images
     labeled_mask: jax.Array  # (B,) bool
     epoch: jax.Array  # scalar, 0 in the first epoch; schedules read it
+    num_known: jax.Array | int | None = None  # classes 0..num_known-1 are known
 
 
 class Method(Protocol):

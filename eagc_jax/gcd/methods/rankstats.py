@@ -89,6 +89,7 @@ class RankStats:
             temperature=self.temperature,
             top_k=self.top_k,
             by=self.by,
+            num_known=batch.num_known,
         )
 
     def predict(
