@@ -68,12 +68,14 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def write_json(path: Path | None, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes the rows, whole or not at all."""
+def write_json(
+    path: Path | None, rows: Sequence[Mapping[str, Any]] | Mapping[str, Any]
+) -> None:
+    """Writes rows, or one object, whole or not at all."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(list(rows), indent=2) + "\n")
+    temporary.write_text(json.dumps(rows, indent=2) + "\n")
     temporary.replace(path)
     print(f"wrote {path}")

@@ -48,6 +48,7 @@ class Coordination(NamedTuple):
     reference: Any  # the reference model's trained blocks, like params["backbone"]
     state: features.CoordinatorState
     strength: jax.Array  # scalar in [0, 1] that multiplies what is done
+    features: jax.Array | None = None  # the reference model's, where at hand: (2B, D)
 
 
 class Problem(NamedTuple):
@@ -118,7 +119,9 @@ def gradients(
         scale = 1.0
         if not problem.summed:
             scale = problem.method.objective_weights[SUPERVISED]
-        reference = jax.lax.stop_gradient(features_of(coordination.reference))
+        reference = coordination.features
+        if reference is None:  # the frozen prefix is shared: the trained blocks alone
+            reference = jax.lax.stop_gradient(features_of(coordination.reference))
         of_z, state, info = _coordinate(of_z, z, reference, batch, coordination, scale)
         seen |= {
             "labeled_reference": state.labeled_reference,
@@ -181,7 +184,7 @@ def layer_names(params: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _coordinate(of_z, z, reference, batch, coordination, scale):
-    settings, _, state, strength = coordination
+    settings, _, state, strength, _ = coordination
     changed, state, info = features.coordinate_gradients(
         of_z,
         z,
