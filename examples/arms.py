@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax import aggregators, eagc
+from eagc_jax import aggregators, eagc, elastic_projection, sum_objectives
 from eagc_jax.gcd.config import FeatureCoordination
 
 Build = Callable[[tuple[float, ...]], optax.GradientTransformation]
@@ -31,6 +31,7 @@ class Arm:
     warm: bool = True  # starts from the reference model, else from the backbone
     coordination: FeatureCoordination | None = None
     aggregator: Build | None = None  # None: the weighted sum
+    decay: bool = False  # the coordination's strength falls to 0 over the run
     extra_head: bool = False  # Linear and ReLU in front of both heads
     head_rate: float = 1.0
 
@@ -60,6 +61,19 @@ def _aggregated(name: str) -> Build:
 
     return build
 
+
+def _elastic(weights):
+    return optax.chain(elastic_projection(2, eep_weight=1.0), sum_objectives(weights))
+
+
+# A conceptor that sees directions in which the labeled features differ, at an aperture
+# that suits rows of length 1.
+CENTRED = {
+    "mode": "unsupervised_only",
+    "center": True,
+    "normalize": True,
+    "aperture": 10.0,
+}
 
 ARMS: dict[str, Arm] = {
     "plain": Arm("SimGCD as it is", warm=False),
@@ -102,4 +116,26 @@ ARMS: dict[str, Arm] = {
     ),
     "pcgrad": Arm("PCGrad", aggregator=_aggregated("pcgrad")),
     "upgrad": Arm("UPGrad", aggregator=_aggregated("upgrad")),
+    # Our own variants, to find out what the published parts lack.
+    "AGA, cold": Arm(
+        "alignment to the pretrained backbone, no warm start",
+        warm=False,
+        coordination=_feature(aga_weight=AGA),
+    ),
+    "AGA, decayed": Arm(
+        "alignment that falls to 0 over the run",
+        coordination=_feature(aga_weight=AGA),
+        decay=True,
+    ),
+    "EEP, centred": Arm(
+        "projection at 1, conceptor of centred features of length 1",
+        coordination=_feature(eep_weight=1.0, **CENTRED),
+    ),
+    "EEP, refreshed": Arm(
+        "the same, of the student's features, anew after every tenth of the run",
+        coordination=_feature(eep_weight=1.0, refresh_epochs=1, **CENTRED),
+    ),
+    "elastic": Arm(
+        "elastic projection of the parameters' gradients", aggregator=_elastic
+    ),
 }

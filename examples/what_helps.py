@@ -66,7 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     console = Console(width=120)
     arms = {name: ARMS[name] for name in options.arms}
-    table = tables.RunTable(options.output)
+    runs = tables.read_runs(options.output, console.print)
+    done = tables.finished(runs)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     for dataset in options.datasets:
         try:
@@ -75,19 +76,30 @@ def main(arguments: list[str] | None = None) -> int:
             console.print(f"{dataset}: {error}", style="red", markup=False)
             return 2
         for seed in seeds:
-            missing = [arm for arm in arms if (dataset, arm, seed) not in table.done]
+            missing = [arm for arm in arms if (dataset, arm, seed) not in done]
             if not missing:
                 continue
             start = prepare(dataset, split, seed, options, console)
             for name in missing:
                 row = measure(dataset, start, name, arms[name], seed, options.epochs)
-                table.append(row)
+                tables.append_run(options.output, row)
+                runs.append(row)
                 console.print(
                     f"{dataset}, seed {seed}, {name}: All {row.all:.3f}, Old "
                     f"{row.old:.3f}, New {row.new:.3f}",
                     highlight=False,
                 )
-    console.print(tables.markdown(table.rows, control=CONTROL, arms=tuple(arms)))
+    shown = [
+        run
+        for dataset in options.datasets
+        for arm in arms
+        for run in runs
+        if (run.dataset, run.arm) == (dataset, arm) and run.seed in seeds
+    ]
+    summaries = tables.summarize(shown, CONTROL)
+    print(tables.to_text(summaries, CONTROL))
+    if options.markdown:
+        options.markdown.write_text(tables.to_markdown(summaries, CONTROL))
     return 0
 
 
@@ -103,6 +115,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="instead of the data set's own")
     parser.add_argument("--data", type=Path, help="folder with the data sets' files")
     parser.add_argument("--output", type=Path, default=Path("runs/what_helps.csv"))
+    parser.add_argument("--markdown", type=Path, help="write the tables here, too")
     parser.add_argument("--cache", type=Path, default=Path("runs/backbones"))
     return parser.parse_args(arguments)
 
@@ -149,7 +162,7 @@ def prepare(
 
 def measure(
     dataset: str, start: Start, name: str, arm: Arm, seed: int, epochs: int | None
-) -> tables.Row:
+) -> tables.FinishedRun:
     """One run from its start to its last epoch."""
     run = arm_run(dataset, start, name, arm, seed, epochs)
     for _ in run:
@@ -157,7 +170,7 @@ def measure(
     accuracy = run.evaluation.accuracy
     # Of the run: GDC is the mean over its measured steps. The median leaves the first
     # epoch's compilation out.
-    return tables.Row(
+    return tables.FinishedRun(
         dataset=dataset,
         arm=name,
         seed=seed,
@@ -187,13 +200,19 @@ def arm_run(
     aggregator = None
     if arm.aggregator is not None:
         aggregator = aggregator_of(arm.aggregator, method.objective_weights)
+    coordination = arm.coordination
+    if coordination is not None:
+        changes = {"refresh_epochs": coordination.refresh_epochs and -(-number // 10)}
+        if arm.decay:
+            changes["decay_epochs"] = number
+        coordination = dataclasses.replace(coordination, **changes)
     return TrainingRun(
         config,
         start.split,
         start.reference if arm.warm else start.backbone,
         aggregator,
         method=method,
-        coordination=arm.coordination,
+        coordination=coordination,
         reference=start.reference if arm.warm else None,
         pool=start.pool,
         name=name,
