@@ -1,0 +1,349 @@
+"""GCond: pairwise conflicts resolved by angle, with an arbitrator, then momentum."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, Unpack
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from eagc_jax import blocks as blocks_lib
+from eagc_jax.aggregators import _direct
+from eagc_jax.aggregators._direct import DirectOptions
+from eagc_jax.blocks import GLOBAL
+from eagc_jax.gram import cross_gram, gram_blocks
+from eagc_jax.objectives import named_leaves
+
+# A cosine this far below the threshold is a conflict. After a full projection it is 0 to
+# rounding: without the margin the same pair would be found again.
+_MARGIN = 1e-6
+
+
+class GcondState(NamedTuple):
+    """What the arbitrator goes by, and the momentum."""
+
+    previous: Any  # leaves (K, *shape): last resolved gradients, of norm 1.
+    norm_average: jax.Array  # shape=(K,), float32: running mean of the norms.
+    visits: jax.Array  # shape=(K,), int32: steps in which the objective took part.
+    history: jax.Array  # shape=(window,), int32: the last winners; -1 for none.
+    momentum: Any  # like params, float32: running mean of the update.
+    weights: jax.Array  # shape=(K,), float32: of the last step, before the momentum.
+    conflicts: jax.Array  # shape=(), int32: projections made in the last step.
+    count: jax.Array  # shape=(), int32: steps.
+
+
+class Rules(NamedTuple):
+    """Constants of the resolution."""
+
+    thresholds: tuple[float, float, float]  # critical <= main <= weak.
+    power: float
+    score_weights: tuple[float, float]  # of stability and of strength.
+
+
+def gcond(
+    num_objectives: int,
+    *,
+    thresholds: tuple[float, float, float] = (-0.8, -0.5, 0.0),
+    power: float = 2.0,
+    momentum: float = 0.85,
+    norm_decay: float = 0.95,
+    score_weights: tuple[float, float] = (0.8, 0.2),
+    window: int = 3,
+    max_projections: int | None = None,
+    relative: bool = True,
+    memory_dtype: Any = None,
+    **options: Unpack[DirectOptions],
+) -> optax.GradientTransformationExtraArgs:
+    r"""Gradient conductor: projects conflicting pairs, the worst first, by their angle.
+
+    At most 2K times, take the pair with the smallest cosine c among the gradients as
+    they now are; stop where :math:`c\ge t_{weak}`. An arbitrator names a winner w and a
+    loser l, and both are projected at once,
+
+    .. math::
+      g_w \leftarrow g_w - s_w\frac{\langle g_w,g_l\rangle}{\|g_l\|^2}g_l, \quad
+      g_l \leftarrow g_l - s_l\frac{\langle g_w,g_l\rangle}{\|g_w\|^2}g_w, \quad
+      s_w=\sin\alpha,\ s_l=\sin\min(\alpha,\tfrac\pi2),
+
+    with :math:`\alpha` from 0 at :math:`t_{weak}` linearly to :math:`\pi/2` at
+    :math:`t_{main}`, on with the given power to :math:`\pi` at :math:`t_{crit}`: mild
+    conflicts are halved between the two, strong ones are the loser's. Then
+    :math:`d=\sum_kg_k` and :math:`m\leftarrow\beta m+(1-\beta)d`; the update is m less
+    its bias. An objective's score is 0.8 times its stability, the cosine with its own
+    last resolved gradient or 0, plus 0.2 times its share of the pair's strength, norm
+    over running norm. The higher score wins, but whoever has won the last ``window``
+    conflicts loses (as in the authors' code; their README says the opposite).
+
+    All of this happens in K x K matrices. ``relative=False`` keeps two constants of the
+    published code that depend on the gradients' scale: pairs with a norm below 1e-4 are
+    ignored, and running norms start at 1. Else a norm counts as none below 1e-5 of the
+    largest, and running norms start at the first norm. Accumulation, the method's first
+    phase, is :func:`eagc_jax.aggregators.accumulate_objectives` around this and the
+    optimizer; its masks give the "stochastic" mode.
+
+    Guarantee: without conflict the sum; none against conflict. Length: "sum". Cost: two
+    Gram passes, two weighted sums. Memory: K + 1 copies of the parameters.
+
+    Args:
+      num_objectives: K, a Python int.
+      thresholds: :math:`(t_{crit}, t_{main}, t_{weak})`, increasing, in [-1, 1].
+      power: > 0.
+      momentum: :math:`\beta` in [0, 1); 0 for none.
+      norm_decay: of the running norms, in [0, 1).
+      score_weights: of stability and strength, >= 0.
+      window: wins in a row after which an objective loses, >= 0; 0 for never.
+      max_projections: None for 2K.
+      relative: whether constants are relative to the gradients' scale.
+      memory_dtype: of the last resolved gradients; None for float32 (the leaves' own
+        where wider), jnp.bfloat16 as published.
+      **options: ``preference`` (the method's loss weights), ``rescale``, ``nonfinite``,
+        as in :func:`eagc_jax.aggregators.dwa`; gradients are multiplied by the
+        preference first.
+
+    Returns:
+      A transformation from leaves ``(K, *shape)`` to ``(*shape)``. State:
+      :class:`DirectState`, ``method`` a ``GcondState``.
+
+    Raises:
+      ValueError: bad arguments (at once); updates that don't fit (when traced).
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from eagc_jax.aggregators import gcond
+      >>> tx = gcond(2)
+      >>> grads = {"w": jnp.array([[1.0, 1.0], [-1.0, 0.0]])}  # cosine -0.71
+      >>> update, state = tx.update(grads, tx.init({"w": jnp.zeros(2)}))
+      >>> update["w"].round(1), int(state.method.conflicts)
+      (Array([-0.2,  1.5], dtype=float32), 1)
+
+    References:
+      Alves Limarenko et al., `GCond <https://arxiv.org/abs/2509.07252>`_, 2025, and the
+      authors' code.
+    """
+    number = _direct.check_num_objectives(num_objectives)
+    rules = Rules(thresholds, power, score_weights)
+    _check(rules, window, max_projections)
+    _direct.check_decay("momentum", momentum)
+    _direct.check_decay("norm_decay", norm_decay)
+    rounds = 2 * number if max_projections is None else max_projections
+
+    def init(params):
+        zeros = _direct.wide_zeros(params, number)
+        if memory_dtype is not None:
+            zeros = jax.tree.map(lambda x: x.astype(memory_dtype), zeros)
+        counts = jnp.zeros((number,), jnp.int32)
+        start = jnp.zeros((number,), jnp.float32)
+        return GcondState(
+            previous=zeros,
+            norm_average=start if relative else start + 1.0,
+            visits=counts,
+            history=jnp.full((window,), -1, jnp.int32),
+            momentum=_direct.wide_zeros(params),
+            weights=start,
+            conflicts=jnp.zeros([], jnp.int32),
+            count=jnp.zeros([], jnp.int32),
+        )
+
+    def apply(step, state):
+        _direct.check_real(step.updates, "gcond")
+        gram = _gram(step)
+        norms = gram.norms * gram.scale
+        average = norm_decay * state.norm_average + (1 - norm_decay) * norms
+        if relative:
+            average = jnp.where(state.visits == 0, norms, average)
+        else:
+            average = jnp.maximum(average, 1e-8)
+        average = jnp.where(step.active, average, state.norm_average)
+        floor = 1e-10 if relative else 1e-8 / gram.scale**2
+        history, mixing, conflicts = resolve(
+            gram.matrix,
+            _along_previous(step.updates, state.previous, gram.scale),
+            _direct.ratio(average, gram.scale),
+            state.history,
+            rules,
+            rounds,
+            floor,
+        )
+        weights = jnp.sum(mixing, axis=0)
+        d = _direct.reduced(step.updates, weights)
+        count = _direct.increment(state.count)
+        moved = jax.tree.map(
+            lambda m, x: momentum * m + (1 - momentum) * x, state.momentum, d
+        )
+        correction = 1 - momentum ** count.astype(jnp.float32)
+        new = GcondState(
+            previous=_resolved(step, state.previous, mixing, gram),
+            norm_average=average,
+            visits=state.visits + step.active.astype(jnp.int32),
+            history=history,
+            momentum=moved,
+            weights=weights,
+            conflicts=conflicts,
+            count=count,
+        )
+        return jax.tree.map(lambda m: m / correction.astype(m.dtype), moved), new
+
+    method = _direct.Method("gcond", "sum", init, apply, weighs=False)
+    return _direct.from_method(num_objectives, method, **options)
+
+
+# ---------------------------------------------------------------------------
+# The resolution, in K x K matrices
+# ---------------------------------------------------------------------------
+
+
+def resolve(
+    gram: jax.Array,
+    along: jax.Array,
+    average: jax.Array,
+    history: jax.Array,
+    rules: Rules,
+    rounds: int,
+    floor: Any,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Projects pairs until none conflicts, or ``rounds`` times.
+
+    Args:
+      gram: ``(K, K)``.
+      along: ``(K, K)``, products of gradient i with k's last resolved one, of norm 1.
+      average: ``(K,)``, running norms in the unit of the Gram matrix's roots.
+      history: ``(window,)`` int32, the last winners.
+      rules: the constants.
+      rounds: at most this many projections.
+      floor: a squared norm below which a gradient is in no conflict.
+
+    Returns:
+      The history; the ``(K, K)`` matrix that mixes gradients into resolved ones; the
+      number of projections.
+    """
+    number = gram.shape[0]
+    pairs = jnp.triu(jnp.ones((number, number), bool), 1)
+
+    def body(_, carry):
+        history, mixing, conflicts = carry
+        now = _product(_product(mixing, gram), mixing.T)
+        squares = jnp.maximum(jnp.diagonal(now), 0.0)
+        roots = jnp.sqrt(squares)
+        size = roots[:, None] * roots[None, :]
+        usable = (squares >= floor) & (squares > 0)
+        usable = pairs & usable[:, None] & usable[None, :]
+        cosines = jnp.where(usable, now / jnp.where(size > 0, size, 1.0), jnp.inf)
+        place = jnp.argmin(cosines)
+        i, j = place // number, place % number
+        cosine = jnp.clip(cosines[i, j], -1.0, 1.0)
+        conflict = cosines[i, j] < rules.thresholds[2] - _MARGIN
+        stability = _direct.ratio(jnp.diagonal(_product(mixing, along)), roots)
+        strength = _direct.ratio(roots, average)
+        i_wins = _i_wins(i, j, stability, strength, history, rules)
+        winner, loser = jnp.where(i_wins, i, j), jnp.where(i_wins, j, i)
+        moved = _projected(mixing, now, winner, loser, _angle(cosine, rules))
+        record = jnp.roll(history, -1)
+        record = record.at[-1].set(winner) if history.shape[0] else history
+        return (
+            jnp.where(conflict, record, history),
+            jnp.where(conflict, moved, mixing),
+            conflicts + conflict.astype(jnp.int32),
+        )
+
+    start = (history, jnp.eye(number, dtype=gram.dtype), jnp.zeros([], jnp.int32))
+    if number == 1:
+        return start
+    return jax.lax.fori_loop(0, rounds, body, start)
+
+
+def _angle(cosine: jax.Array, rules: Rules) -> jax.Array:
+    """The angle whose sines say how much of a conflict is taken from whom."""
+    critical, main, weak = rules.thresholds
+    half = math.pi / 2
+    mild = half * (1 - (cosine - main) / max(weak - main, 1e-8))
+    share = (cosine - main) / min(critical - main, -1e-8)
+    strong = half + half * jnp.clip(share, 0.0, 1.0) ** rules.power
+    angle = jnp.where(cosine >= main, jnp.clip(mild, 0.0, half), strong)
+    return jnp.where(cosine <= critical, math.pi, angle)
+
+
+def _i_wins(i, j, stability, strength, history, rules: Rules) -> jax.Array:
+    """The arbitrator: who won every recorded conflict loses; else the higher score."""
+    for_stability, for_strength = rules.score_weights
+    steady = for_stability * jnp.maximum(stability, 0.0)
+    both = strength[i] + strength[j]
+    score = steady + for_strength * _direct.ratio(strength, both)
+    by_score = score[i] >= score[j]
+    if not history.shape[0]:
+        return by_score
+    i_dominates, j_dominates = jnp.all(history == i), jnp.all(history == j)
+    return jnp.where(i_dominates, False, jnp.where(j_dominates, True, by_score))
+
+
+def _projected(mixing, now, winner, loser, angle) -> jax.Array:
+    inner = now[winner, loser]
+    for_winner = jnp.sin(angle) * _direct.ratio(inner, now[loser, loser])
+    half = jnp.minimum(angle, math.pi / 2)
+    for_loser = jnp.sin(half) * _direct.ratio(inner, now[winner, winner])
+    moved = mixing.at[winner].add(-for_winner * mixing[loser])
+    return moved.at[loser].add(-for_loser * mixing[winner])
+
+
+# ---------------------------------------------------------------------------
+# Gradients
+# ---------------------------------------------------------------------------
+
+
+def _gram(step: _direct.Step) -> Any:
+    leaves = named_leaves(step.updates)
+    layout = blocks_lib.layout_of_updates(GLOBAL, leaves)
+    parts, _ = gram_blocks(leaves, layout, step.active)
+    return jax.tree.map(lambda x: x[0], parts)
+
+
+def _along_previous(updates: Any, previous: Any, scale: jax.Array) -> jax.Array:
+    wide = jax.tree.map(
+        lambda p, u: p.astype(_direct.widened(u).dtype), previous, updates
+    )
+    safe = jnp.where(scale > 0, scale, 1.0)
+    return cross_gram(updates, wide) / safe
+
+
+def _resolved(step: _direct.Step, previous: Any, mixing: jax.Array, gram: Any) -> Any:
+    """This step's resolved gradients over their norms; the old ones of the absent."""
+    squares = jnp.diagonal(_product(_product(mixing, gram.matrix), mixing.T))
+    norms = jnp.sqrt(jnp.maximum(squares, 0.0)) * gram.scale
+    rows = _direct.ratio(mixing, jnp.broadcast_to(norms[:, None], mixing.shape))
+
+    def mix(old, leaf):
+        wide = _direct.widened(leaf)
+        found = [_direct.total(wide * _direct.per_objective(row, wide)) for row in rows]
+        keep = _direct.per_objective(step.active.astype(jnp.float32), wide) > 0
+        return jnp.where(keep, jnp.stack(found), old).astype(old.dtype)
+
+    return jax.tree.map(mix, previous, step.updates)
+
+
+def _product(left: jax.Array, right: jax.Array) -> jax.Array:
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+
+
+def _check(rules: Rules, window: Any, max_projections: Any) -> None:
+    thresholds = rules.thresholds
+    if len(thresholds) != 3 or not (
+        -1 <= thresholds[0] <= thresholds[1] <= thresholds[2] <= 1
+    ):
+        raise ValueError(
+            "thresholds must be (critical, main, weak), increasing, in [-1, 1]; got "
+            f"{thresholds!r}."
+        )
+    _direct.check_in("power", rules.power, 0.0, math.inf, open_low=True)
+    if len(rules.score_weights) != 2 or min(rules.score_weights) < 0:
+        raise ValueError(
+            f"score_weights must be two numbers >= 0, got {rules.score_weights!r}."
+        )
+    if not isinstance(window, int) or window < 0:
+        raise ValueError(f"window must be an int >= 0, got {window!r}.")
+    if max_projections is not None and (
+        not isinstance(max_projections, int) or max_projections < 0
+    ):
+        raise ValueError(
+            f"max_projections must be an int >= 0, got {max_projections!r}."
+        )

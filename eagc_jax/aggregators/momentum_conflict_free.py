@@ -1,0 +1,233 @@
+"""M-ConFIG: ConFIG of momenta, with one objective's gradient a step."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from eagc_jax import blocks as blocks_lib
+from eagc_jax.aggregators import _direct
+from eagc_jax.aggregators._weighting import unscale
+from eagc_jax.blocks import GLOBAL
+from eagc_jax.gram import Gram, gram_blocks
+from eagc_jax.objectives import (
+    check_same_names,
+    concrete,
+    expand_to,
+    named_leaves,
+)
+from eagc_jax.scaling._base import all_finite, check_policy, check_updates
+
+
+class MomentumConflictFreeState(NamedTuple):
+    """K momenta and two vectors: (K + 2) copies of the parameters."""
+
+    momenta: Any  # leaves (K, *shape), float32: running means of the gradients.
+    visits: jax.Array  # shape=(K,), int32: gradients in each.
+    last: Any  # like params, float32: the last direction times its bias factor.
+    nu: Any  # like params, float32: running mean of the pseudo gradient's square.
+    weights: jax.Array  # shape=(K,), float32: of the momenta, in the last direction.
+    count: jax.Array  # shape=(), int32: updates made, after the warm-up.
+    step: jax.Array  # shape=(), int32: calls; says whose turn it is.
+    nonfinite_count: jax.Array  # shape=(), int32: steps with a NaN or an infinity.
+
+
+def momentum_conflict_free(
+    num_objectives: int,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    nonfinite: str = "propagate",
+) -> optax.GradientTransformationExtraArgs:
+    r"""M-ConFIG: the conflict-free direction of momenta, one gradient a step.
+
+    Each step brings the gradient g of one objective k. With :math:`n_k` the number of
+    those and t that of updates,
+
+    .. math::
+      m_k &\leftarrow \beta_1m_k+(1-\beta_1)g, \qquad
+      d = \mathrm{ConFIG}\big(m_j/(1-\beta_1^{n_j})\big)_j \\
+      f_t &= (1-\beta_1^t)\,d, \qquad q = (f_t-\beta_1f_{t-1})/(1-\beta_1) \\
+      v &\leftarrow \beta_2v+(1-\beta_2)q^2, \qquad
+      u = \frac{d}{\sqrt{v/(1-\beta_2^t)}+\epsilon}.
+
+    q is the gradient whose momentum would be d: v is Adam's second moment of it. Until
+    every objective has had a gradient, the update is 0.
+
+    The update is already Adam's kind: chain ``optax.sgd``, not ``optax.adam``. Guarantee:
+    before the division by the root, where the momenta are linearly independent, the same
+    positive cosine with each of them. Length: "unit" (about 1 an entry). Cost: one
+    gradient a step instead of K; a Gram pass over the momenta, a weighted sum. Memory:
+    K + 2 copies of the parameters in float32.
+
+    Args:
+      num_objectives: K, a Python int.
+      b1: :math:`\beta_1` in [0, 1).
+      b2: :math:`\beta_2` in [0, 1).
+      eps: :math:`\epsilon` >= 0, absolute as published; with 0 the update is the same at
+        every scale, and 0 where an entry has had no gradient.
+      nonfinite: for a gradient with a NaN or an infinity, "propagate" (the update is NaN
+        everywhere) or "skip_update" (it is 0). Momenta don't move in either.
+
+    Returns:
+      A transformation of leaves ``(*shape)``, without an objective axis. ``update`` takes
+      the keyword argument ``objective``, k, an int in [0, K) that may be traced; without
+      it objectives take turns, 0 first: one that is skipped has had its turn.
+
+    Raises:
+      ValueError: bad arguments (at once); updates with an objective axis, an objective
+        that there isn't (when traced).
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from eagc_jax.aggregators import momentum_conflict_free
+      >>> tx = momentum_conflict_free(2)
+      >>> params = {"w": jnp.zeros(2)}
+      >>> state = tx.init(params)
+      >>> _, state = tx.update({"w": jnp.array([3.0, 0.0])}, state, params, objective=0)
+      >>> update, state = tx.update({"w": jnp.array([0.0, 1.0])}, state, params)
+      >>> update["w"].round(2)
+      Array([1., 1.], dtype=float32)
+
+    References:
+      Liu, Chu and Thuerey, `ConFIG <https://arxiv.org/abs/2408.11104>`_, 2025,
+      algorithm 1.
+    """
+    number = _direct.check_num_objectives(num_objectives)
+    _direct.check_decay("b1", b1)
+    _direct.check_decay("b2", b2)
+    _direct.check_in("eps", eps, 0.0, jnp.inf)
+    check_policy(nonfinite)
+
+    def init_fn(params):
+        zero = jnp.zeros([], jnp.int32)
+        return MomentumConflictFreeState(
+            momenta=_direct.wide_zeros(params, number),
+            visits=jnp.zeros((number,), jnp.int32),
+            last=_direct.wide_zeros(params),
+            nu=_direct.wide_zeros(params),
+            weights=jnp.zeros((number,), jnp.float32),
+            count=zero,
+            step=zero,
+            nonfinite_count=zero,
+        )
+
+    def update_fn(updates, state, params=None, *, objective=None, **extra_args):
+        del extra_args
+        check_updates(updates, params)
+        if not jax.tree.leaves(updates):  # an empty group of optax.partition
+            return updates, state
+        _check_leaves(updates, state)
+        turn = state.step % number if objective is None else objective
+        chosen = jnp.arange(number) == _check_objective(turn, number)
+        finite = all_finite(updates)
+        momenta = jax.tree.map(
+            lambda m, g: _moved(m, g, chosen, b1), state.momenta, updates
+        )
+        visits = state.visits + chosen.astype(jnp.int32)
+        ready = jnp.all(visits > 0)
+        weights = _weights(momenta, visits, b1)
+        d = _direct.reduced(momenta, weights)
+        count = _direct.increment(state.count)
+        steps = count.astype(jnp.float32)
+        last = jax.tree.map(lambda x: x * _as(1 - b1**steps, x), d)
+        pseudo = jax.tree.map(lambda f, p: (f - b1 * p) / (1 - b1), last, state.last)
+        nu = jax.tree.map(lambda v, q: b2 * v + (1 - b2) * q**2, state.nu, pseudo)
+
+        def emit(x, v, g):
+            root = jnp.sqrt(v / _as(1 - b2**steps, v)) + eps
+            fill = jnp.nan if nonfinite == "propagate" else 0.0
+            step = jnp.where(ready, _direct.ratio(x, root), 0.0)
+            return jnp.where(finite, step, fill).astype(g.dtype)
+
+        out = jax.tree.map(emit, d, nu, updates)
+        made = _direct.select(
+            ready,
+            (last, nu, weights, count),
+            (state.last, state.nu, state.weights, state.count),
+        )
+        missed = state.nonfinite_count
+        new = MomentumConflictFreeState(
+            momenta, visits, *made, step=state.step, nonfinite_count=missed
+        )
+        kept = _direct.select(finite, new, state)
+        return out, kept._replace(
+            step=_direct.increment(state.step),
+            nonfinite_count=missed + (~finite).astype(jnp.int32),
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _moved(momentum: jax.Array, grad: jax.Array, chosen: jax.Array, b1: Any):
+    """Momenta ``(K, *shape)`` with the chosen one moved towards the gradient."""
+    moved = b1 * momentum + (1 - b1) * _direct.widened(grad)
+    return jnp.where(expand_to(chosen, momentum.ndim), moved, momentum)
+
+
+def _weights(momenta: Any, visits: jax.Array, b1: Any) -> jax.Array:
+    """ConFIG's weights of the momenta, their bias corrected."""
+    leaves = named_leaves(momenta)
+    layout = blocks_lib.layout_of_updates(GLOBAL, leaves)
+    parts, _ = gram_blocks(leaves, layout, visits > 0)
+    steps = jnp.maximum(visits, 1).astype(jnp.float32)
+    unbiased = 1 / (1 - b1**steps)
+    gram = jax.tree.map(lambda x: x[0], parts)
+    norms = gram.norms * unbiased
+    return config_weights(gram._replace(norms=norms)).astype(jnp.float32) * unbiased
+
+
+def config_weights(gram: Gram) -> jax.Array:
+    """ConFIG's weights ``(K,)``: the same cosine with every row, the projections' length.
+
+    On the unit rows, whose cosines are C, the direction is ``C^+ 1``. The inverse is
+    ``x / (x^2 + r^2)`` on the eigenvalues, r ten roundings: no rank is decided.
+    """
+    rounding = 10 * float(jnp.finfo(gram.norms.dtype).eps)
+    live = (gram.norms > 0).astype(gram.norms.dtype)
+    values, vectors = jnp.linalg.eigh(gram.cosines)
+    inverse = values / (values**2 + rounding**2)
+    row = _product(vectors, inverse * _product(vectors.T, live)) * live
+    slopes = _product(gram.cosines, row)
+    squared = jnp.sum(row * slopes)
+    # Unit vectors are known to rounding: a sum shorter than that is no direction.
+    cancels = squared <= rounding * jnp.sum(jnp.abs(row)) ** 2
+    along = jnp.sum(gram.norms * slopes)
+    length = jnp.where(cancels, 0.0, along / jnp.where(cancels, 1.0, squared))
+    return unscale(row * length, gram.norms)
+
+
+def _product(left: jax.Array, right: jax.Array) -> jax.Array:
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+
+
+def _as(value: jax.Array, like: jax.Array) -> jax.Array:
+    return value.astype(like.dtype)
+
+
+def _check_objective(objective: Any, number: int) -> Any:
+    known = concrete(objective)
+    if known is not None and (
+        known.shape != () or known != int(known) or not 0 <= known < number
+    ):
+        raise ValueError(
+            f"objective must be an int in [0, {number}), the one whose gradient this "
+            f"is; got {objective!r}."
+        )
+    return objective
+
+
+def _check_leaves(updates: Any, state: MomentumConflictFreeState) -> None:
+    leaves, known = named_leaves(updates), named_leaves(state.last)
+    check_same_names(leaves, known, "updates", "state")
+    for name, leaf in leaves.items():
+        if jnp.shape(leaf) != jnp.shape(known[name]):
+            raise ValueError(
+                f"leaf '{name}' has shape {jnp.shape(leaf)}, but momentum_conflict_free "
+                f"takes the gradient of one objective, {jnp.shape(known[name])}, without "
+                "an objective axis."
+            )
