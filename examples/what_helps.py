@@ -2,12 +2,17 @@
 
     python -m examples.what_helps
     python -m examples.what_helps --datasets digits --seeds 2 --arms plain AGA EEP
-    python -m examples.what_helps --datasets fashion-mnist --images 60000
+    python -m examples.what_helps --inspect
+    python -m examples.what_helps --large --images 60000 --output runs/large.csv
 
 For each data set and seed one backbone is pretrained without labels, some views of each
 image are drawn and run through its frozen blocks, and one reference model is trained on
 the labeled images. All arms start there: same heads, batches, views and number of steps.
 Each finished run is one row of a CSV file; the same command goes on where it stopped.
+
+`--inspect` shows instead what the projection sees: how its weights are distributed, the
+labeled reference and the conceptor's spectrum. `--large` takes a larger transformer, for
+a machine with a GPU.
 
 Accuracies are those of the last epoch. They need the true classes of the unlabeled
 images, which had no part in the choice of any setting.
@@ -24,6 +29,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from eagc_jax import features
 from eagc_jax.gcd import checkpoints, data, pretraining, tables, views
 from eagc_jax.gcd.config import TrainConfig
 from eagc_jax.gcd.methods import SimGCD
@@ -34,6 +40,7 @@ from examples.arms import ARMS, CONTROL, Arm
 
 DATASETS = ("digits", "fashion-mnist", "omniglot")
 WARMUP = 0.15  # of the teacher, as a share of the run, as in the published settings
+INSPECTED = ("EEP", "EEP 3", "EEP, centred", "EEP, refreshed")
 LOG_EVERY = 20  # steps between two measurements of GDC
 
 
@@ -53,6 +60,10 @@ SIZES = {
 }
 
 
+# In place of width 64, depth 4, 4 heads: 27 times the work of a step.
+LARGE = {"width": 256, "depth": 8, "heads": 8}
+
+
 class Start(NamedTuple):
     """What all arms of a data set and seed share."""
 
@@ -65,15 +76,15 @@ class Start(NamedTuple):
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     console = Console(width=120)
+    if options.inspect:
+        return inspect(options, console)
     arms = {name: ARMS[name] for name in options.arms}
     runs = tables.read_runs(options.output, console.print)
     done = tables.finished(runs)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     for dataset in options.datasets:
-        try:
-            split = load(dataset, options)
-        except (FileNotFoundError, ValueError) as error:
-            console.print(f"{dataset}: {error}", style="red", markup=False)
+        split = load(dataset, options, console)
+        if split is None:
             return 2
         for seed in seeds:
             missing = [arm for arm in arms if (dataset, arm, seed) not in done]
@@ -113,20 +124,33 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=10_000, help="of Fashion-MNIST")
     parser.add_argument("--epochs", type=int, help="instead of the data set's own")
-    parser.add_argument("--data", type=Path, help="folder with the data sets' files")
+    parser.add_argument("--fashion-mnist", type=Path, help="folder of its IDX files")
+    parser.add_argument("--omniglot", type=Path, help="its zip file or folder")
+    parser.add_argument("--large", action="store_true", help="a larger transformer")
+    parser.add_argument("--inspect", action="store_true", help="see above")
     parser.add_argument("--output", type=Path, default=Path("runs/what_helps.csv"))
     parser.add_argument("--markdown", type=Path, help="write the tables here, too")
     parser.add_argument("--cache", type=Path, default=Path("runs/backbones"))
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    given = {"fashion-mnist": options.fashion_mnist, "omniglot": options.omniglot}
+    options.paths = {name: path for name, path in given.items() if path is not None}
+    return options
 
 
-def load(dataset: str, options: argparse.Namespace) -> data.DiscoverySplit:
+def load(
+    dataset: str, options: argparse.Namespace, console: Console
+) -> data.DiscoverySplit | None:
+    """The data set, or None after a message on how to get it."""
     arguments = {}
-    if dataset != "digits" and options.data is not None:
-        arguments["path"] = options.data
+    if dataset in options.paths:
+        arguments["path"] = options.paths[dataset]
     if dataset == "fashion-mnist":
         arguments["images"] = options.images
-    return data.load_split(dataset, **arguments)
+    try:
+        return data.load_split(dataset, **arguments)
+    except (FileNotFoundError, ValueError) as error:
+        console.print(f"{dataset}: {error}", style="red", markup=False)
+        return None
 
 
 def prepare(
@@ -139,7 +163,10 @@ def prepare(
     """Backbone, views and reference model; the backbone is kept in the cache."""
     vit, recipe = pretraining.recipe(dataset)
     recipe = dataclasses.replace(recipe, seed=seed)
-    path = options.cache / f"{dataset}-{len(split.images)}-{seed}.npz"
+    if options.large:
+        vit = dataclasses.replace(vit, **LARGE)
+    size = "large-" if options.large else ""
+    path = options.cache / f"{dataset}-{size}{len(split.images)}-{seed}.npz"
     if path.exists():
         backbone = checkpoints.load_backbone(path)
     else:
@@ -216,6 +243,39 @@ def arm_run(
         reference=start.reference if arm.warm else None,
         pool=start.pool,
         name=name,
+    )
+
+
+def inspect(options: argparse.Namespace, console: Console) -> int:
+    """Trains the arms that project, first seed alone; prints what they projected."""
+    seed = options.first_seed
+    console.print("projection weight: quantiles over unlabeled rows, mean over steps")
+    for dataset in options.datasets:
+        split = load(dataset, options, console)
+        if split is None:
+            return 2
+        start = prepare(dataset, split, seed, options, console)
+        for name in INSPECTED:
+            run = arm_run(dataset, start, name, ARMS[name], seed, options.epochs)
+            state = run.coordinator
+            for _ in run:
+                pass
+            console.print(f"{dataset}, {name}: {what_it_saw(run, state)}")
+    return 0
+
+
+def what_it_saw(run: TrainingRun, state: features.CoordinatorState | None) -> str:
+    assert state is not None
+    steps = run.history.traces
+    quantiles = np.concatenate([t.projection_quantiles for t in steps]).mean(axis=0)
+    removed = np.concatenate([t.removed for t in steps]).mean()
+    mu = float(state.labeled_reference), float(steps[-1].labeled_reference[-1])
+    spectrum = np.linalg.eigvalsh(np.asarray(state.conceptor))
+    return (
+        f"weight {' '.join(f'{q:.3f}' for q in quantiles)}; {100 * removed:.1f} % of the "
+        f"gradient's norm removed; mu {mu[0]:.3f} at first, {mu[1]:.3f} at last; "
+        f"eigenvalues: {(spectrum > 0.5).sum()} of {len(spectrum)} above 0.5, "
+        f"{(spectrum > 0.9).sum()} above 0.9, median {np.median(spectrum):.3f}"
     )
 
 
