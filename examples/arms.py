@@ -115,7 +115,8 @@ ARMS: dict[str, Arm] = {
         "the same", aggregator=_gated(energy="exploratory", temperature=0.5)
     ),
     "pcgrad": Arm("PCGrad", aggregator=_aggregated("pcgrad")),
-    "upgrad": Arm("UPGrad", aggregator=_aggregated("upgrad")),
+    # UPGrad with two objectives is half of PCGrad: the same arm at equal length.
+    "nash_mtl": Arm("Nash-MTL", aggregator=_aggregated("nash_mtl")),
     # Our own variants, to find out what the published parts lack.
     "AGA, cold": Arm(
         "alignment to the pretrained backbone, no warm start",
