@@ -210,8 +210,8 @@ def _which_conflict(found: ProbeReport) -> str:
     if len(mean) and (mean >= -CERTAIN * error).all():
         return (
             "The conflict doesn't survive a change of batch (no gradient conflicts with "
-            "the sum of the next batch): larger batches, or gram_smoothing= and "
-            "weight_smoothing= where you aggregate."
+            "the sum of the next batch): larger batches, moco, or gram_smoothing= "
+            "in an aggregator, before anything else."
         )
     return (
         f"A direction with a cosine of {attainable:.2f} or more with every gradient "
