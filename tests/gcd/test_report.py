@@ -16,6 +16,7 @@ from eagc_jax.gcd.report.clusters import Cluster, describe_clusters, most_tellin
 from eagc_jax.gcd.report.contact_sheet import to_tile
 from eagc_jax.gcd.report.feature_map import embed
 from eagc_jax.gcd.report.figures import drawable, write_atomically
+from eagc_jax.gcd.report.gradients import forward_order, mean_cosines
 from eagc_jax.gcd.report.layers import (
     TIMES,
     _power,
@@ -23,12 +24,37 @@ from eagc_jax.gcd.report.layers import (
     log2_ratios,
     relative_gates,
 )
+from eagc_jax.gcd.step import Trace
 
 PLOTS = {
     *("accuracy.png", "gates.png", "energy_ratio.png", "features.png"),
-    *("clusters.png", "confusion.png", "losses.png"),
+    *("clusters.png", "confusion.png", "losses.png", "entanglement.png"),
+    *("cosines.png", "gradient_norms.png", "projection.png"),
 }
+PARAMETERS = [
+    *("backbone/blocks/1/attn/qkv/kernel", "backbone/blocks/1/mlp/fc1/kernel"),
+    *("backbone/blocks/1/norm1/scale", "head/classifier/kernel"),
+]
 LAYERS = ["block.attention.kernel", "block.mlp.kernel", "classifier.kernel"]
+
+
+def make_trace(rng, objectives, steps=4, coordinated=True):
+    """An epoch of which every other step was measured."""
+    measured = np.where(np.arange(steps) % 2 == 0, 1.0, np.nan)
+    seen = 1.0 if coordinated else np.nan
+    layers = len(PARAMETERS)
+    return Trace(
+        losses=rng.random((steps, objectives)),
+        gradient_deviation=measured * rng.random(steps),
+        gradient_norms=measured[:, None, None]
+        * rng.uniform(0.1, 2, (steps, objectives, layers)),
+        cosines=measured[:, None] * rng.uniform(-1, 1, (steps, layers)),
+        gates=np.zeros((steps, objectives, 0)),
+        labeled_reference=seen * rng.random(steps),
+        projection_quantiles=seen * np.sort(rng.random((steps, 5))),
+        removed=seen * rng.random(steps),
+        added=seen * rng.random(steps),
+    )
 
 
 def make_run(name, epochs=3, objectives=2, gated=True):
@@ -45,6 +71,9 @@ def make_run(name, epochs=3, objectives=2, gated=True):
         energy=energy if gated else [],
         objective_names=names,
         seconds=[1.25] * epochs,
+        subspace_overlap=[0.5 + 0.1 * e for e in range(epochs)],
+        parameters=PARAMETERS,
+        traces=[make_trace(rng, objectives, coordinated=gated) for _ in range(epochs)],
     )
 
 
@@ -202,6 +231,8 @@ def test_lists_of_different_length_and_nothing_predicted(tmp_path, coarse):
     run.accuracy.pop()
     run.losses["supervised"].pop()
     run.gate.pop()
+    run.traces.pop()
+    run.subspace_overlap.pop(0)
     snapshot = make_snapshot(features={}, predictions={}, accuracy={})
     text = write_report(tmp_path, {"EAGC": run}, snapshot).read_text(encoding="utf-8")
     assert "No run came to an evaluation" in text
@@ -212,10 +243,68 @@ def test_more_objectives_and_zero_energies(tmp_path, coarse):
     run.energy[0][:] = 0.0
     run.energy[1][0] = 0.0
     run.gate[1][:, 1] = np.nan
+    run.traces[0].gradient_norms[:, 0] = 0.0
+    run.traces[1].cosines[:] = np.nan
+    run.parameters = []
     page = write_report(
         tmp_path, {"EAGC": run}, make_snapshot(count=12, channels=3, features={})
     )
     assert len(read(page).targets) == len(PLOTS)
+
+
+def test_epochs_without_evaluation_or_measurement(tmp_path, coarse):
+    run = make_run("EAGC", epochs=3)
+    run.accuracy[:2] = [Accuracy(float("nan"), float("nan"), float("nan"))] * 2
+    run.subspace_overlap[:2] = [float("nan")] * 2
+    unmeasured = {
+        "gradient_norms": np.zeros((4, 2, 0)),
+        "cosines": np.zeros((4, 0)),
+        "gradient_deviation": np.full(4, np.nan),
+    }
+    run.traces = [trace._replace(**unmeasured) for trace in run.traces]
+    page = write_report(tmp_path, {"EAGC": run}, make_snapshot(features={}))
+    text = page.read_text(encoding="utf-8")
+    assert "last figures: GDC -, SOC 0.70" in text
+    assert "over all epochs: below 0" not in text
+
+
+def test_captions_say_where_objectives_conflict_and_what_was_taken():
+    run = make_run("EAGC", epochs=2)
+    for trace in run.traces:
+        trace.cosines[:] = [0.5, -0.25, 0.5, np.nan]
+        trace.gradient_norms[:] = np.array([[1.0, 2, 4, 1], [1, 1, 1, 0]])
+        trace.projection_quantiles[:, 2] = 0.125
+        trace.removed[:] = 0.25
+    runs = {"EAGC": run, "plain": make_run("plain", gated=False)}
+    assert (
+        "EAGC, over all epochs: below 0 in 1 of 3 layers, lowest in "
+        "blocks/1/mlp/fc1/kernel (-0.25)." in captions.cosines(runs)
+    )
+    run.objective_weights = (0.25, 0.5)
+    expected = f"EAGC, last epoch: 0.5{TIMES} to 2{TIMES} over layers."
+    assert expected in captions.gradient_norms(runs)
+    assert "EAGC, mean over steps: median w 0.12, removed 0.25" in captions.projection(
+        runs
+    )
+    assert "plain, mean" not in captions.projection(runs)
+    np.testing.assert_allclose(
+        mean_cosines(run)[:3], [[0.5] * 2, [-0.25] * 2, [0.5] * 2]
+    )
+    assert np.isnan(mean_cosines(run)[3]).all()
+
+
+def test_layers_are_in_the_order_of_the_network():
+    names = [
+        *("backbone/blocks/10/attn/proj/bias", "backbone/blocks/10/attn/qkv/bias"),
+        *("backbone/blocks/2/norm2/scale", "backbone/blocks/9/norm1/scale"),
+        *(
+            "head/norm1/kernel",
+            "head/classifier/kernel",
+            "backbone/blocks/2/mlp/fc2/bias",
+        ),
+    ]
+    order = [names[i] for i in forward_order(names)]
+    assert order == [names[i] for i in (2, 6, 3, 1, 0, 5, 4)]
 
 
 def test_many_clusters_are_capped_and_the_page_says_so(tmp_path, coarse):

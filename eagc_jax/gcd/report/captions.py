@@ -7,6 +7,8 @@ import numpy as np
 from eagc_jax.gcd.history import RunHistory
 from eagc_jax.gcd.report import confusion as confusion_plot
 from eagc_jax.gcd.report import contact_sheet, feature_map
+from eagc_jax.gcd.report import projection as projections
+from eagc_jax.gcd.report.gradients import mean_cosines, mean_log_norms, measured
 from eagc_jax.gcd.report.layers import (
     TIMES,
     gate_moves,
@@ -93,6 +95,118 @@ def _median_ratio(run: RunHistory) -> float | None:
     ratios = log2_ratios(np.asarray(run.energy[-1:], float))[0, 0]
     ratios = ratios[np.isfinite(ratios)]
     return float(2 ** np.median(ratios)) if len(ratios) else None
+
+
+def entanglement(runs: Mapping[str, RunHistory]) -> str:
+    """What entanglement.png shows."""
+    text = (
+        "Left, how far the unsupervised objective turns the supervised one's gradient "
+        "in the trained blocks: 0 is not at all, 1 is by a right angle; "
+        "the mean over each epoch's measured steps, of raw gradients with their loss "
+        "weights, before any coordination. Right, the share of the novel images' "
+        "variance in the main directions of the labeled ones: novel classes that keep "
+        "to the known ones' subspace are hard to tell apart. SOC uses the true classes, "
+        "for this page alone."
+    )
+    last = [
+        f"{name}, last figures: GDC {_last(run.gradient_deviation)}, SOC "
+        f"{_last(run.subspace_overlap)}."
+        for name, run in runs.items()
+        if run.epochs
+    ]
+    return " ".join([text, *last])
+
+
+def _last(values: Sequence[float]) -> str:
+    known = [value for value in values if np.isfinite(value)]
+    return f"{known[-1]:.2f}" if known else "-"
+
+
+def gradient_norms(runs: Mapping[str, RunHistory]) -> str:
+    """What gradient_norms.png shows."""
+    text = (
+        "How long the raw gradient of the first objective is in each layer, over the "
+        "other one's, loss weights included, before any coordination; the geometric "
+        "mean over each epoch's measured steps. Layers are in the order in which the "
+        f"network applies them, heads last. 1{TIMES} (white): the plain sum listens to "
+        "both alike; orange: the first one drowns the other there; purple: the other "
+        "way round. Grey: one of the two does not reach the layer."
+    )
+    found = [
+        f"{name}, last epoch: {_span(ratio)} over layers."
+        for name, run in runs.items()
+        if measured(run) and (ratio := _norm_ratios(run)).size
+    ]
+    return " ".join([text, *found])
+
+
+def _norm_ratios(run: RunHistory) -> np.ndarray:
+    logs = mean_log_norms(run)[:, :, -1]
+    finite = np.isfinite(logs[:2]).all(axis=0)
+    return np.exp(logs[0, finite] - logs[1, finite])
+
+
+def _span(ratios: np.ndarray) -> str:
+    return f"{ratios.min():.2g}{TIMES} to {ratios.max():.2g}{TIMES}"
+
+
+def cosines(runs: Mapping[str, RunHistory]) -> str:
+    """What cosines.png shows."""
+    text = (
+        "The cosine between the first two objectives' raw gradients in each layer, "
+        "before any coordination, as a mean over each epoch's measured steps: 0 "
+        "(white) is no relation, above 0 (orange) they pull the same way, below 0 "
+        "(purple) they conflict there. Layers are in the order in which the network "
+        "applies them, heads last. Grey: one of the two does not reach the layer, or no "
+        "step was measured."
+    )
+    return " ".join([text, *(_conflict(n, r) for n, r in runs.items() if measured(r))])
+
+
+def _conflict(name: str, run: RunHistory) -> str:
+    values = np.ma.masked_invalid(mean_cosines(run)).mean(axis=1)
+    known = np.flatnonzero(~np.ma.getmaskarray(values))
+    if not len(known):
+        return f"{name}: undefined everywhere."
+    worst = min(known, key=lambda index: values[index])
+    layer = f"layer {worst}"
+    if len(run.parameters) == len(values):
+        layer = run.parameters[worst].removeprefix("backbone/")
+    below = int(np.sum(values[known] < 0))
+    return (
+        f"{name}, over all epochs: below 0 in {below} of {len(known)} layers, lowest in "
+        f"{layer} ({values[worst]:.2f})."
+    )
+
+
+def projection(runs: Mapping[str, RunHistory]) -> str:
+    """What projection.png shows."""
+    text = (
+        "Left, the share w that elastic projection takes from an unlabeled image's "
+        "gradient inside the labeled features' subspace: median, middle half and range "
+        "over each step's unlabeled rows. A w near 0 for all means that the "
+        "coordinator sees nothing to protect. Middle, the labeled images' mean energy "
+        "inside the subspace, which w is measured against. Right, what the projection "
+        "removed and what anchor alignment added, over the length of the whole "
+        "feature gradient."
+    )
+    return " ".join(
+        [text, *(_weight(n, r) for n, r in runs.items() if projections.coordinated(r))]
+    )
+
+
+def _weight(name: str, run: RunHistory) -> str:
+    medians = projections.over_steps(run, "projection_quantiles")[:, 2]
+    removed = projections.over_steps(run, "removed")
+    return (
+        f"{name}, mean over steps: median w {_mean(medians)}, removed {_mean(removed)} "
+        "of the norm."
+    )
+
+
+def _mean(values: np.ndarray) -> str:
+    known = values[np.isfinite(values)]
+    return f"{known.mean():.2g}" if known.size else "-"
 
 
 def features(runs: Sequence[str]) -> str:

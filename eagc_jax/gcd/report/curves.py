@@ -1,4 +1,4 @@
-"""Lines over epochs: accuracy and losses."""
+"""Lines over epochs: accuracy, losses, and how entangled the objectives are."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -65,11 +65,35 @@ def losses_figure(runs: Mapping[str, RunHistory]) -> Figure:
     return figure
 
 
+def entanglement_figure(runs: Mapping[str, RunHistory]) -> Figure:
+    """GDC and SOC over epochs, a panel each, a line for every run."""
+    panels_of = {
+        "GDC (gradient deviation)": {n: r.gradient_deviation for n, r in runs.items()},
+        "SOC (subspace overlap)": {n: r.subspace_overlap for n, r in runs.items()},
+    }
+    if not any(np.isfinite(v).any() for p in panels_of.values() for v in p.values()):
+        return message_figure("No run measured gradients or features.")
+    figure = new_figure(9.6, 3.6)
+    panels = figure.subplots(1, 2)
+    for axes, (title, values) in zip(panels, panels_of.items(), strict=True):
+        for index, (name, run) in enumerate(runs.items()):
+            _line(axes, index, name, run.epochs, values[name])
+        axes.set_title(title)
+        _epoch_axis(axes)
+    panels[0].set_ylabel("1 - cosine of supervised and sum")
+    panels[1].set_ylabel("share of novel images' variance")
+    _legend_above(figure, panels[0])
+    return figure
+
+
 def _line(axes: Axes, index: int, name: str, epochs: list[int], values: Any) -> None:
-    # An interrupted run may have finished one list and not the other.
+    # An interrupted run may have finished one list and not the other; an epoch that
+    # was not evaluated has no point, and the line goes on to the next.
     count = min(len(epochs), len(values))
-    style = run_style(index, count)
-    axes.plot(epochs[:count], values[:count], label=drawable(name), **style)
+    known = [i for i in range(count) if np.isfinite(values[i])]
+    style = run_style(index, len(known))
+    x, y = [epochs[i] for i in known], [values[i] for i in known]
+    axes.plot(x, y, label=drawable(name), **style)
 
 
 def _baselines(axes: Axes, baselines: Mapping[str, Accuracy], group: str) -> None:

@@ -23,7 +23,7 @@ _BLANK = "#e4e4e4"  # where a value is undefined
 
 
 @dataclasses.dataclass
-class _Panel:
+class Panel:
     """One quantity per layer and epoch, around a neutral value."""
 
     title: str
@@ -31,13 +31,13 @@ class _Panel:
 
 
 @dataclasses.dataclass
-class _Block:
+class Block:
     """A run's panels, side by side on one colour scale."""
 
     title: str
     layers: list[str]
     epochs: list[int]
-    panels: list[_Panel]
+    panels: list[Panel]
 
 
 def gates_figure(runs: Mapping[str, RunHistory]) -> Figure:
@@ -47,25 +47,25 @@ def gates_figure(runs: Mapping[str, RunHistory]) -> Figure:
     have nothing to show and are left out.
     """
     blocks = [
-        _Block(name, run.layers, run.epochs, _gate_panels(run))
+        Block(name, run.layers, run.epochs, _gate_panels(run))
         for name, run in runs.items()
         if gate_moves(run)
     ]
     if not blocks:
         return message_figure("No run has a gate that moved.")
-    return _draw(blocks, neutral=1.0, label="gate / weight", as_power=False)
+    return draw_blocks(blocks, 1.0, "gate / weight", " (factor)", as_power=False)
 
 
 def energy_figure(runs: Mapping[str, RunHistory]) -> Figure:
     """The log energy ratio of the first objective to each other one, per layer."""
     blocks = [
-        _Block(name, run.layers, run.epochs, _ratio_panels(run))
+        Block(name, run.layers, run.epochs, _ratio_panels(run))
         for name, run in runs.items()
         if _recorded(run.energy) and np.shape(run.energy)[1] > 1
     ]
     if not blocks:
         return message_figure("No run recorded the energies of two objectives.")
-    return _draw(blocks, neutral=0.0, label="ratio", as_power=True)
+    return draw_blocks(blocks, 0.0, "ratio", " (log scale)", as_power=True)
 
 
 def gate_moves(run: RunHistory) -> bool:
@@ -111,10 +111,10 @@ def _recorded(arrays: list[np.ndarray]) -> bool:
     return bool(arrays) and np.size(arrays[0]) > 0
 
 
-def _gate_panels(run: RunHistory) -> list[_Panel]:
+def _gate_panels(run: RunHistory) -> list[Panel]:
     gates = relative_gates(run)
     return [
-        _Panel(f"gate of {_weighted_name(run, k)}", gates[:, k].T)
+        Panel(f"gate of {_weighted_name(run, k)}", gates[:, k].T)
         for k in range(gates.shape[1])
     ]
 
@@ -126,26 +126,37 @@ def _weighted_name(run: RunHistory, index: int) -> str:
     return f"{name} (weight {run.objective_weights[index]:.3g})"
 
 
-def _ratio_panels(run: RunHistory) -> list[_Panel]:
+def _ratio_panels(run: RunHistory) -> list[Panel]:
     ratios = log2_ratios(np.asarray(run.energy, float))
     first = objective_name(run, 0)
     return [
-        _Panel(f"{first} / {objective_name(run, k + 1)}", ratios[:, k].T)
+        Panel(f"{first} / {objective_name(run, k + 1)}", ratios[:, k].T)
         for k in range(ratios.shape[1])
     ]
 
 
-def _draw(blocks: list[_Block], neutral: float, label: str, as_power: bool) -> Figure:
+def draw_blocks(
+    blocks: list[Block], neutral: float, label: str, unit: str, *, as_power: bool
+) -> Figure:
+    """Lines above a heat map for each panel, a block below the other, one scale.
+
+    Args:
+      blocks: at least one.
+      neutral: the value that is white.
+      label: of the value.
+      unit: follows the label beside the colours.
+      as_power: whether values are exponents of 2.
+    """
     heights = [2.6 + 0.17 * min(len(_names(b)), MAX_LAYER_NAMES) for b in blocks]
     figure = new_figure(9.6, sum(heights))
     grid = figure.subfigures(len(blocks), 1, squeeze=False, height_ratios=heights)
     scale = _scale(blocks, neutral)
     for part, block, height in zip(grid[:, 0], blocks, heights, strict=True):
-        _draw_block(part, block, scale, (1.25, height - 1.85), label, as_power)
+        _draw_block(part, block, scale, (1.25, height - 1.85), (label, unit), as_power)
     return figure
 
 
-def _scale(blocks: list[_Block], neutral: float) -> ScalarMappable:
+def _scale(blocks: list[Block], neutral: float) -> ScalarMappable:
     """One diverging scale for all runs, symmetric: equal colours mean equal values."""
     values = np.concatenate([p.values.ravel() for b in blocks for p in b.panels])
     values = values[np.isfinite(values)]
@@ -156,12 +167,13 @@ def _scale(blocks: list[_Block], neutral: float) -> ScalarMappable:
 
 def _draw_block(
     part: SubFigure,
-    block: _Block,
+    block: Block,
     scale: ScalarMappable,
     heights: tuple[float, float],
-    label: str,
+    texts: tuple[str, str],
     as_power: bool,
 ) -> None:
+    label, unit = texts
     panels, title = block.panels[:MAX_PANELS], drawable(block.title, 40)
     if len(block.panels) > len(panels):
         title += f" (first {len(panels)} of {len(block.panels)})"
@@ -183,14 +195,14 @@ def _draw_block(
     part.colorbar(
         scale,
         cax=grid[1, -1],
-        label=f"{label} (log scale)" if as_power else f"{label} (factor)",
+        label=label + unit,
         ticks=_ticks(7),
         format=FuncFormatter(_power) if as_power else None,
     )
 
 
 def _draw_lines(
-    axes: Axes, panel: _Panel, block: _Block, scale: ScalarMappable, label: str
+    axes: Axes, panel: Panel, block: Block, scale: ScalarMappable, label: str
 ) -> None:
     epochs = _epochs(panel, block)
     marker = "o" if len(epochs) == 1 else None
@@ -212,7 +224,7 @@ def _draw_lines(
 
 
 def _draw_map(
-    axes: Axes, panel: _Panel, block: _Block, scale: ScalarMappable, named: bool
+    axes: Axes, panel: Panel, block: Block, scale: ScalarMappable, named: bool
 ) -> None:
     epochs, rows = _epochs(panel, block), len(panel.values)
     axes.imshow(
@@ -239,13 +251,13 @@ def _epoch_ticks() -> MaxNLocator:
     return MaxNLocator(8, integer=True, min_n_ticks=1)
 
 
-def _epochs(panel: _Panel, block: _Block) -> list[int]:
+def _epochs(panel: Panel, block: Block) -> list[int]:
     count = panel.values.shape[1]
     epochs = block.epochs[:count]
     return epochs if len(epochs) == count else list(range(1, count + 1))
 
 
-def _names(block: _Block) -> list[str]:
+def _names(block: Block) -> list[str]:
     """Layer names; the end of a long one is kept, where names differ."""
     count = len(block.panels[0].values)
     names = list(block.layers)

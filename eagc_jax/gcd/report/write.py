@@ -11,11 +11,17 @@ from eagc_jax.gcd.history import RunHistory, Snapshot
 from eagc_jax.gcd.report import captions
 from eagc_jax.gcd.report.confusion import confusion_figure
 from eagc_jax.gcd.report.contact_sheet import contact_sheet_figure
-from eagc_jax.gcd.report.curves import accuracy_figure, losses_figure
+from eagc_jax.gcd.report.curves import (
+    accuracy_figure,
+    entanglement_figure,
+    losses_figure,
+)
 from eagc_jax.gcd.report.feature_map import feature_map_figure
 from eagc_jax.gcd.report.figures import STYLE, to_png, write_atomically
+from eagc_jax.gcd.report.gradients import cosines_figure, gradient_norms_figure
 from eagc_jax.gcd.report.layers import energy_figure, gates_figure
 from eagc_jax.gcd.report.page import Plot, render_page
+from eagc_jax.gcd.report.projection import projection_figure
 
 
 def write_report(
@@ -27,7 +33,8 @@ def write_report(
 ) -> Path:
     """Writes the plots as PNG and one page that holds them all.
 
-    The files are accuracy.png, losses.png, gates.png, energy_ratio.png, features.png,
+    The files are accuracy.png, losses.png, entanglement.png, gradient_norms.png,
+    cosines.png, projection.png, gates.png, energy_ratio.png, features.png,
     confusion.png, clusters.png and index.html. The page needs nothing beside it: no
     script, no other file, no network. Each file is written under another name and
     then renamed, the page last. Equal input gives equal files.
@@ -109,6 +116,26 @@ def _plots(
         plot(
             *("features.png", "A map of the features", captions.features(mapped)),
             lambda: feature_map_figure(snapshot, mapped),
+        ),
+        plot(
+            *("entanglement.png", "How entangled the objectives are"),
+            captions.entanglement(runs),
+            lambda: entanglement_figure(runs),
+        ),
+        plot(
+            *("cosines.png", "Where the objectives conflict"),
+            captions.cosines(runs),
+            lambda: cosines_figure(runs),
+        ),
+        plot(
+            *("gradient_norms.png", "Whose gradient is longer"),
+            captions.gradient_norms(runs),
+            lambda: gradient_norms_figure(runs),
+        ),
+        plot(
+            *("projection.png", "The coordinator at the feature"),
+            captions.projection(runs),
+            lambda: projection_figure(runs),
         ),
         plot(
             *("gates.png", "The gate of each layer", captions.gates(runs)),
