@@ -63,7 +63,8 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F
 #
 # Some are made for something else and are here for completeness: `gem`, `a_gem` and
 # `pcd` put the first objective before or behind the other; `krum` needs more than two
-# objectives (of two it takes the first); `trimmed_mean` of two is the mean.
+# objectives (the distance of two says nothing about either); `trimmed_mean` of two is the
+# mean.
 
 # %%
 FAMILIES = {
@@ -90,7 +91,7 @@ FAMILIES = {
     "from full gradients": ["moco", "modo", "graddrop", "sam_gs", "gcond"],
     "one objective first": ["gem", "a_gem", "pcd", "krum", "trimmed_mean"],
 }
-OPTIONS = {"sam_gs": {"scale": "norm"}, "famo": {"min_losses": 1.0}}
+OPTIONS = {"sam_gs": {"scale": "norm"}}  # "published" is quadratic in the gradients
 if FAST:  # one or two of each family
     FAMILIES = {
         "the sum, and near it": ["mean", "cagrad", "eagc"],
@@ -242,7 +243,7 @@ plt.show()
 #   below 1 / curvature.
 # * Methods that weigh losses end at a point of their own choice, Chebyshev where the two
 #   losses are equal.
-# * Nothing gets below the front.
+# * All of them reach the front, and nothing gets below it.
 #
 # ## Two digits on one image
 #
@@ -421,9 +422,11 @@ NO_CONFLICT = [
 # The sum ends at the minimum that the closed form gives, from every start.
 np.testing.assert_allclose(ends["mean"] - np.asarray(best_of_sum), 0.0, atol=1e-3)
 np.testing.assert_allclose(ends["cagrad"] - np.asarray(best_of_sum), 0.0, atol=2e-2)
-# Methods without conflict end on the front, where no direction lowers both losses.
+# All of them end on the front. Where gradients are opposed no direction lowers both
+# losses: the methods without conflict have come to rest for a reason.
+for name in METHODS:
+    assert gap[name] < 0.02, (name, gap[name])
 for name in NO_CONFLICT:
-    assert gap[name] < 0.01, (name, gap[name])
     assert still[name] < 0.05, (name, still[name])
 # And not all at one point: where depends on the start.
 assert np.ptp(ends["upgrad"], axis=0).max() > 0.5
