@@ -79,7 +79,7 @@ def conflict_free(
     check_choice("length", length, LENGTHS)
     return from_weighting(
         num_objectives,
-        stateless("conflict_free", "sum", lambda problem: _solve(problem, length)),
+        stateless("conflict_free", "sum", lambda problem: solve(problem, length)),
         **options,
     )
 
@@ -92,10 +92,11 @@ def conflict_free_weights(
 ) -> jax.Array:
     """ConFIG's weights from a ``(K, K)`` Gram matrix: see :func:`conflict_free`."""
     check_choice("length", length, LENGTHS)
-    return _solve(problem_of(gram, preference), length)
+    return solve(problem_of(gram, preference), length)
 
 
-def _solve(problem: Problem, length: str) -> jax.Array:
+def solve(problem: Problem, length: str) -> jax.Array:
+    """ConFIG's weights ``(K,)`` of one block's problem."""
     gram = problem.gram
     aims = jnp.where(live_rows(gram), importance(problem), 0)
     coefficients = _coefficients(gram.cosines, aims)

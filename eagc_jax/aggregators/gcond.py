@@ -16,9 +16,10 @@ from eagc_jax.blocks import GLOBAL
 from eagc_jax.gram import cross_gram, gram_blocks
 from eagc_jax.objectives import named_leaves
 
-# A cosine this far below the threshold is a conflict. After a full projection it is 0 to
-# rounding: without the margin the same pair would be found again.
-_MARGIN = 1e-6
+# What float32 can't tell apart: 84 roundings. A cosine this far below the threshold is a
+# conflict: after a full projection it is 0 to rounding, and without the margin the same
+# pair would be found again. Scores and norms closer than this are equal.
+_MARGIN = 1e-5
 
 
 class GcondState(NamedTuple):
@@ -74,7 +75,9 @@ def gcond(
     its bias. An objective's score is 0.8 times its stability, the cosine with its own
     last resolved gradient or 0, plus 0.2 times its share of the pair's strength, norm
     over running norm. The higher score wins, but whoever has won the last ``window``
-    conflicts loses (as in the authors' code; their README says the opposite).
+    conflicts loses (as in the authors' code; their README says the opposite). Equal
+    scores, which all objectives have in their first conflict, go to the longer gradient
+    (there, running norms that start at 1 say the same), then to the first.
 
     All of this happens in K x K matrices. ``relative=False`` keeps two constants of the
     published code that depend on the gradients' scale: pairs with a norm below 1e-4 are
@@ -236,7 +239,7 @@ def resolve(
         conflict = cosines[i, j] < rules.thresholds[2] - _MARGIN
         stability = _direct.ratio(jnp.diagonal(_product(mixing, along)), roots)
         strength = _direct.ratio(roots, average)
-        i_wins = _i_wins(i, j, stability, strength, history, rules)
+        i_wins = _i_wins(i, j, stability, strength, roots, history, rules)
         winner, loser = jnp.where(i_wins, i, j), jnp.where(i_wins, j, i)
         moved = _projected(mixing, now, winner, loser, _angle(cosine, rules))
         record = jnp.roll(history, -1)
@@ -264,17 +267,20 @@ def _angle(cosine: jax.Array, rules: Rules) -> jax.Array:
     return jnp.where(cosine <= critical, math.pi, angle)
 
 
-def _i_wins(i, j, stability, strength, history, rules: Rules) -> jax.Array:
+def _i_wins(i, j, stability, strength, norms, history, rules: Rules) -> jax.Array:
     """The arbitrator: who won every recorded conflict loses; else the higher score."""
     for_stability, for_strength = rules.score_weights
     steady = for_stability * jnp.maximum(stability, 0.0)
     both = strength[i] + strength[j]
     score = steady + for_strength * _direct.ratio(strength, both)
-    by_score = score[i] >= score[j]
+    # A tie left to rounding would differ from one device to the next.
+    tied = jnp.abs(score[i] - score[j]) <= _MARGIN
+    longer = norms[i] >= norms[j] * (1 - _MARGIN)
+    first = jnp.where(tied, longer, score[i] > score[j])
     if not history.shape[0]:
-        return by_score
+        return first
     i_dominates, j_dominates = jnp.all(history == i), jnp.all(history == j)
-    return jnp.where(i_dominates, False, jnp.where(j_dominates, True, by_score))
+    return jnp.where(i_dominates, False, jnp.where(j_dominates, True, first))
 
 
 def _projected(mixing, now, winner, loser, angle) -> jax.Array:

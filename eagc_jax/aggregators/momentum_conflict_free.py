@@ -10,9 +10,10 @@ import optax
 
 from eagc_jax import blocks as blocks_lib
 from eagc_jax.aggregators import _direct
-from eagc_jax.aggregators._weighting import unscale
+from eagc_jax.aggregators._weighting import Problem
+from eagc_jax.aggregators.conflict_free import solve
 from eagc_jax.blocks import GLOBAL
-from eagc_jax.gram import Gram, gram_blocks
+from eagc_jax.gram import gram_blocks
 from eagc_jax.objectives import (
     check_same_names,
     concrete,
@@ -178,31 +179,12 @@ def _weights(momenta: Any, visits: jax.Array, b1: Any) -> jax.Array:
     unbiased = 1 / (1 - b1**steps)
     gram = jax.tree.map(lambda x: x[0], parts)
     norms = gram.norms * unbiased
-    return config_weights(gram._replace(norms=norms)).astype(jnp.float32) * unbiased
-
-
-def config_weights(gram: Gram) -> jax.Array:
-    """ConFIG's weights ``(K,)``: the same cosine with every row, the projections' length.
-
-    On the unit rows, whose cosines are C, the direction is ``C^+ 1``. The inverse is
-    ``x / (x^2 + r^2)`` on the eigenvalues, r ten roundings: no rank is decided.
-    """
-    rounding = 10 * float(jnp.finfo(gram.norms.dtype).eps)
-    live = (gram.norms > 0).astype(gram.norms.dtype)
-    values, vectors = jnp.linalg.eigh(gram.cosines)
-    inverse = values / (values**2 + rounding**2)
-    row = _product(vectors, inverse * _product(vectors.T, live)) * live
-    slopes = _product(gram.cosines, row)
-    squared = jnp.sum(row * slopes)
-    # Unit vectors are known to rounding: a sum shorter than that is no direction.
-    cancels = squared <= rounding * jnp.sum(jnp.abs(row)) ** 2
-    along = jnp.sum(gram.norms * slopes)
-    length = jnp.where(cancels, 0.0, along / jnp.where(cancels, 1.0, squared))
-    return unscale(row * length, gram.norms)
-
-
-def _product(left: jax.Array, right: jax.Array) -> jax.Array:
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+    problem = Problem(
+        gram._replace(norms=norms),
+        preference=jnp.full((len(steps),), 1 / len(steps), norms.dtype),
+        active=jnp.ones((len(steps),), bool),
+    )
+    return solve(problem, "projection").astype(jnp.float32) * unbiased
 
 
 def _as(value: jax.Array, like: jax.Array) -> jax.Array:

@@ -25,9 +25,14 @@ BATCH, SIZE = 12, 10
 EPS = properties.EPS
 
 
-@functools.cache
+@jax.jit
+def _batched(gram, c):
+    return jax.vmap(lambda one: weightings.cagrad(one, c=c))(gram)
+
+
 def batched(c=0.4):
-    return jax.jit(jax.vmap(functools.partial(weightings.cagrad, c=c)))
+    """c is traced: one compilation for all of them."""
+    return functools.partial(_batched, c=c)
 
 
 def value(matrices, direction):

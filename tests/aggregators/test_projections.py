@@ -24,9 +24,18 @@ def matrices_of(number, seed=0, ratio=30.0):
 
 
 @functools.cache
+def _compiled(name, settings):
+    method = functools.partial(getattr(weightings, name), **dict(settings))
+    return jax.jit(
+        lambda numbers, args: jax.vmap(lambda *a: method(*a, **numbers))(*args)
+    )
+
+
 def batched(name, *settings):
-    method = getattr(weightings, name)
-    return jax.jit(jax.vmap(functools.partial(method, **dict(settings))))
+    """The method over a batch. Floats are traced: one compilation for all of them."""
+    numbers = {key: value for key, value in settings if isinstance(value, float)}
+    others = tuple(item for item in settings if item[0] not in numbers)
+    return lambda *args: _compiled(name, others)(numbers, args)
 
 
 def fixed(number):
