@@ -7,6 +7,10 @@ the images of 0 to 4 get their labels, and the model is to sort all other images
 ten classes: five it knows, five it has to discover. Two objectives train its last block
 and its heads (SimGCD's): a supervised one on labeled rows, an unsupervised one on all
 rows. The two runs differ in one line only: how two gradients become one update.
+
+Flags choose another method for both runs, and what the second run does instead: any
+aggregator, and the published coordinator at the feature, which starts from a model
+trained on the labeled images (`--reference-epochs`).
 """
 
 import argparse
@@ -24,17 +28,24 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from eagc_jax import eagc, sum_objectives
 from eagc_jax.gcd import data, results
+from eagc_jax.gcd.aggregation import Aggregation, aggregator_names
 from eagc_jax.gcd.baselines import kmeans_predictions
 from eagc_jax.gcd.checkpoints import load_backbone
+from eagc_jax.gcd.config import COORDINATION_MODES, FeatureCoordination
 from eagc_jax.gcd.history import Snapshot
-from eagc_jax.gcd.methods import SimGCD
+from eagc_jax.gcd.methods import METHODS
 from eagc_jax.gcd.metrics import Accuracy, cluster_accuracy
+from eagc_jax.gcd.reference import ReferenceConfig
 from eagc_jax.gcd.report import write_report
+from eagc_jax.gcd.settings import RunSettings
 from eagc_jax.gcd.training import TrainConfig, TrainingRun
 
 KNOWN = range(5)
+PLAIN = "plain summation"
+# The best of the settings that python -m benchmarks.gcd_settings compares. Over ten
+# seeds it is as good as plain summation; energy="magnitude" is worse.
+EAGC = Aggregation("eagc", {"energy": "exploratory", "temperature": 0.5})
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,29 +54,19 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         folder = results.open_folder(options.output)  # before the work, not after it
         config = TrainConfig(epochs=options.epochs, seed=options.seed)
+        settings = chosen_runs(options)
     except (FileExistsError, ValueError) as error:
         console.print(str(error), style="red", markup=False)
         return 2
     split = data.split_categories(data.load_digits(), KNOWN)
     introduce(console, split)
 
-    # The two ways from K = 2 gradients to one update.
-    method = SimGCD()
-    weights = method.objective_weights
-    aggregators = {
-        "plain summation": sum_objectives(weights),
-        # The best of the settings that python -m benchmarks.gcd_settings compares. Over
-        # ten seeds it is as good as plain summation; energy="magnitude" is worse.
-        "EAGC": eagc(2, energy="exploratory", temperature=0.5, weights=weights),
-    }
     runs: dict[str, TrainingRun] = {}
     interrupted = False
     try:
         with progress_bars(console) as progress:
-            for name, aggregator in aggregators.items():
-                runs[name] = TrainingRun(
-                    config, split, load_backbone(), aggregator, method=method, name=name
-                )
+            for name, one in settings.items():
+                runs[name] = one.start(config, split, load_backbone(), name=name)
                 train(runs[name], progress)
     except KeyboardInterrupt:
         interrupted = True
@@ -74,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not finished:
         console.print("Interrupted before the first epoch was over; nothing to keep.")
         return 130
-    page = write(folder, config, split, finished, console)
+    page = write(folder, config, settings, split, finished, console)
     if interrupted:
         kept = ", ".join(
             f"{len(run.history.epochs)} of {name}" for name, run in finished.items()
@@ -98,10 +99,53 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--fast", action="store_true", help="two epochs: does it run at all?"
     )
+    parser.add_argument(
+        "--method", choices=tuple(METHODS), default="simgcd", help="of both runs"
+    )
+    parser.add_argument(
+        "--aggregator",
+        metavar="NAME",
+        choices=aggregator_names(),
+        help="of the second run: eagc (the default), sum (the default with "
+        f"--coordination), {', '.join(aggregator_names()[2:])}",
+    )
+    parser.add_argument(
+        "--coordination",
+        choices=("none", *COORDINATION_MODES),
+        default="none",
+        help="of the second run, at the feature; starts from the reference model",
+    )
+    parser.add_argument(
+        "--reference-epochs",
+        type=int,
+        default=ReferenceConfig.epochs,
+        help="of supervised training before a coordinated run",
+    )
     options = parser.parse_args(arguments)
     if options.fast:
         options.epochs = 2
+        options.reference_epochs = 2
     return options
+
+
+def chosen_runs(options: argparse.Namespace) -> dict[str, RunSettings]:
+    """Plain summation, and what the flags say; alone, if that is the same."""
+    method = METHODS[options.method]()
+    coordination = reference = None
+    if options.coordination != "none":
+        coordination = FeatureCoordination(mode=options.coordination)
+        reference = ReferenceConfig(epochs=options.reference_epochs, seed=options.seed)
+    name = options.aggregator or ("eagc" if coordination is None else "sum")
+    aggregator = EAGC if name == "eagc" else Aggregation(name)
+    aggregator.build(method.objective_weights)  # complains now rather than later
+    runs = {PLAIN: RunSettings(method, Aggregation("sum"))}
+    parts = [] if name == "sum" else ["EAGC" if name == "eagc" else name]
+    if coordination is not None:
+        parts.append(f"{coordination.mode} coordinator")
+    if parts:
+        second = RunSettings(method, aggregator, coordination, reference)
+        runs[" + ".join(parts)] = second
+    return runs
 
 
 def introduce(console: Console, split: data.DiscoverySplit) -> None:
@@ -126,7 +170,7 @@ def introduce(console: Console, split: data.DiscoverySplit) -> None:
 
 def progress_bars(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description:<15}"),
+        TextColumn("{task.description:<15.24}"),
         BarColumn(bar_width=10),  # all of it in 80 columns
         MofNCompleteColumn(),
         TextColumn("epochs {task.fields[rate]}"),
@@ -154,6 +198,7 @@ def train(run: TrainingRun, progress: Progress) -> None:
 def write(
     folder: Path,
     config: TrainConfig,
+    chosen: dict[str, RunSettings],
     split: data.DiscoverySplit,
     runs: dict[str, TrainingRun],
     console: Console,
@@ -164,7 +209,9 @@ def write(
     accuracy = {name: run.evaluation.accuracy for name, run in runs.items()}
     console.print(table({"k-means on the features": baseline, **accuracy}))
 
-    settings = results.describe_settings(config, data=split.name)
+    settings = results.describe_settings(
+        config, data=split.name, runs={name: chosen[name] for name in runs}
+    )
     results.write_results(folder, settings, histories, {"k-means": baseline})
     unlabeled = ~split.labeled_mask
     snapshot = Snapshot(

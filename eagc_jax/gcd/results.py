@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 import eagc_jax
+from eagc_jax.gcd.audit import step_rows
 from eagc_jax.gcd.history import RunHistory
 from eagc_jax.gcd.metrics import Accuracy
 
@@ -58,15 +59,20 @@ def open_folder(path: str | os.PathLike) -> pathlib.Path:
     return folder
 
 
-def describe_settings(config: Any, **more: Any) -> dict[str, Any]:
+def describe_settings(
+    config: Any, *, runs: Mapping[str, Any] | None = None, **more: Any
+) -> dict[str, Any]:
     """What a reader needs to repeat a run, as plain values for JSON.
 
     Args:
       config: a dataclass.
-      **more: further entries, e.g. seed and name of the data.
+      runs: by name, each run's `eagc_jax.gcd.settings.RunSettings`: its method,
+        aggregator, coordination and reference model.
+      **more: further entries, e.g. the name of the data.
 
     Returns:
-      The config, versions of what took part, the device, and `more`.
+      The config with its seed, the runs, versions of what took part, the device, and
+      `more`.
     """
     names = ("jax", "optax", "flax", "numpy", "scikit-learn")
     versions = {name: importlib.metadata.version(name) for name in names}
@@ -76,6 +82,7 @@ def describe_settings(config: Any, **more: Any) -> dict[str, Any]:
         _MARK: "eagc_jax",
         **more,
         "config": dataclasses.asdict(config),
+        "runs": {name: run.describe() for name, run in (runs or {}).items()},
         "versions": versions,
         "device": f"{device.platform}: {device.device_kind}",
     }
@@ -87,12 +94,22 @@ def write_results(
     runs: Mapping[str, RunHistory],
     baselines: Mapping[str, Accuracy],
 ) -> None:
-    """Writes config.json, metrics.csv and metrics.jsonl.
+    """Writes config.json, metrics.csv, metrics.jsonl and steps.jsonl.
 
     Both metrics files have one line per run and finished epoch; a baseline has one
-    line, with epoch 0. The CSV holds numbers for a spreadsheet: accuracies, losses and,
-    as means over layers, gates and the ratio of the first two objectives' energies
-    (geometric). The JSONL holds gate and energy of every layer.
+    line, with epoch 0. The CSV holds numbers for a spreadsheet: accuracies, losses, GDC
+    (mean over the epoch's measured steps), SOC and, as means over layers, gates and the
+    ratio of the first two objectives' energies (geometric). The JSONL holds gate and
+    energy of every layer. What was not evaluated or measured is null, or an empty cell.
+
+    steps.jsonl has one line per run and step, the audit trail: losses, what was measured
+    of the raw gradients, and every decision. See `eagc_jax.gcd.audit.step_rows`.
+
+    A run is replayed from config.json: it holds the training config with the seed, and
+    each run's method, aggregator, coordination and reference model, all with their
+    settings. `eagc_jax.gcd.settings.read_runs` reads them, and `RunSettings.start` with
+    the same data, backbone and pooled views gives a run with the same steps.jsonl, bit
+    for bit with the same versions on the same kind of device.
 
     Args:
       folder: from `open_folder`.
@@ -107,17 +124,27 @@ def write_results(
     ]
     _write(folder / "metrics.jsonl", "".join(f"{_json(row)}\n" for row in rows))
     _write(folder / "metrics.csv", _csv(rows))
+    steps = (_json(row) for history in runs.values() for row in step_rows(history))
+    _write(folder / "steps.jsonl", "".join(f"{line}\n" for line in steps))
 
 
 def _rows(history: RunHistory) -> Iterable[dict[str, Any]]:
     for index, epoch in enumerate(history.epochs):
         losses = {name: values[index] for name, values in history.losses.items()}
         row = _row(history.name, epoch, history.accuracy[index], losses)
+        row["gdc"] = _at(history.gradient_deviation, index)
+        row["soc"] = _at(history.subspace_overlap, index)
         row["seconds"] = round(history.seconds[index], 3)
+        row["step_seconds"] = round(_at(history.step_seconds, index), 6)
         if history.gate:
             row["gate"] = _by_layer(history, history.gate[index])
             row["energy"] = _by_layer(history, history.energy[index])
         yield row
+
+
+def _at(values: list[float], index: int) -> float:
+    """NaN where a history was made without them."""
+    return values[index] if index < len(values) else float("nan")
 
 
 def _row(name: str, epoch: int, accuracy: Accuracy, losses: dict) -> dict[str, Any]:
@@ -138,7 +165,7 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(flat)
+    writer.writerows(_without_nan(row) for row in flat)  # null: an empty cell
     return buffer.getvalue()
 
 
@@ -168,6 +195,8 @@ def _json(value: Any) -> str:
 def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(entry) for entry in value]
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value

@@ -332,7 +332,8 @@ def _optimizer(
     ]
     if config.head_rate != 1:
         stages.append(optax.masked(optax.scale(config.head_rate), _is_head))
-    return optax.chain(*([] if aggregator is None else [aggregator]), *stages)
+    chain = optax.chain(*([] if aggregator is None else [aggregator]), *stages)
+    return optax.with_extra_args_support(chain)
 
 
 def _is_kernel(params: Any) -> Any:
@@ -416,7 +417,10 @@ def _run_epoch(recipe, graphdef, carry, key, epoch, reference, arrays):
         gradients, state, seen = step.gradients(
             problem, params, tokens, batch, coordination, measure
         )
-        updates, opt_state = recipe.optimizer.update(gradients, opt_state, params)
+        # Losses are for aggregators that look at them; others don't see the keyword.
+        updates, opt_state = recipe.optimizer.update(
+            gradients, opt_state, params, value=seen["losses"]
+        )
         params = optax.apply_updates(params, updates)
         return (params, opt_state, state), step.trace(seen, opt_state)
 

@@ -12,36 +12,36 @@ import optax
 import pytest
 from flax import nnx
 
-from eagc_jax import eagc, sum_objectives
-from eagc_jax.gcd import baselines, checkpoints, data, models, pretraining, results
+from eagc_jax import features
+from eagc_jax.gcd import (
+    baselines,
+    checkpoints,
+    pretraining,
+    results,
+    settings,
+    training,
+)
+from eagc_jax.gcd.aggregation import Aggregation
+from eagc_jax.gcd.config import FeatureCoordination
 from eagc_jax.gcd.methods import Batch, SimGCD
 from eagc_jax.gcd.metrics import Accuracy
-from eagc_jax.gcd.training import TrainConfig, TrainingRun
+from eagc_jax.gcd.reference import ReferenceConfig
+from eagc_jax.gcd.settings import RunSettings
+from eagc_jax.gcd.training import TrainingRun
 from examples import gcd_vit
 from tests.gcd import golden
+from tests.gcd.tiny import CONFIG, METHOD, PLAIN, VIT
 
-CONFIG = TrainConfig(epochs=3, batch_size=32, log_every=2)
-METHOD = SimGCD(head_hidden=8, head_projection=6, teacher_warmup_epochs=2)
-PLAIN = sum_objectives(METHOD.objective_weights)
-VIT = models.ViTConfig(
-    image_size=8, patch_size=4, channels=1, width=8, depth=2, heads=2, mlp_ratio=1
+AUDITED = RunSettings(
+    METHOD,
+    Aggregation("eagc", {"warmup_steps": 2, "granularity": "tensor"}),
+    FeatureCoordination(refresh_epochs=2, decay_epochs=4),
+    ReferenceConfig(epochs=1, batch_size=8),
 )
 
 
 def read_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def split():
-    whole = data.load_digits()
-    few = dataclasses.replace(whole, images=whole.images[:96], labels=whole.labels[:96])
-    return data.split_categories(few, range(5))
-
-
-@pytest.fixture(scope="module")
-def backbone():
-    return nnx.jit(lambda: models.VisionTransformer(VIT, rngs=nnx.Rngs(0)))()
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +52,18 @@ def plain(split, backbone):
 
 
 @pytest.fixture(scope="module")
-def coordinated(split, backbone):
-    aggregator = eagc(2, weights=METHOD.objective_weights, warmup_steps=2)
-    run = TrainingRun(CONFIG, split, backbone, aggregator, method=METHOD, name="EAGC")
-    next(iter(run))
+def audited(split, backbone):
+    """All there is: reference model, coordinator, gate; every other epoch evaluated."""
+    config = dataclasses.replace(CONFIG, evaluate_every=2)
+    run = AUDITED.start(config, split, backbone, name="audited")
+    run.initial_features = training._features(
+        run._graphdef, run._carry[0], run._frozen, run._tokens
+    )
+    run.states = [run.coordinator]
+    run.features = []
+    for _ in run:
+        run.states.append(run.coordinator)
+        run.features.append(run.evaluation.features)
     return run
 
 
@@ -144,7 +152,7 @@ def test_the_model_is_what_was_evaluated(plain, split):
 
 @pytest.mark.slow
 def test_any_aggregator_will_do(split, backbone, plain):
-    weights = jnp.array(CONFIG.objective_weights)
+    weights = jnp.array(METHOD.objective_weights)
 
     def combine(updates, params):
         return jax.tree.map(lambda g: jnp.tensordot(weights, g, 1), updates)
@@ -155,8 +163,8 @@ def test_any_aggregator_will_do(split, backbone, plain):
         np.testing.assert_allclose(run.history.losses[name][0], values[0], rtol=1e-4)
 
 
-def test_gates_and_energies_are_recorded_by_layer(coordinated):
-    history = coordinated.history
+def test_gates_and_energies_are_recorded_by_layer(audited):
+    history = audited.history
     count = len(history.layers)
     assert history.gate[0].shape == history.energy[0].shape == (2, count)
     assert "head/classifier/kernel" in history.layers
@@ -205,30 +213,148 @@ def test_wrong_inputs_name_the_argument(split, backbone):
         baselines.kmeans_predictions(np.zeros((3, 2)), 4, seed=0)
 
 
-def test_results_hold_every_epoch_and_no_nan(tmp_path, plain, coordinated):
+def test_an_evaluation_every_other_epoch(audited):
+    history = audited.history
+    evaluated = [np.isfinite(accuracy.all) for accuracy in history.accuracy]
+    assert evaluated == [False, True, True]  # the last epoch always is
+    assert list(np.isfinite(history.subspace_overlap)) == evaluated
+    assert [len(found) > 0 for found in audited.features] == evaluated
+
+
+def test_the_conceptor_is_renewed_when_it_is_due(audited, split):
+    start, first, second, third = (np.asarray(s.conceptor) for s in audited.states)
+    np.testing.assert_array_equal(start, first)
+    assert np.any(first != second)
+    np.testing.assert_array_equal(second, third)
+    # The student's conceptor after the second epoch isn't kept anywhere else; the first
+    # one is of the reference model's features, which the run started from.
+    labeled = audited.initial_features[split.labeled_mask]
+    np.testing.assert_allclose(features.conceptor(labeled), start, atol=1e-5)
+    assert [int(s.step) for s in audited.states] == [0, 3, 0, 3]
+
+
+def test_strength_falls_to_nothing():
+    settings = FeatureCoordination(decay_epochs=4)
+    found = [float(training._strength(settings, jnp.float32(e))) for e in range(6)]
+    assert found == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    assert training._strength(FeatureCoordination(), jnp.float32(99)) == 1
+
+
+def test_the_heads_move_as_if_their_rate_were_multiplied():
+    params = {"backbone": {"a": jnp.ones((2, 2))}, "head": {"b": jnp.ones((2, 2))}}
+    moved = []
+    for rate in (1.0, 10.0):
+        config = dataclasses.replace(CONFIG, head_rate=rate, weight_decay=0.1)
+        optimizer = training._optimizer(config, None, steps=4)
+        state, total = optimizer.init(params), jax.tree.map(jnp.zeros_like, params)
+        for scale in (1.0, -3.0):  # with momentum
+            gradients = jax.tree.map(lambda leaf, s=scale: s * leaf, params)
+            updates, state = optimizer.update(gradients, state, params)
+            total = jax.tree.map(jnp.add, total, updates)
+        moved.append(total)
+    np.testing.assert_array_equal(moved[1]["backbone"]["a"], moved[0]["backbone"]["a"])
+    np.testing.assert_allclose(
+        moved[1]["head"]["b"], 10 * moved[0]["head"]["b"], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"aga_weight": -0.1}, "aga_weight must be at least 0"),
+        ({"eep_weight": -0.1}, "eep_weight must be at least 0"),
+        ({"refresh_epochs": -1}, "refresh_epochs must be at least 0"),
+        ({"decay_epochs": -1}, "decay_epochs must be at least 0"),
+        ({"aperture": 0.0}, "aperture must be positive"),
+        ({"mode": "both"}, "mode must be one of .*'paper'.*got 'both'"),
+        ({"max_projection": 1.5}, r"max_projection must be in \[0, 1\] or None"),
+    ],
+)
+def test_wrong_coordination_names_the_field(changes, message):
+    with pytest.raises(ValueError, match=message):
+        FeatureCoordination(**changes)
+
+
+def test_results_hold_every_epoch_and_no_nan(tmp_path, plain, audited):
     folder = results.open_folder(tmp_path / "a" / "run")
-    settings = results.describe_settings(CONFIG, data="digits")
-    runs = {"plain": plain.history, "EAGC": coordinated.history}
+    described = results.describe_settings(CONFIG, data="digits")
+    runs = {"plain": plain.history, "EAGC": audited.history}
     results.write_results(
-        folder, settings, runs, {"k-means": Accuracy(0.5, 0.5, float("nan"))}
+        folder, described, runs, {"k-means": Accuracy(0.5, 0.5, float("nan"))}
     )
     rows = read_lines(folder / "metrics.jsonl")
     assert [(row["run"], row["epoch"]) for row in rows] == [
         ("k-means", 0),
         *(("plain", epoch) for epoch in (1, 2, 3)),
-        ("EAGC", 1),
+        *(("audited", epoch) for epoch in (1, 2, 3)),
     ]
-    assert rows[0]["new"] is None
+    assert rows[0]["new"] is rows[4]["all"] is rows[4]["soc"] is None
+    assert rows[1]["gdc"] == plain.history.gradient_deviation[0]
+    assert rows[1]["soc"] == plain.history.subspace_overlap[0]
+    assert 0 < rows[1]["step_seconds"] < rows[1]["seconds"]
     gate = rows[-1]["gate"]["head/classifier/kernel"]
     assert gate["supervised"] + gate["unsupervised"] == pytest.approx(1)
     table = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
     assert float(table[1]["all"]) == plain.history.accuracy[0].all
+    assert table[4]["all"] == table[4]["soc"] == ""
     assert float(table[-1]["energy_ratio"]) > 0
     config = json.loads((folder / "config.json").read_text())
     assert config["config"]["batch_size"] == 32
     assert config["versions"]["jax"] == jax.__version__
-    names = {"config.json", "metrics.csv", "metrics.jsonl"}
+    names = {"config.json", "metrics.csv", "metrics.jsonl", "steps.jsonl"}
     assert {file.name for file in folder.iterdir()} == names
+
+
+def test_every_step_is_on_record(tmp_path, plain, audited):
+    runs = {"plain": plain.history, "audited": audited.history}
+    results.write_results(tmp_path, {}, runs, {})
+    rows = read_lines(tmp_path / "steps.jsonl")
+    assert [(row["run"], row["epoch"], row["step"]) for row in rows] == [
+        (name, 1 + step // 3, 1 + step) for name in runs for step in range(9)
+    ]
+    assert not any("gates" in row or "coordinator" in row for row in rows[:9])
+    for row, (epoch, step) in zip(rows[9:], np.ndindex(3, 3), strict=True):
+        trace = audited.history.traces[epoch]
+        assert np.float32(row["loss"]["unsupervised"]) == trace.losses[step, 1]
+        assert ("cosines" in row) == ("gradient_norms" in row) == (step % 2 == 0)
+        if step % 2:
+            assert row["gdc"] is None
+        else:
+            layer = audited.history.parameters[4]
+            norm = np.float32(row["gradient_norms"][layer]["supervised"])
+            assert norm == trace.gradient_norms[step, 0, 4]
+            assert np.float32(row["gdc"]) == trace.gradient_deviation[step]
+        layer = audited.history.layers[2]
+        gate = np.float32(row["gates"][layer]["supervised"])
+        assert gate == trace.gates[step, 0, 2]
+        coordinator = row["coordinator"]
+        assert np.float32(coordinator["removed"]) == trace.removed[step]
+        assert coordinator["labeled_reference"] > 0
+        assert len(coordinator["projection_quantiles"]) == 5
+    number = repr(rows[0]["loss"]["supervised"])
+    assert len(number.replace(".", "")) <= 9  # digits that float32 needs, no more
+
+
+def test_a_run_is_replayed_from_its_settings(tmp_path, audited, split, backbone):
+    described = results.describe_settings(audited.config, runs={"audited": AUDITED})
+    first, again = (results.open_folder(tmp_path / name) for name in ("1", "2"))
+    results.write_results(first, described, {"audited": audited.history}, {})
+    written = json.loads((first / "config.json").read_text())
+    config, runs = settings.read_runs(written)
+    assert (config, runs) == (audited.config, {"audited": AUDITED})
+    run = runs["audited"].start(config, split, backbone, name="audited")
+    assert list(run) == [1, 2, 3]
+    results.write_results(again, described, {"audited": run.history}, {})
+    steps = (first / "steps.jsonl").read_bytes()
+    assert len(steps.splitlines()) == 9
+    assert (again / "steps.jsonl").read_bytes() == steps
+
+
+def test_settings_of_an_unknown_method_are_refused():
+    entry = {**RunSettings(METHOD).describe(), "method": {"name": "other"}}
+    written = results.describe_settings(CONFIG) | {"runs": {"run": entry}}
+    with pytest.raises(ValueError, match=r"method must be one of simgcd.*got 'other'"):
+        settings.read_runs(written)
 
 
 def test_only_folders_of_our_own_are_taken_over(tmp_path):
@@ -289,8 +415,7 @@ def small_demo(monkeypatch, split, backbone):
     # The compilations of the other tests serve here too.
     config = mock.Mock(return_value=CONFIG, epochs=CONFIG.epochs)
     monkeypatch.setattr(gcd_vit, "TrainConfig", config)
-    monkeypatch.setattr(gcd_vit, "SimGCD", lambda: METHOD)
-    monkeypatch.setattr(gcd_vit, "sum_objectives", lambda _: PLAIN)
+    monkeypatch.setattr(gcd_vit, "METHODS", {"simgcd": lambda: METHOD})
     monkeypatch.setattr(
         gcd_vit, "write_report", lambda folder, *_: folder / "index.html"
     )
@@ -325,6 +450,34 @@ def test_an_interrupt_before_the_first_epoch(small_demo, monkeypatch, tmp_path, 
     assert list((tmp_path / "demo").iterdir()) == []
 
 
+def chosen(*arguments):
+    return gcd_vit.chosen_runs(gcd_vit.parse(list(arguments)))
+
+
+def test_flags_choose_the_second_run():
+    runs = chosen()
+    assert list(runs) == ["plain summation", "EAGC"]
+    assert {run.method for run in runs.values()} == {SimGCD()}
+    assert runs["EAGC"].aggregator.options["energy"] == "exploratory"
+    assert list(chosen("--aggregator", "sum")) == ["plain summation"]
+    assert list(chosen("--aggregator", "upgrad"))[1] == "upgrad"
+    runs = chosen("--coordination", "paper", "--reference-epochs", "7", "--seed", "3")
+    second = runs["paper coordinator"]
+    assert second.aggregator.name == "sum"
+    assert second.coordination == FeatureCoordination(mode="paper")
+    assert second.reference == ReferenceConfig(epochs=7, seed=3)
+    both = chosen("--coordination", "released", "--aggregator", "eagc")
+    assert list(both)[1] == "EAGC + released coordinator"
+    assert chosen("--method", "simgcd", "--fast")["EAGC"].reference is None
+
+
+@pytest.mark.parametrize("flag", ["--method", "--aggregator", "--coordination"])
+def test_flags_refuse_what_is_not_there(flag, capsys):
+    with pytest.raises(SystemExit):
+        gcd_vit.parse([flag, "other"])
+    assert "invalid choice" in capsys.readouterr().err
+
+
 def test_a_foreign_folder_is_refused_before_the_work(tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("years of work")
     assert gcd_vit.main(["--output", str(tmp_path)]) == 2
@@ -341,6 +494,7 @@ def test_the_demo_reaches_its_figures_and_repeats_them(tmp_path):
         rows = read_lines(folder / "metrics.jsonl")
         for row in rows:
             row.pop("seconds", None)
+            row.pop("step_seconds", None)
         tables.append(rows)
     assert tables[0] == tables[1]
     last = {row["run"]: row for row in tables[0]}

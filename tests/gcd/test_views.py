@@ -1,0 +1,73 @@
+"""Pooled views: what is in the pool, and what is drawn from it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from eagc_jax.gcd import data, views
+from eagc_jax.gcd.training import TrainingRun
+from tests.gcd import tiny
+
+AUGMENTATION = data.Augmentation()
+KEY = jax.random.key(3)
+
+
+@pytest.fixture(scope="module")
+def pool(split, backbone):
+    return views.pool_views(KEY, split.images, backbone, AUGMENTATION, views=3)
+
+
+def test_the_pool_holds_the_prefix_of_augmented_views(pool, split, backbone):
+    assert pool.tokens.shape == (96, 3, 5, 8)
+    assert pool.frozen_blocks == 1
+
+    @nnx.jit
+    def prefix(backbone, key):
+        return backbone.prefix(data.augment(key, split.images, AUGMENTATION), 1)
+
+    for view in range(3):
+        expected = prefix(backbone, jax.random.fold_in(KEY, view))
+        # One compilation against two.
+        np.testing.assert_allclose(pool.tokens[:, view], expected, atol=2e-6)
+    assert np.any(pool.tokens[:, 0] != pool.tokens[:, 1])
+
+
+def test_all_images_go_through_the_prefix_in_parts(split, backbone, monkeypatch):
+    whole = views.frozen_tokens(backbone, jnp.asarray(split.images[:10]), 1)
+    monkeypatch.setattr(views, "_CHUNK", 4)
+    parts = views.frozen_tokens(backbone, jnp.asarray(split.images[:10]), 1)
+    assert parts.shape == (10, 5, 8)
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("number", [2, 5])
+def test_two_different_views_of_each_image_are_drawn(number):
+    # An entry says which image and which view it is.
+    image, view = jnp.meshgrid(jnp.arange(7), jnp.arange(number), indexing="ij")
+    pool = jnp.stack([image, view], axis=-1)[:, :, None]
+    chosen = jax.random.randint(jax.random.key(0), (400,), 0, 7)
+    first, second = views.draw(KEY, pool, chosen)[:, 0].reshape(2, 400, 2)
+    np.testing.assert_array_equal(first[:, 0], chosen)
+    np.testing.assert_array_equal(second[:, 0], chosen)
+    assert np.all(first[:, 1] != second[:, 1])
+    # All ordered pairs of views are equally likely: 200 draws each, or 20.
+    pairs = np.unique(first[:, 1] * number + second[:, 1], return_counts=True)[1]
+    expected = 400 / (number * (number - 1))
+    assert len(pairs) == number * (number - 1)
+    assert np.all(np.abs(pairs - expected) < 5 * np.sqrt(expected))
+
+
+def test_wrong_pools_are_refused(pool, split, backbone):
+    with pytest.raises(ValueError, match="views must be at least 2, got 1"):
+        views.pool_views(KEY, split.images, backbone, AUGMENTATION, views=1)
+    config = dataclasses.replace(tiny.CONFIG, trainable_blocks=2)
+    arguments = {"method": tiny.METHOD, "pool": pool}
+    with pytest.raises(ValueError, match="pool has 1 frozen blocks behind it"):
+        TrainingRun(config, split, backbone, tiny.PLAIN, **arguments)
+    arguments["pool"] = pool._replace(tokens=pool.tokens[:95])
+    with pytest.raises(ValueError, match="pool has 95 images, the split 96"):
+        TrainingRun(tiny.CONFIG, split, backbone, tiny.PLAIN, **arguments)

@@ -1,0 +1,13 @@
+"""A problem of 96 digits and a ViT of width 8, for tests that train."""
+
+from eagc_jax.gcd import models
+from eagc_jax.gcd.aggregation import Aggregation
+from eagc_jax.gcd.config import TrainConfig
+from eagc_jax.gcd.methods import SimGCD
+
+CONFIG = TrainConfig(epochs=3, batch_size=32, log_every=2)
+METHOD = SimGCD(head_hidden=8, head_projection=6, teacher_warmup_epochs=2)
+PLAIN = Aggregation("sum").build(METHOD.objective_weights)
+VIT = models.ViTConfig(
+    image_size=8, patch_size=4, channels=1, width=8, depth=2, heads=2, mlp_ratio=1
+)
