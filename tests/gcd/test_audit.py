@@ -1,0 +1,58 @@
+"""steps.jsonl and the settings that a run is replayed from, without any training."""
+
+import json
+
+import numpy as np
+
+from eagc_jax.gcd import results, settings
+from eagc_jax.gcd.aggregation import Aggregation
+from eagc_jax.gcd.config import FeatureCoordination, TrainConfig
+from eagc_jax.gcd.methods import METHODS
+from eagc_jax.gcd.reference import ReferenceConfig
+from tests.gcd.test_report import PARAMETERS, make_run
+
+
+def test_a_line_per_step_gives_every_bit_back(tmp_path):
+    run = make_run("EAGC", epochs=2)
+    run.traces = [
+        type(trace)(*(np.asarray(part, np.float32) for part in trace))
+        for trace in run.traces
+    ]
+    run.traces[1].losses[0, 0] = np.nan
+    runs = {"EAGC": run, "plain": make_run("plain", epochs=1, gated=False)}
+    results.write_results(tmp_path, {}, runs, {})
+    lines = (tmp_path / "steps.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [(r["run"], r["epoch"], r["step"]) for r in rows] == [
+        *(("EAGC", 1 + step // 4, 1 + step) for step in range(8)),
+        *(("plain", 1, 1 + step) for step in range(4)),
+    ]
+    assert rows[4]["loss"]["supervised"] is None
+    for row in rows[:8]:
+        trace, at = run.traces[row["epoch"] - 1], (row["step"] - 1) % 4
+        assert ("cosines" in row) == ("gradient_norms" in row) == (at % 2 == 0)
+        assert (row["gdc"] is None) == (at % 2 == 1)
+        assert np.float32(row["loss"]["unsupervised"]) == trace.losses[at, 1]
+        quantiles = np.array(row["coordinator"]["projection_quantiles"], np.float32)
+        np.testing.assert_array_equal(quantiles, trace.projection_quantiles[at])
+        if at % 2 == 0:
+            norms = row["gradient_norms"][PARAMETERS[2]]
+            assert np.float32(norms["supervised"]) == trace.gradient_norms[at, 0, 2]
+            assert np.float32(row["cosines"][PARAMETERS[3]]) == trace.cosines[at, 3]
+    assert not any("coordinator" in row or "gates" in row for row in rows[8:])
+    assert len(repr(rows[0]["loss"]["unsupervised"])) <= 11  # float32, not float64
+
+
+def test_settings_come_back_as_they_were_written():
+    runs = {
+        "plain": settings.RunSettings(METHODS["simgcd"]()),
+        "all": settings.RunSettings(
+            METHODS["rankstats"](),
+            Aggregation("eagc", {"energy": "exploratory", "temperature": 0.5}),
+            FeatureCoordination(mode="paper", max_projection=None),
+            ReferenceConfig(epochs=3, seed=7),
+        ),
+    }
+    config = TrainConfig(epochs=5, head_rate=0.1, seed=4)
+    written = json.dumps(results.describe_settings(config, runs=runs, data="digits"))
+    assert settings.read_runs(json.loads(written)) == (config, runs)
