@@ -36,6 +36,7 @@ def tiny(monkeypatch, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_it_trains_every_arm_once_and_goes_on(tiny, tmp_path, monkeypatch, capsys):
     markdown = tmp_path / "table.md"
     assert what_helps.main([*tiny, "--markdown", str(markdown)]) == 0
