@@ -64,7 +64,8 @@ class ProbeReport(NamedTuple):
     @property
     def finite(self) -> np.ndarray:
         """``(S,)`` bool: steps in which every gradient was finite."""
-        return np.isfinite(self.norms).all(axis=1) & np.isfinite(self.progress).all(1)
+        found = np.isfinite(self.norms) & np.isfinite(self.progress)
+        return np.asarray(found.all(axis=1))
 
     @property
     def increased(self) -> np.ndarray:
