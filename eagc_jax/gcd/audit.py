@@ -37,7 +37,7 @@ def step_rows(history: RunHistory) -> Iterator[dict[str, Any]]:
             yield head | _row(history, one, coordinated)
 
 
-def _row(history: RunHistory, trace: Trace, coordinated: bool) -> dict[str, Any]:
+def _row(history: RunHistory, trace: Any, coordinated: bool) -> dict[str, Any]:
     objectives = history.objective_names
     row: dict[str, Any] = {
         "loss": _named(objectives, trace.losses),

@@ -117,7 +117,8 @@ class Attention(nnx.Module):
     def first(self, tokens: jax.Array) -> jax.Array:
         """(B, T, width) to (B, 1, width): what the first token gets, and that alone."""
         batch, length, width = tokens.shape
-        kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
+        kernel = self.qkv.kernel[...]
+        bias = self.qkv.bias[...]  # type: ignore[index]  (it has one)
         query = tokens[:, 0] @ kernel[:, :width] + bias[:width]
         flat = tokens.reshape(-1, width)
         both = flat @ kernel[:, width:] + bias[width:]

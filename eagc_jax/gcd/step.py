@@ -66,7 +66,7 @@ def gradients(
     batch: Batch,
     coordination: Coordination | None,
     measure: jax.Array | bool,
-) -> tuple[Any, features.CoordinatorState | None, dict[str, jax.Array]]:
+) -> tuple[Any, features.CoordinatorState | None, dict[str, Any]]:
     """Gradients of the objectives and what the trace is made of.
 
     Args:
@@ -111,7 +111,7 @@ def gradients(
             total, argnums=(0, 1), has_aux=True
         )(params["head"], z)
 
-    seen: dict[str, jax.Array] = {"losses": losses}
+    seen: dict[str, Any] = {"losses": losses}
     state = None
     if coordination is not None:
         # AGA's strength is that on the weighted sum; the aggregator will apply the

@@ -269,8 +269,8 @@ class TrainingRun:
         )
         found = np.asarray(found)
         overlap = diagnostics.subspace_overlap(
-            found[split.labeled_mask],
-            found[~split.old_mask],
+            jnp.asarray(found[split.labeled_mask]),
+            jnp.asarray(found[~split.old_mask]),
             k=min(SOC_COMPONENTS, found.shape[1]),
         )
         return Evaluation(
