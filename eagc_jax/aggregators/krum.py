@@ -128,4 +128,5 @@ def squared_distances(updates: Any) -> jax.Array:
         columns = (rows + shift) % number
         distances = distances.at[rows, columns].set(found)
         distances = distances.at[columns, rows].set(found)
-    return distances
+    # Half way round each pair is met twice; a tie must not hang on a rounding.
+    return jnp.minimum(distances, distances.T)
