@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,24 @@ import eagc_jax
 
 
 def interleaved_seconds(
-    programs: Mapping[str, Callable[[], Any]], rounds: int
+    programs: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    *,
+    rarely: Collection[str] = (),
 ) -> dict[str, np.ndarray]:
     """Seconds per call of each program, ``(rounds,)``.
 
     Every round calls each program once, so that what disturbs the machine disturbs all
-    of them. A first call of each, not counted, warms caches.
+    of them; those named in ``rarely`` are called in every fifth round only, and have NaN
+    in the others. A first call of each, not counted, warms caches.
     """
-    seconds = {name: np.zeros(rounds) for name in programs}
+    seconds = {name: np.full(rounds, np.nan) for name in programs}
     for program in programs.values():
         jax.block_until_ready(program())
     for index in range(rounds):
         for name, program in programs.items():
+            if name in rarely and index % 5:
+                continue
             start = time.perf_counter()
             jax.block_until_ready(program())
             seconds[name][index] = time.perf_counter() - start
