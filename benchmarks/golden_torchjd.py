@@ -1,4 +1,4 @@
-"""Makes tests/golden/torchjd.npz: what TorchJD's aggregators return, for tests without torch.
+"""Makes tests/golden/torchjd.npz, TorchJD's results, for tests without torch.
 
     pip install torch "torchjd[quadprog_projector,fairgrad]"  # made with 0.18.0
     python -m benchmarks.golden_torchjd
