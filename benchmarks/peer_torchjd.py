@@ -1,6 +1,7 @@
 """TorchJD behind our names, for a side by side; needs torch and torchjd[full]."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -48,6 +49,8 @@ class TorchJD:
                 '--torchjd needs torch and TorchJD: pip install torch "torchjd[full]" '
                 f"({error})."
             ) from error
+        # Of its solvers, about accuracy: what comes of it shows in the figures.
+        warnings.filterwarnings("ignore", category=UserWarning, module="torchjd|cvxpy")
         torch.set_num_threads(available_threads())
         self._torch, self._module = torch, torchjd.aggregation
         gpu = jax.default_backend() != "cpu" and torch.cuda.is_available()
