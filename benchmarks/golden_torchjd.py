@@ -22,10 +22,10 @@ FRANK_WOLFE_STEPS = 20_000
 
 
 def matrices(rng: np.random.Generator, number: int) -> np.ndarray:
-    """Rows that share a direction with random signs; norms from 1/30 to 1."""
-    signs = rng.choice([-1.0, 1.0], size=(BATCH, number, 1))
+    """Rows that share a direction with alternating signs; norms from 1/30 to 1."""
+    signs = (-1.0) ** np.arange(number)[:, None]
     rows = rng.normal(size=(BATCH, number, SIZE))
-    rows = rows + 0.7 * signs * rng.normal(size=(BATCH, 1, SIZE))
+    rows = rows + signs * rng.normal(size=(BATCH, 1, SIZE))
     rows /= np.linalg.norm(rows, axis=2, keepdims=True)
     return rows * 30.0 ** -rng.uniform(size=(BATCH, number, 1))
 
