@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
 
 from eagc_jax import blocks as blocks_lib
 from eagc_jax.blocks import GLOBAL, Granularity, Layout
@@ -106,8 +108,9 @@ def gram_matrix(updates: Any, granularity: Granularity = "global") -> jax.Array:
     leaves = named_leaves(updates)
     check_gram_granularity(granularity)
     layout = blocks_lib.layout_of_updates(granularity, leaves)
-    exponents = jnp.zeros((number,), jnp.int32)
-    grams = _block_grams(leaves, layout, exponents)
+    if not leaves:
+        return jnp.zeros((number, number), jnp.float32)
+    grams = _block_grams(leaves, layout)
     return grams[0] if granularity == GLOBAL else grams
 
 
@@ -165,7 +168,7 @@ def gram_blocks(
     """
     number = active.shape[0]
     zero = jnp.zeros((number,), jnp.int32)
-    grams = _block_grams(leaves, layout, zero)
+    grams = _block_grams(leaves, layout)
     total = jnp.sum(jnp.diagonal(grams, axis1=1, axis2=2), axis=0)
     info = jnp.finfo(grams.dtype)
     # Entries that underflow are then below eps of the norm, and sums don't overflow.
@@ -201,64 +204,169 @@ def check_gram_granularity(granularity: Any) -> None:
 # Kernels
 # ---------------------------------------------------------------------------
 
+# XLA's matrix product on CPU packs its operands: for K rows of millions of columns that
+# costs several times their reading. Over blocks of so many entries, which stay in cache,
+# it doesn't. Leaves of fewer than two blocks are one product.
+_BLOCK_ENTRIES = 2**15
+_MIN_BLOCK = 512  # columns
+# Up to this many objectives, a channel's products are written out pair by pair.
+_PAIRS_LIMIT = 4
+_CHANNEL_ROWS = 16
+
 
 def _block_grams(
-    leaves: dict[str, jax.Array], layout: Layout, exponents: jax.Array
+    leaves: dict[str, jax.Array], layout: Layout, exponents: jax.Array | None = None
 ) -> jax.Array:
     """``(B, K, K)``: of rows multiplied by ``2^exponents``; B = 1 for "global"."""
-    number = exponents.shape[0]
-    if layout.granularity == GLOBAL:
-        total = jnp.zeros((number, number), jnp.float32)
-        for leaf in leaves.values():
-            wide = _scaled(_widen(leaf), exponents)
-            total = total + _inner(wide, wide)
-        return total[None]
     if layout.alone:
         raise ValueError(
             "a granularity for Gram matrices must let a block span at least one axis of "
             f"a matrix; it spans none of leaf '{layout.alone[0]}'."
         )
-    parts = [
-        _leaf_blocks(_scaled(_widen(leaf), exponents), layout.axes[name])
-        for name, leaf in leaves.items()
-    ]
-    if not parts:
-        return jnp.zeros((0, number, number), jnp.float32)
+    parts = []
+    for name, leaf in leaves.items():
+        axes = layout.axes[name]
+        real = jnp.issubdtype(leaf.dtype, jnp.floating)
+        # <a, b> of complex numbers, its real part: that of the parts, added.
+        halves = [leaf] if real else [leaf.real, leaf.imag]
+        found = [_leaf_gram(half, axes, exponents) for half in halves]
+        parts.append(found[0] if real else found[0] + found[1])
+    if layout.granularity == GLOBAL:
+        return sum(parts[1:], parts[0])
     return jnp.concatenate(parts, axis=0)
 
 
-def _leaf_blocks(leaf: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def _leaf_gram(
+    leaf: jax.Array, axes: tuple[int, ...], exponents: jax.Array | None
+) -> jax.Array:
     """``(K, *shape)`` to ``(blocks, K, K)``; a block spans ``axes`` of the parameter."""
     number = leaf.shape[0]
     summed = tuple(axis + 1 for axis in axes)
     kept = tuple(axis for axis in range(1, leaf.ndim) if axis not in summed)
-    product = jax.lax.dot_general(
+    if not leaf.size:
+        blocks = math.prod(leaf.shape[axis] for axis in kept)
+        return jnp.zeros((blocks, number, number), _wide_dtype(leaf))
+
+    def whole(leaf):
+        wide = _scaled(leaf, exponents)
+        found = jax.lax.dot_general(
+            wide,
+            wide,
+            ((summed, summed), (kept, kept)),
+            precision=_HIGHEST,
+            out_sharding=_replicated(leaf, len(kept) + 2),
+        )
+        return found.reshape(-1, number, number)
+
+    if _may_be_sharded(leaf):  # slices of a sharded axis would move it
+        return whole(leaf)
+    if not kept:
+        flat = leaf.reshape(number, -1)
+        block = max(_BLOCK_ENTRIES // number, _MIN_BLOCK)
+        if flat.shape[1] < 2 * block:
+            return whole(leaf)
+        return jax.lax.platform_dependent(
+            flat,
+            cpu=lambda flat: _looped(
+                flat, block, lambda part: _rows_gram(_scaled(part, exponents))
+            )[None],
+            default=lambda flat: _rows_gram(_scaled(flat, exponents))[None],
+        )
+    if min(kept) < max(summed):  # (K, *summed, *kept) is the usual order
+        return whole(leaf)
+    shape = (number, math.prod(leaf.shape[axis] for axis in summed), -1)
+    return jax.lax.platform_dependent(
         leaf,
-        leaf.conj(),
-        ((summed, summed), (kept, kept)),
-        precision=_HIGHEST,
-    ).real
-    return product.reshape(math.prod(leaf.shape[a] for a in kept), number, number)
+        cpu=lambda leaf: _looped(
+            leaf.reshape(shape),
+            _CHANNEL_ROWS,
+            lambda part: _column_grams(_scaled(part, exponents)),
+        ),
+        default=whole,
+    )
+
+
+def _looped(leaf: jax.Array, block: int, function: Any) -> jax.Array:
+    """The sum of ``function`` over slices of axis 1, ``block`` wide; one may be less."""
+    number, rest = divmod(leaf.shape[1], block)
+
+    def body(index, total):
+        part = jax.lax.dynamic_slice_in_dim(leaf, index * block, block, axis=1)
+        return total + function(part)
+
+    last = leaf[:, number * block :]
+    if not number:
+        return function(last)
+    total = jax.lax.fori_loop(1, number, body, function(leaf[:, :block]))
+    return total + function(last) if rest else total
+
+
+def _rows_gram(rows: jax.Array) -> jax.Array:
+    """``(K, n)`` to ``(K, K)``."""
+    return jax.lax.dot_general(rows, rows, (((1,), (1,)), ((), ())), precision=_HIGHEST)
+
+
+def _column_grams(rows: jax.Array) -> jax.Array:
+    """``(K, rows, columns)`` to ``(columns, K, K)``: a sum over rows, per column."""
+    number = rows.shape[0]
+    if number > _PAIRS_LIMIT:
+        found = jnp.sum(rows[:, None] * rows[None], axis=2)
+        return found.transpose(2, 0, 1)
+    pairs = {
+        (k, m): jnp.sum(rows[k] * rows[m], axis=0)
+        for k in range(number)
+        for m in range(k, number)
+    }
+    flat = [pairs[min(k, m), max(k, m)] for k in range(number) for m in range(number)]
+    return jnp.stack(flat, axis=-1).reshape(-1, number, number)
 
 
 def _inner(left: jax.Array, right: jax.Array) -> jax.Array:
     """``(K, *shape)`` and ``(L, *shape)`` to ``(K, L)``."""
     axes = tuple(range(1, left.ndim))
     return jax.lax.dot_general(
-        left, right.conj(), ((axes, axes), ((), ())), precision=_HIGHEST
+        left,
+        right.conj(),
+        ((axes, axes), ((), ())),
+        precision=_HIGHEST,
+        out_sharding=_replicated(left, 2),
     ).real
 
 
+def _may_be_sharded(leaf: jax.Array) -> bool:
+    """Whether another device may hold a part: a tracer doesn't say where it lives."""
+    mesh = jax.typeof(leaf).sharding.mesh
+    if not mesh.empty:
+        return not mesh.are_all_axes_manual
+    if isinstance(leaf, Tracer):
+        return jax.device_count() > 1
+    return len(leaf.sharding.device_set) > 1
+
+
+def _replicated(leaf: jax.Array, rank: int) -> NamedSharding | None:
+    """Where axes are explicit a sum over a sharded one must say where it goes."""
+    mesh = jax.typeof(leaf).sharding.mesh
+    if mesh.empty or not mesh._any_axis_explicit:
+        return None
+    return NamedSharding(mesh, PartitionSpec(*[None] * rank))
+
+
+def _wide_dtype(leaf: jax.Array) -> Any:
+    return np.promote_types(leaf.dtype, np.float32)
+
+
 def _widen(leaf: jax.Array) -> jax.Array:
-    return leaf.astype(np.promote_types(leaf.dtype, np.float32))
+    return leaf.astype(_wide_dtype(leaf))
 
 
-def _scaled(leaf: jax.Array, exponents: jax.Array) -> jax.Array:
+def _scaled(leaf: jax.Array, exponents: jax.Array | None) -> jax.Array:
     """Rows times ``2^exponents``, in two halves: neither factor leaves the range."""
+    leaf = _widen(leaf)
+    if exponents is None:
+        return leaf
     half = exponents // 2
-    dtype = leaf.real.dtype
     for part in (half, exponents - half):
-        leaf = leaf * expand_to(_power_of_two(part, dtype), leaf.ndim)
+        leaf = leaf * expand_to(_power_of_two(part, leaf.dtype), leaf.ndim)
     return leaf
 
 

@@ -1,0 +1,370 @@
+"""What every aggregator built on a weighting can do: options, masks, blocks, state."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from eagc_jax import aggregators, gram_matrix, weightings
+from eagc_jax.aggregators._weighting import Weighting, stateless
+from eagc_jax.solvers.nnqp import no_solve
+
+K = 2  # a closed form: little to compile
+SHAPES = {"bias": (5,), "kernel": (4, 3), "scale": ()}
+
+
+def gradients(seed=0, number=K, dtype=jnp.float32, factor=1.0):
+    draw = np.random.default_rng(seed).normal
+    tree = {n: draw(size=(number, *s)) * factor for n, s in SHAPES.items()}
+    # Opposed for the most part, so that projections have something to do.
+    return {
+        n: jnp.asarray(
+            g - 1.5 * (np.arange(number) == 1).reshape(-1, *[1] * (g.ndim - 1)) * g[:1],
+            dtype,
+        )
+        for n, g in tree.items()
+    }
+
+
+def params(dtype=jnp.float32):
+    return {name: jnp.zeros(shape, dtype) for name, shape in SHAPES.items()}
+
+
+def combine(updates, weights):
+    return {n: jnp.tensordot(weights, g, 1) for n, g in updates.items()}
+
+
+def assert_trees_close(left, right, **tolerances):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_allclose(
+            np.asarray(a, np.float32), np.asarray(b, np.float32), **tolerances
+        )
+
+
+def once(tx, updates, state=None, **extra):
+    state = tx.init(params()) if state is None else state
+    return jax.jit(tx.update)(updates, state, **extra)
+
+
+def test_it_is_the_weighted_sum_of_the_pure_weighting():
+    updates = gradients()
+    found, state = once(aggregators.upgrad(K), updates)
+    weights = weightings.upgrad(gram_matrix(updates))
+    np.testing.assert_allclose(state.weights, weights, rtol=1e-6)
+    assert_trees_close(found, combine(updates, weights), rtol=1e-5, atol=1e-6)
+    assert int(state.count) == 1
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_blocks_are_solved_one_by_one(granularity):
+    updates = gradients()
+    found, state = once(aggregators.upgrad(K, granularity=granularity), updates)
+    for name, leaf in updates.items():
+        grams = gram_matrix({name: leaf}, granularity)
+        expected = jax.vmap(weightings.upgrad)(grams).T
+        shown = state.weights[name]
+        np.testing.assert_allclose(shown.reshape(K, -1), expected, rtol=1e-5)
+        applied = jnp.sum(leaf * shown, axis=0)
+        np.testing.assert_allclose(found[name], applied, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_leaves_keep_their_dtype(dtype):
+    updates = gradients(dtype=dtype)
+    tx = aggregators.upgrad(K)
+    found, state = jax.jit(tx.update)(updates, tx.init(params(dtype)))
+    assert {leaf.dtype for leaf in found.values()} == {jnp.dtype(dtype)}
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), updates)
+    weights = weightings.upgrad(gram_matrix(wide))
+    np.testing.assert_allclose(state.weights, weights, rtol=1e-5)
+
+
+@pytest.mark.parametrize("exponent", [-50, 50])
+def test_direction_at_scales_of_1e_15_and_1e15(exponent):
+    tx = aggregators.upgrad(K)
+    plain, _ = once(tx, gradients())
+    scaled, _ = once(tx, jax.tree.map(lambda g: g * 2.0**exponent, gradients()))
+    scaled = jax.tree.map(lambda g: g * 2.0**-exponent, scaled)
+    assert_trees_close(scaled, plain, rtol=1e-6, atol=1e-6)
+
+
+# -- scale conventions ----------------------------------------------------------------
+
+
+def norm(tree):
+    return float(optax.tree.norm(tree))
+
+
+@pytest.mark.parametrize("name", ["mean", "mgda", "upgrad"])
+def test_rescale(name):
+    factory = getattr(aggregators, name)
+    updates = gradients()
+    mean = jax.tree.map(lambda g: jnp.mean(g, axis=0), updates)
+    native, _ = once(factory(K), updates)
+    for rescale, factor in {"sum": K, "mean": 1}.items():
+        found, _ = once(factory(K, rescale=rescale), updates)
+        expected = jax.tree.map(lambda g, f=factor: g * f, native)
+        assert_trees_close(found, expected, rtol=1e-6)
+    found, _ = once(factory(K, rescale="norm_of_mean"), updates)
+    np.testing.assert_allclose(norm(found), norm(mean), rtol=1e-5)
+    cosine = sum(jnp.vdot(found[n], native[n]) for n in found) / norm(found)
+    np.testing.assert_allclose(cosine / norm(native), 1.0, rtol=1e-5)
+
+
+def test_rescale_of_a_method_without_the_gradients_length():
+    updates = gradients()
+    mean = jax.tree.map(lambda g: jnp.mean(g, axis=0), updates)
+    for rescale, factor in {"mean": 1, "sum": K}.items():
+        tx = aggregators.mgda(K, normalizer="l2", rescale=rescale)
+        np.testing.assert_allclose(
+            norm(once(tx, updates)[0]), factor * norm(mean), rtol=1e-5
+        )
+
+
+def test_an_update_that_cancels_stays_zero_when_rescaled():
+    updates = {n: jnp.stack([g[0], -2 * g[0]]) for n, g in gradients().items()}
+    found, _ = once(aggregators.upgrad(K, rescale="norm_of_mean"), updates)
+    assert norm(found) < 1e-5
+
+
+def test_preference():
+    updates = {"w": jnp.eye(2)}
+    tx = aggregators.upgrad(2, preference=(3.0, 1.0))
+    found, _ = tx.update(updates, tx.init({"w": jnp.zeros(2)}))
+    np.testing.assert_allclose(found["w"], [0.75, 0.25])
+
+
+# -- absent and non-finite objectives -------------------------------------------------
+
+
+def test_an_absent_objective_is_as_if_it_were_not_there():
+    updates = gradients(number=3)
+    spoilt = {n: g.at[1].set(jnp.nan) for n, g in updates.items()}
+    rest = {n: g[jnp.array([0, 2])] for n, g in updates.items()}
+    mask = jnp.array([True, False, True])
+    found, state = once(aggregators.dualproj(3), spoilt, active_mask=mask)
+    expected, small = once(aggregators.dualproj(2), rest)
+    assert_trees_close(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(state.weights[mask], small.weights, rtol=1e-5)
+    assert float(state.weights[1]) == 0.0
+    np.testing.assert_array_equal(state.nonfinite_count, 0)
+
+
+def test_no_objective_present_gives_zero():
+    mask = jnp.zeros(K, bool)
+    found, state = once(aggregators.upgrad(K), gradients(), active_mask=mask)
+    assert norm(found) == 0.0
+    np.testing.assert_array_equal(state.weights, 0.0)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("policy", ["propagate", "skip_objective", "skip_update"])
+def test_nonfinite_policies(policy, bad):
+    updates = gradients()
+    updates["bias"] = updates["bias"].at[1, 3].set(bad)
+    tx = aggregators.upgrad(K, nonfinite=policy, weight_smoothing=0.5)
+    before = tx.init(params())
+    found, after = once(tx, updates, before)
+    np.testing.assert_array_equal(after.nonfinite_count, [0, 1])
+    same = after._replace(nonfinite_count=before.nonfinite_count)
+    if policy == "skip_objective":
+        assert int(after.count) == 1
+        assert_trees_close(found, {n: g[0] for n, g in updates.items()}, rtol=1e-6)
+        return
+    assert_trees_close(same, before, rtol=0)
+    for leaf in found.values():
+        if policy == "propagate":
+            assert bool(jnp.all(jnp.isnan(leaf)))
+        else:
+            np.testing.assert_array_equal(leaf, 0.0)
+
+
+# -- averages, stale weights, certificate ----------------------------------------------
+
+
+def run(tx, sequence):
+    """Updates and states of a sequence of gradients, in one scan."""
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *sequence)
+
+    def step(state, updates):
+        found, state = tx.update(updates, state)
+        return state, (found, state)
+
+    return jax.jit(lambda s: jax.lax.scan(step, s, stacked)[1])(tx.init(params()))
+
+
+SEQUENCE = [gradients(seed) for seed in range(4)]
+
+
+def test_weight_smoothing_is_a_bias_corrected_average():
+    _, states = run(aggregators.upgrad(K, weight_smoothing=0.8), SEQUENCE)
+    average = np.zeros(K)
+    for step, updates in enumerate(SEQUENCE):
+        average = 0.8 * average + 0.2 * np.asarray(
+            weightings.upgrad(gram_matrix(updates))
+        )
+        expected = average / (1 - 0.8 ** (step + 1))
+        np.testing.assert_allclose(states.weights[step], expected, rtol=1e-5)
+
+
+def test_gram_smoothing_is_a_bias_corrected_average():
+    _, states = run(aggregators.upgrad(K, gram_smoothing=0.8), SEQUENCE)
+    average = np.zeros((K, K))
+    for step, updates in enumerate(SEQUENCE):
+        average = 0.8 * average + 0.2 * np.asarray(gram_matrix(updates))
+        np.testing.assert_allclose(
+            states.weights[step], weightings.upgrad(average), rtol=1e-4
+        )
+
+
+def test_gram_smoothing_at_a_tiny_scale():
+    tiny = [jax.tree.map(lambda g: g * 2.0**-80, g) for g in SEQUENCE]
+    tx = aggregators.upgrad(K, gram_smoothing=0.8)
+    np.testing.assert_allclose(
+        run(tx, tiny)[1].weights, run(tx, SEQUENCE)[1].weights, rtol=1e-5
+    )
+
+
+def test_weights_are_kept_between_solves():
+    found, states = run(aggregators.upgrad(K, recompute_every=2), SEQUENCE)
+    fresh = [weightings.upgrad(gram_matrix(updates)) for updates in SEQUENCE]
+    for step, updates in enumerate(SEQUENCE):
+        weights = fresh[step - step % 2]
+        np.testing.assert_allclose(states.weights[step], weights, rtol=1e-5)
+        expected = combine(updates, weights)
+        at_step = {n: leaf[step] for n, leaf in found.items()}
+        assert_trees_close(at_step, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_certify_projects_what_conflicts_and_leaves_the_rest():
+    for updates, steps_in in ((gradients(), 1), ({"w": jnp.eye(2)}, 0)):
+        tx = aggregators.mean(K, certify=True)
+        zeros = jax.tree.map(lambda g: jnp.zeros_like(g[0]), updates)
+        found, state = jax.jit(tx.update)(updates, tx.init(zeros))
+        projected = weightings.dualproj(gram_matrix(updates))
+        assert int(state.fallbacks) == steps_in
+        expected = combine(updates, projected)
+        assert_trees_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+# -- methods with a state, randomness or losses ---------------------------------------
+
+
+def test_a_method_may_have_a_state_and_a_key():
+    def apply(problem, state):
+        weights = jax.random.uniform(problem.key, (K,))
+        return weights, state + 1, no_solve()
+
+    method = Weighting(
+        "dice",
+        "convex",
+        apply,
+        init=lambda number: jnp.zeros([], jnp.int32),
+        random=True,
+    )
+    make = functools.partial(
+        aggregators.from_weighting, K, method, granularity="tensor"
+    )
+    tx = make(seed=1)
+    _, state = once(tx, gradients())
+    _, again = once(tx, gradients(), state)
+    np.testing.assert_array_equal(state.method, [1, 1, 1])
+    np.testing.assert_array_equal(again.method, [2, 2, 2])
+    drawn = state.weights.pool  # another draw in every block, step and seed
+    assert len(np.unique(drawn)) == drawn.size
+    assert not np.any(np.isclose(drawn, again.weights.pool))
+    _, other = once(make(seed=2), gradients())
+    assert not np.any(np.isclose(drawn, other.weights.pool))
+    _, same = once(make(seed=1), gradients())
+    np.testing.assert_array_equal(drawn, same.weights.pool)
+
+
+def test_losses_reach_the_methods_that_need_them():
+    tx = aggregators.mgda(2, normalizer="loss")
+    updates, state = {"w": jnp.eye(2)}, tx.init({"w": jnp.zeros(2)})
+    found, _ = tx.update(updates, state, value=jnp.array([2.0, 1.0]))
+    # Rows (1/2, 0) and (0, 1): weights 4/5 and 1/5 of them.
+    np.testing.assert_allclose(found["w"], [0.4, 0.2], rtol=1e-5)
+    with pytest.raises(ValueError, match="value=losses"):
+        tx.update(updates, state)
+
+
+# -- with the rest of Optax -----------------------------------------------------------
+
+
+def test_in_a_chain_with_injected_hyperparameters_and_under_vmap():
+    factory = optax.inject_hyperparams(
+        aggregators.upgrad, static_args=("num_objectives", "granularity")
+    )
+    tx = optax.chain(factory(num_objectives=K, weight_smoothing=0.5), optax.sgd(0.1))
+    state = tx.init(params())
+    batch = jax.tree.map(lambda *x: jnp.stack(x), *SEQUENCE[:2])
+    found, _ = jax.jit(jax.vmap(tx.update, in_axes=(0, None)))(batch, state)
+    for index, updates in enumerate(SEQUENCE[:2]):
+        weights = weightings.upgrad(gram_matrix(updates))
+        expected = jax.tree.map(lambda g: -0.1 * g, combine(updates, weights))
+        at_index = {n: leaf[index] for n, leaf in found.items()}
+        assert_trees_close(at_index, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_it_is_an_aggregator_for_optax():
+    from optax.experimental import aggregating
+
+    tx = aggregating.process(optax.identity(), aggregators.upgrad(K), optax.sgd(1.0))
+    found, _ = jax.jit(tx.update)(gradients(), tx.init(params()))
+    expected, _ = once(aggregators.upgrad(K), gradients())
+    assert_trees_close(found, jax.tree.map(jnp.negative, expected), rtol=1e-6)
+
+
+def test_an_empty_tree_passes():
+    tx = aggregators.upgrad(K)
+    found, _ = tx.update({}, tx.init({}))
+    assert found == {}
+
+
+# -- errors ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rescale": "max"}, "rescale must be one of"),
+        ({"granularity": "element"}, "granularity 'element'"),
+        ({"granularity": "row"}, "granularity must be one of"),
+        ({"weight_smoothing": 1.0}, "weight_smoothing must lie in"),
+        ({"gram_smoothing": -0.1}, "gram_smoothing must lie in"),
+        ({"recompute_every": 0}, "recompute_every must be an int"),
+        ({"nonfinite": "ignore"}, "nonfinite must be one of"),
+        ({"certify": 1}, "certify must be"),
+        ({"preference": (1.0,)}, "one entry for each of the 2 objectives"),
+        ({"preference": (-1.0, 1.0)}, "preference must be finite"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        aggregators.upgrad(2, **options)
+
+
+def test_bad_calls_are_named():
+    tx = aggregators.upgrad(2)
+    state = tx.init({"w": jnp.zeros(3)})
+    with pytest.raises(ValueError, match="objective axis"):
+        tx.update({"w": jnp.zeros(3)}, state)
+    with pytest.raises(ValueError, match="active_mask"):
+        tx.update({"w": jnp.zeros((2, 3))}, state, active_mask=jnp.ones(3, bool))
+    with pytest.raises(ValueError, match="normalizer"):
+        aggregators.mgda(2, normalizer="l1")
+    with pytest.raises(ValueError, match="solver"):
+        aggregators.mgda(2, solver="cvx")
+    with pytest.raises(ValueError, match="convention"):
+        aggregators.from_weighting(2, stateless("x", "max", lambda problem: 0))
+    blocks = aggregators.upgrad(2, granularity="tensor")
+    state = blocks.init({"w": jnp.zeros(3)})
+    with pytest.raises(ValueError, match="different trees"):
+        blocks.update({"v": jnp.zeros((2, 3))}, state)
+    with pytest.raises(ValueError, match="vmap for a batch"):
+        weightings.upgrad(jnp.ones((2, 3, 3)))
