@@ -73,7 +73,10 @@ def from_scaled(gram: jax.Array, exponents: jax.Array) -> Gram:
     norms = norms * _power_of_two(base - exponents, gram.dtype)
     largest = jnp.max(norms)
     norms = norms / jnp.where(largest > 0, largest, 1.0)
-    scale = largest * _power_of_two(-base, gram.dtype)
+    # In two halves: the power alone may leave the range where the product doesn't.
+    half = -base // 2
+    scale = largest * _power_of_two(half, gram.dtype)
+    scale = scale * _power_of_two(-base - half, gram.dtype)
     return Gram(cosines, norms, scale)
 
 
@@ -108,9 +111,7 @@ def gram_matrix(updates: Any, granularity: Granularity = "global") -> jax.Array:
     leaves = named_leaves(updates)
     check_gram_granularity(granularity)
     layout = blocks_lib.layout_of_updates(granularity, leaves)
-    if not leaves:
-        return jnp.zeros((number, number), jnp.float32)
-    grams = _block_grams(leaves, layout)
+    grams = _block_grams(leaves, layout, number)
     return grams[0] if granularity == GLOBAL else grams
 
 
@@ -168,7 +169,7 @@ def gram_blocks(
     """
     number = active.shape[0]
     zero = jnp.zeros((number,), jnp.int32)
-    grams = _block_grams(leaves, layout)
+    grams = _block_grams(leaves, layout, number)
     total = jnp.sum(jnp.diagonal(grams, axis1=1, axis2=2), axis=0)
     info = jnp.finfo(grams.dtype)
     # Entries that underflow are then below eps of the norm, and sums don't overflow.
@@ -177,7 +178,7 @@ def gram_blocks(
 
     def rescaled():
         exponents = _exponents(leaves, number)
-        return _block_grams(leaves, layout, exponents), exponents
+        return _block_grams(leaves, layout, number, exponents), exponents
 
     grams, exponents = jax.lax.cond(
         jnp.all(in_range | ~active), lambda: (grams, zero), rescaled
@@ -215,7 +216,10 @@ _CHANNEL_ROWS = 16
 
 
 def _block_grams(
-    leaves: dict[str, jax.Array], layout: Layout, exponents: jax.Array | None = None
+    leaves: dict[str, jax.Array],
+    layout: Layout,
+    number: int,
+    exponents: jax.Array | None = None,
 ) -> jax.Array:
     """``(B, K, K)``: of rows multiplied by ``2^exponents``; B = 1 for "global"."""
     if layout.alone:
@@ -223,7 +227,7 @@ def _block_grams(
             "a granularity for Gram matrices must let a block span at least one axis of "
             f"a matrix; it spans none of leaf '{layout.alone[0]}'."
         )
-    parts = []
+    parts: list[jax.Array] = []
     for name, leaf in leaves.items():
         axes = layout.axes[name]
         real = jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -231,8 +235,8 @@ def _block_grams(
         halves = [leaf] if real else [leaf.real, leaf.imag]
         found = [_leaf_gram(half, axes, exponents) for half in halves]
         parts.append(found[0] if real else found[0] + found[1])
-    if layout.granularity == GLOBAL:
-        return sum(parts[1:], parts[0])
+    if layout.granularity == GLOBAL or not parts:
+        return sum(parts, jnp.zeros((1, number, number), jnp.float32))
     return jnp.concatenate(parts, axis=0)
 
 
@@ -254,8 +258,10 @@ def _leaf_gram(
             wide,
             ((summed, summed), (kept, kept)),
             precision=_HIGHEST,
-            out_sharding=_replicated(leaf, len(kept) + 2),
+            out_sharding=_explicit(leaf, kept),
         )
+        if kept and _explicit(leaf, kept) is not None:  # block values are small
+            found = jax.sharding.reshard(found, PartitionSpec(*[None] * found.ndim))
         return found.reshape(-1, number, number)
 
     if _may_be_sharded(leaf):  # slices of a sharded axis would move it
@@ -329,7 +335,7 @@ def _inner(left: jax.Array, right: jax.Array) -> jax.Array:
         right.conj(),
         ((axes, axes), ((), ())),
         precision=_HIGHEST,
-        out_sharding=_replicated(left, 2),
+        out_sharding=_explicit(left),
     ).real
 
 
@@ -343,12 +349,16 @@ def _may_be_sharded(leaf: jax.Array) -> bool:
     return len(leaf.sharding.device_set) > 1
 
 
-def _replicated(leaf: jax.Array, rank: int) -> NamedSharding | None:
-    """Where axes are explicit a sum over a sharded one must say where it goes."""
-    mesh = jax.typeof(leaf).sharding.mesh
-    if mesh.empty or not mesh._any_axis_explicit:
+def _explicit(leaf: jax.Array, kept: tuple[int, ...] = ()) -> NamedSharding | None:
+    """Where axes are explicit a sum over a sharded one must say where it goes.
+
+    Kept axes stay where they are, or the whole leaf would be gathered for the product.
+    """
+    sharding = jax.typeof(leaf).sharding
+    if sharding.mesh.empty or not sharding.mesh._any_axis_explicit:
         return None
-    return NamedSharding(mesh, PartitionSpec(*[None] * rank))
+    axes = [sharding.spec[axis] for axis in kept]
+    return NamedSharding(sharding.mesh, PartitionSpec(*axes, None, None))
 
 
 def _wide_dtype(leaf: jax.Array) -> Any:
@@ -371,7 +381,11 @@ def _scaled(leaf: jax.Array, exponents: jax.Array | None) -> jax.Array:
 
 
 def _power_of_two(exponents: jax.Array, dtype: Any) -> jax.Array:
-    return jnp.ldexp(jnp.ones([], dtype), exponents)
+    if dtype != np.float32:
+        return jnp.ldexp(jnp.ones([], dtype), exponents)
+    # Its bits, exact and a few instructions; below the smallest normal number, that.
+    bits = (jnp.clip(exponents, -126, 127) + 127) << 23
+    return jax.lax.bitcast_convert_type(bits.astype(jnp.int32), jnp.float32)
 
 
 def _exponents(leaves: dict[str, jax.Array], number: int) -> jax.Array:

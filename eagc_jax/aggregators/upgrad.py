@@ -11,7 +11,8 @@ import optax
 
 from eagc_jax.aggregators._base import GramOptions, from_weighting
 from eagc_jax.aggregators._weighting import Problem, problem_of, stateless, unscale
-from eagc_jax.solvers.nnqp import SolveInfo, nnqp
+from eagc_jax.solvers.nnqp import SolveInfo
+from eagc_jax.solvers.nnqp_many import nnqp_many
 
 
 def upgrad(
@@ -68,8 +69,8 @@ def upgrad_weights(
 def _solve(problem: Problem) -> tuple[jax.Array, SolveInfo]:
     """The cone doesn't know the norms: K projections of unit gradients, all alike."""
     cosines, norms = problem.gram.cosines, problem.gram.norms
-    added, info = jax.vmap(lambda row: nnqp(cosines, -row))(cosines)
+    added, info = nnqp_many(cosines, -cosines)
     projections = jnp.eye(norms.shape[0], dtype=norms.dtype) + added
     lengths = (problem.preference * norms) @ projections
     weights = unscale(lengths, norms, problem.preference)
-    return weights, SolveInfo(jnp.max(info.residual), jnp.max(info.iterations))
+    return weights, info

@@ -81,14 +81,11 @@ def nnqp(
       algorithms for linear least squares problems with nonnegative variables", 1994.
     """
     matrix, linear = jnp.asarray(matrix), jnp.asarray(linear)
-    _check(matrix, linear)
+    check_shapes(matrix, linear, 1)
     dtype = np.promote_types(np.promote_types(matrix.dtype, linear.dtype), np.float32)
     matrix, linear = matrix.astype(dtype), linear.astype(dtype)
     number = linear.shape[0]
-    diagonal = jnp.diagonal(matrix)
-    scale = jnp.where(diagonal > 0, diagonal, 1.0) ** -0.5
-    unit = matrix * scale[:, None] * scale[None, :]
-    unit = jnp.where(jnp.eye(number, dtype=bool), jnp.ones([], dtype), unit)
+    unit, scale = unit_diagonal(matrix)
     target = linear * scale
     size = jnp.max(jnp.abs(target))
     target = target / jnp.where(size > 0, size, 1.0)
@@ -213,11 +210,23 @@ def _matvec(matrix: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.matmul(matrix, x, precision=jax.lax.Precision.HIGHEST)
 
 
-def _check(matrix: Any, linear: Any) -> None:
+def unit_diagonal(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The matrix scaled to a unit diagonal, and the scale of each row."""
+    diagonal = jnp.diagonal(matrix)
+    scale = jnp.where(diagonal > 0, diagonal, 1.0) ** -0.5
+    unit = matrix * scale[:, None] * scale[None, :]
+    eye = jnp.eye(matrix.shape[0], dtype=bool)
+    return jnp.where(eye, jnp.ones([], matrix.dtype), unit), scale
+
+
+def check_shapes(matrix: Any, linear: Any, rank: int) -> None:
+    """Raises ValueError unless they are ``(K, K)`` and ``(K,)``, or ``(M, K)``."""
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"matrix must be (K, K), got shape {matrix.shape}.")
-    if linear.shape != matrix.shape[:1]:
+    number = matrix.shape[0]
+    if linear.ndim != rank or linear.shape[-1] != number:
+        wanted = f"({number},)" if rank == 1 else f"(M, {number})"
         raise ValueError(
-            f"linear must be ({matrix.shape[0]},) as the matrix is {matrix.shape}, got "
-            f"shape {linear.shape}."
+            f"linear must be {wanted} as the matrix is {matrix.shape}, got shape "
+            f"{linear.shape}."
         )
