@@ -1,12 +1,15 @@
 """What every aggregator built on a weighting can do: options, masks, blocks, state."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from eagc_jax import aggregators, gram_matrix, weightings
 from eagc_jax.aggregators._weighting import Weighting, stateless
@@ -307,10 +310,12 @@ def test_losses_reach_the_methods_that_need_them():
 
 
 def test_in_a_chain_with_injected_hyperparameters_and_under_vmap():
-    factory = optax.inject_hyperparams(
-        aggregators.upgrad, static_args=("num_objectives", "granularity")
-    )
-    tx = optax.chain(factory(num_objectives=K, weight_smoothing=0.5), optax.sgd(0.1))
+    # It injects what a signature names; the options aren't named in the factory's.
+    @optax.inject_hyperparams
+    def factory(weight_smoothing):
+        return aggregators.upgrad(K, weight_smoothing=weight_smoothing)
+
+    tx = optax.chain(factory(weight_smoothing=0.5), optax.sgd(0.1))
     state = tx.init(params())
     batch = jax.tree.map(lambda *x: jnp.stack(x), *SEQUENCE[:2])
     found, _ = jax.jit(jax.vmap(tx.update, in_axes=(0, None)))(batch, state)
@@ -328,6 +333,41 @@ def test_it_is_an_aggregator_for_optax():
     found, _ = jax.jit(tx.update)(gradients(), tx.init(params()))
     expected, _ = once(make("upgrad"), gradients())
     assert_trees_close(found, jax.tree.map(jnp.negative, expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("granularity", ["global", "channel"])
+def test_sharded_gradients_stay_where_they_are(granularity, axis_type):
+    specs = {"kernel": P(None, "model"), "out": P("data", None)}
+    shapes = {"kernel": (48, 32), "out": (32, 48)}
+    draw = np.random.default_rng(0).normal
+    updates = {
+        n: jnp.asarray(draw(size=(K, *s)), jnp.float32) for n, s in shapes.items()
+    }
+    zeros = jax.tree.map(lambda g: jnp.zeros_like(g[0]), updates)
+    tx = make("upgrad", granularity=granularity)
+    expected, _ = compiled(tx)(updates, tx.init(zeros))
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(axis_type,) * 2)
+    with jax.set_mesh(mesh):
+        where = {n: NamedSharding(mesh, spec) for n, spec in specs.items()}
+        placed = {
+            n: jax.device_put(g, NamedSharding(mesh, P(None, *specs[n])))
+            for n, g in updates.items()
+        }
+        state = tx.init(jax.device_put(zeros, where))
+        program = jax.jit(tx.update).lower(placed, state).compile()
+        found, after = program(placed, state)
+        # lax.scan asks this: a state whose type changes could not be carried.
+        assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, state)
+        for name, leaf in found.items():
+            assert leaf.sharding.is_equivalent_to(where[name], leaf.ndim)
+    assert_trees_close(found, expected, rtol=1e-4, atol=1e-5)
+    moves = r"= (.*) (?:all-gather|all-to-all|collective-permute)(?:-start)?\("
+    for moved in re.findall(moves, program.as_text()):
+        for shape in re.findall(r"\w+\[([\d,]*)\]", moved):
+            # Block values: K x K or fewer for each of 32 + 48 channels; a leaf has 1536.
+            size = np.prod([int(n) for n in shape.split(",") if n], dtype=int)
+            assert size <= K * K * (32 + 48), moved
 
 
 def test_an_empty_tree_passes():
