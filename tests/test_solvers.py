@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eagc_jax import weightings
-from eagc_jax.solvers import fair, frank_wolfe, nnqp, project_simplex
+from eagc_jax.solvers import fair, frank_wolfe, nnqp, nnqp_many, project_simplex
 from tests.aggregators import samplers
 
 solve = jax.jit(jax.vmap(nnqp))
@@ -63,6 +63,28 @@ def test_nnqp_of_singular_matrices_meets_its_conditions(number, rank):
     found, info = solve(matrix, -matrix[:, 0])
     assert bool(jnp.all(jnp.isfinite(found) & (found >= 0)))
     assert float(jnp.max(info.residual)) < 2e-6
+
+
+def test_many_problems_with_one_matrix():
+    """From 24 variables on by conjugate gradients; below, one by one."""
+    rng = np.random.default_rng(0)
+    many = jax.jit(nnqp_many)
+    for rank in (30, 15):
+        rows = samplers.unit_rows(samplers.of_rank(rng, 1, 30, 120, rank)[0])
+        matrix = samplers.gram_of(rows).astype(np.float32)
+        found, info = many(matrix, -matrix)
+        assert bool(jnp.all(jnp.isfinite(found) & (found >= 0)))
+        assert float(info.residual) < 2e-6
+        updates = (np.eye(30) + np.asarray(found, np.float64)) @ rows
+        if rank == 30:  # regular: one solution, and each update conflicts with none
+            expected, _ = solve(np.repeat(matrix[None], 30, axis=0), -matrix)
+            np.testing.assert_allclose(found, expected, atol=2e-5)
+            assert np.min(updates @ rows.T) > -1e-6
+    units = 2.0 ** rng.integers(-10, 10, size=30).astype(np.float32)
+    scaled, _ = many(matrix * units[:, None] * units, -matrix * units)
+    assert bool(jnp.all(jnp.isfinite(scaled)))
+    x, _ = many(matrix * jnp.nan, -matrix)
+    assert bool(jnp.all(jnp.isnan(x) | (x == 0)))
 
 
 def test_nnqp_ends_on_nan():
