@@ -198,7 +198,10 @@ def test_messages(call, message):
         call(diagnostics)
 
 
-@pytest.mark.parametrize("name", sorted(set(diagnostics.__all__) - {"Report", "ProbeReport"})
+REPORTS = {"Report", "ProbeReport"}
+
+
+@pytest.mark.parametrize("name", sorted(set(diagnostics.__all__) - REPORTS))
 def test_functions_are_documented(name):
     documented = inspect.getdoc(getattr(diagnostics, name))
     for section in ("Args:", "Returns:", "Raises:", "Examples:"):
