@@ -106,16 +106,16 @@ def theirs(
     peer: TorchJD | None, name: str, gradients: np.ndarray, dtype: str = "float32"
 ) -> np.ndarray | None:
     """The same of TorchJD; None without it, or if it refuses one of the matrices."""
-    program = peer and peer.aggregator(name, gradients.shape[1])
-    if peer is None or program is None:
+    if peer is None:
         return None
     found = []
     for rows in gradients:
-        matrix = peer.matrix([rows], dtype)
-        if not peer.works(program, matrix):
-            return None
+        program = peer.aggregator(name, gradients.shape[1])  # new: some keep a state
         peer.seed()
-        found.append(program(matrix).double().cpu().numpy())
+        update = program and peer.result(program, peer.matrix([rows], dtype))
+        if update is None:
+            return None
+        found.append(update.double().cpu().numpy())
     return np.stack(found)
 
 

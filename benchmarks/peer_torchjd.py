@@ -50,7 +50,8 @@ class TorchJD:
                 f"({error})."
             ) from error
         # Of its solvers, about accuracy: what comes of it shows in the figures.
-        warnings.filterwarnings("ignore", category=UserWarning, module="torchjd|cvxpy")
+        for category in (UserWarning, RuntimeWarning):
+            warnings.filterwarnings("ignore", category=category, module="torchjd|cvxpy")
         torch.set_num_threads(available_threads())
         self._torch, self._module = torch, torchjd.aggregation
         gpu = jax.default_backend() != "cpu" and torch.cuda.is_available()
@@ -88,12 +89,15 @@ class TorchJD:
 
     def works(self, program: Callable, matrix: Any) -> bool:
         """Whether it takes this matrix at all."""
+        return self.result(program, matrix) is not None
+
+    def result(self, program: Callable, matrix: Any) -> Any:
+        """What it returns, or None with a line that says what it raised."""
         try:
-            program(matrix)
+            return program(matrix)
         except Exception as error:  # whatever it raises, there is nothing to measure
             print(f"TorchJD: {type(error).__name__}: {error}"[:200])
-            return False
-        return True
+            return None
 
     def weighting(
         self, name: str, number: int, matrices: Sequence[np.ndarray]
