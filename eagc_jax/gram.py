@@ -210,9 +210,9 @@ def check_gram_granularity(granularity: Any) -> None:
 # it doesn't. Leaves of fewer than two blocks are one product.
 _BLOCK_ENTRIES = 2**15
 _MIN_BLOCK = 512  # columns
-# Up to this many objectives, a channel's products are written out pair by pair.
-_PAIRS_LIMIT = 4
-_CHANNEL_ROWS = 16
+# For two rows, and for a few rows' channels, products pair by pair are quicker still.
+_PAIRS_OF_ROWS, _PAIRS_OF_CHANNELS = 2, 8
+_CHANNEL_ROWS = 32
 
 
 def _block_grams(
@@ -268,25 +268,35 @@ def _leaf_gram(
         return whole(leaf)
     if not kept:
         flat = leaf.reshape(number, -1)
-        block = max(_BLOCK_ENTRIES // number, _MIN_BLOCK)
+        by_pairs = number <= _PAIRS_OF_ROWS
+        block = max(_BLOCK_ENTRIES // (1 if by_pairs else number), _MIN_BLOCK)
+        kernel = _pairs if by_pairs else _rows_gram
         if flat.shape[1] < 2 * block:
             return whole(leaf)
         return jax.lax.platform_dependent(
             flat,
-            cpu=lambda flat: _looped(
-                flat, block, lambda part: _rows_gram(_scaled(part, exponents))
+            cpu=lambda flat: _square(
+                _looped(flat, block, lambda part: kernel(_scaled(part, exponents))),
+                number,
+                by_pairs,
             )[None],
             default=lambda flat: _rows_gram(_scaled(flat, exponents))[None],
         )
     if min(kept) < max(summed):  # (K, *summed, *kept) is the usual order
         return whole(leaf)
     shape = (number, math.prod(leaf.shape[axis] for axis in summed), -1)
+    by_pairs = number <= _PAIRS_OF_CHANNELS
+    kernel = _pairs if by_pairs else _column_grams
     return jax.lax.platform_dependent(
         leaf,
-        cpu=lambda leaf: _looped(
-            leaf.reshape(shape),
-            _CHANNEL_ROWS,
-            lambda part: _column_grams(_scaled(part, exponents)),
+        cpu=lambda leaf: _square(
+            _looped(
+                leaf.reshape(shape),
+                _CHANNEL_ROWS,
+                lambda part: kernel(_scaled(part, exponents)),
+            ),
+            number,
+            by_pairs,
         ),
         default=whole,
     )
@@ -313,18 +323,29 @@ def _rows_gram(rows: jax.Array) -> jax.Array:
 
 
 def _column_grams(rows: jax.Array) -> jax.Array:
-    """``(K, rows, columns)`` to ``(columns, K, K)``: a sum over rows, per column."""
+    """``(K, rows, columns)`` to ``(K, K, columns)``: a sum over rows, per column."""
+    return jnp.sum(rows[:, None] * rows[None], axis=2)
+
+
+def _pairs(rows: jax.Array) -> jax.Array:
+    """``(K, n, ...)`` to ``(pairs k <= l, ...)``: a sum over n of their products."""
     number = rows.shape[0]
-    if number > _PAIRS_LIMIT:
-        found = jnp.sum(rows[:, None] * rows[None], axis=2)
-        return found.transpose(2, 0, 1)
-    pairs = {
-        (k, m): jnp.sum(rows[k] * rows[m], axis=0)
+    found = [
+        jnp.sum(rows[k] * rows[m], axis=0)
         for k in range(number)
         for m in range(k, number)
-    }
-    flat = [pairs[min(k, m), max(k, m)] for k in range(number) for m in range(number)]
-    return jnp.stack(flat, axis=-1).reshape(-1, number, number)
+    ]
+    return jnp.stack(found)
+
+
+def _square(found: jax.Array, number: int, by_pairs: bool) -> jax.Array:
+    """What a kernel found, as ``(K, K)`` or ``(columns, K, K)``."""
+    if by_pairs:
+        rows, columns = np.triu_indices(number)
+        index = np.zeros((number, number), int)
+        index[rows, columns] = index[columns, rows] = np.arange(len(rows))
+        found = found[index]
+    return found.transpose(2, 0, 1) if found.ndim == 3 else found
 
 
 def _inner(left: jax.Array, right: jax.Array) -> jax.Array:

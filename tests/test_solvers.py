@@ -55,14 +55,15 @@ def test_nnqp_doesn_t_know_units():
     np.testing.assert_allclose(scaled * units, found, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("number", "rank"), [(2, 1), (4, 2), (6, 3)])
+@pytest.mark.parametrize(("number", "rank"), [(2, 1), (4, 2), (6, 3), (16, 8)])
 def test_nnqp_of_singular_matrices_meets_its_conditions(number, rank):
     rng = np.random.default_rng(rank)
     rows = samplers.unit_rows(samplers.of_rank(rng, 48, number, 8, rank))
     matrix = samplers.gram_of(rows).astype(np.float32)
     found, info = solve(matrix, -matrix[:, 0])
     assert bool(jnp.all(jnp.isfinite(found) & (found >= 0)))
-    assert float(jnp.max(info.residual)) < 2e-6
+    # To a few eps; of K = 16 a few problems end at 1e-5 (7e-4 without careful solves).
+    assert float(jnp.max(info.residual)) < (2e-6 if number < 16 else 5e-5)
 
 
 def test_many_problems_with_one_matrix():
@@ -90,7 +91,7 @@ def test_many_problems_with_one_matrix():
 def test_nnqp_ends_on_nan():
     x, info = nnqp(jnp.full((3, 3), jnp.nan), jnp.ones(3))
     assert bool(jnp.all(jnp.isnan(x)))
-    assert int(info.iterations) < 43
+    assert int(info.iterations) == 1
     x, _ = nnqp(jnp.full((2, 2), jnp.nan), jnp.ones(2))
     assert bool(jnp.any(jnp.isnan(x)))
 

@@ -60,7 +60,7 @@ def nnqp(
     Args:
       matrix: H, ``(K, K)``, symmetric, positive semi-definite.
       linear: b, ``(K,)``.
-      max_iterations: None for ``K + 40``.
+      max_iterations: None for ``3 K + 60``.
 
     Returns:
       x ``(K,)``, and its :class:`SolveInfo`: the residual is the largest violation of
@@ -94,7 +94,7 @@ def nnqp(
     elif number == 2:
         x, iterations = _two(unit[0, 1], target), jnp.zeros([], jnp.int32)
     else:
-        x, iterations = _pivot(unit, target, max_iterations or number + 40)
+        x, iterations = _pivot(unit, target, max_iterations or 3 * number + 60)
     residual, _ = _violation(unit, target, x)
     return x * scale * size, SolveInfo(residual, iterations)
 
