@@ -131,6 +131,10 @@ def conceptor_from_moment(
     correlation = moment.total / jnp.where(seen, moment.weight, 1.0)
     values, vectors = jnp.linalg.eigh(correlation)  # symmetrises its argument
     values = jnp.maximum(values, 0.0)  # rounding can put them below
+    # In float32 the vectors are orthonormal to some ten roundings, which would go into
+    # C's eigenvalues; one Newton-Schulz step leaves one or two.
+    excess = jnp.matmul(vectors.T, vectors, precision="highest") - jnp.eye(len(values))
+    vectors = vectors - jnp.matmul(vectors, excess / 2, precision="highest")
     soft = values / (values + jnp.asarray(aperture, jnp.float32) ** -2)
     result = jnp.matmul(vectors * soft, vectors.T, precision="highest")
     # A product of floats is symmetric only to rounding.
