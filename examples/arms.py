@@ -5,13 +5,13 @@ batches and views, for the same number of steps.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import optax
 
-from eagc_jax import aggregators, eagc, elastic_projection, sum_objectives
+from eagc_jax import elastic_projection, sum_objectives
+from eagc_jax.gcd.aggregation import Aggregation
 from eagc_jax.gcd.config import FeatureCoordination
 
 Build = Callable[[tuple[float, ...]], optax.GradientTransformation]
@@ -40,28 +40,7 @@ def _feature(**changes) -> FeatureCoordination:
     return FeatureCoordination(**(NEVER | changes))
 
 
-def _gated(**arguments) -> Build:
-    return lambda weights: eagc(2, weights=weights, **arguments)
-
-
-def _aggregated(name: str) -> Build:
-    """An aggregator of the gradients of the weighted losses."""
-
-    def build(weights):
-        def weighted(updates, params):
-            del params
-            scale = jnp.array(weights)
-            return jax.tree.map(
-                lambda leaf: leaf * scale.reshape(-1, *[1] * (leaf.ndim - 1)), updates
-            )
-
-        # As long as the weighted sum would be, where nothing conflicts.
-        aggregator = getattr(aggregators, name)(2, rescale="sum")
-        return optax.chain(optax.stateless(weighted), aggregator)
-
-    return build
-
-
+@functools.cache  # the same object, so that seeds share a compilation
 def _elastic(weights):
     return optax.chain(elastic_projection(2, eep_weight=1.0), sum_objectives(weights))
 
@@ -108,15 +87,21 @@ ARMS: dict[str, Arm] = {
         coordination=_feature(eep_weight=EEP, mode="unsupervised_only"),
     ),
     "eagc magnitude": Arm(
-        "gates on gradients of parameters", aggregator=_gated(energy="magnitude")
+        "gates on gradients of parameters",
+        aggregator=Aggregation("eagc", {"energy": "magnitude"}).build,
     ),
-    "eagc progress": Arm("the same", aggregator=_gated(energy="progress")),
+    "eagc progress": Arm(
+        "the same", aggregator=Aggregation("eagc", {"energy": "progress"}).build
+    ),
     "eagc exploratory": Arm(
-        "the same", aggregator=_gated(energy="exploratory", temperature=0.5)
+        "the same",
+        aggregator=Aggregation(
+            "eagc", {"energy": "exploratory", "temperature": 0.5}
+        ).build,
     ),
-    "pcgrad": Arm("PCGrad", aggregator=_aggregated("pcgrad")),
+    "pcgrad": Arm("PCGrad", aggregator=Aggregation("pcgrad").build),
     # UPGrad with two objectives is half of PCGrad: the same arm at equal length.
-    "nash_mtl": Arm("Nash-MTL", aggregator=_aggregated("nash_mtl")),
+    "nash_mtl": Arm("Nash-MTL", aggregator=Aggregation("nash_mtl").build),
     # Our own variants, to find out what the published parts lack.
     "AGA, cold": Arm(
         "alignment to the pretrained backbone, no warm start",

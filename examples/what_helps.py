@@ -20,7 +20,6 @@ images, which had no part in the choice of any setting.
 
 import argparse
 import dataclasses
-import functools
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -226,7 +225,7 @@ def arm_run(
     )
     aggregator = None
     if arm.aggregator is not None:
-        aggregator = aggregator_of(arm.aggregator, method.objective_weights)
+        aggregator = arm.aggregator(method.objective_weights)
     coordination = arm.coordination
     if coordination is not None:
         changes = {"refresh_epochs": coordination.refresh_epochs and -(-number // 10)}
@@ -277,11 +276,6 @@ def what_it_saw(run: TrainingRun, state: features.CoordinatorState | None) -> st
         f"eigenvalues: {(spectrum > 0.5).sum()} of {len(spectrum)} above 0.5, "
         f"{(spectrum > 0.9).sum()} above 0.9, median {np.median(spectrum):.3f}"
     )
-
-
-@functools.cache
-def aggregator_of(build, weights):
-    return build(weights)  # the same object, so that seeds share a compilation
 
 
 if __name__ == "__main__":

@@ -71,8 +71,8 @@ def test_every_arm_can_be_built(name):
     assert arm.what
     if arm.aggregator is None:
         return
-    aggregator = what_helps.aggregator_of(arm.aggregator, (0.35, 0.65))
-    assert aggregator is what_helps.aggregator_of(arm.aggregator, (0.35, 0.65))
+    aggregator = arm.aggregator((0.35, 0.65))
+    assert aggregator is arm.aggregator((0.35, 0.65))
     # Gradients that agree: every arm's update is the weighted sum.
     gradients = {"kernel": jnp.stack([jnp.ones((2, 3)), 2 * jnp.ones((2, 3))])}
     params = {"kernel": jnp.ones((2, 3))}

@@ -217,13 +217,16 @@ def _raw(each, pullback, params, z, weights) -> dict[str, jax.Array]:
         dot = jnp.sum(flat[SUPERVISED] * flat[UNSUPERVISED])
         product = length[SUPERVISED] * length[UNSUPERVISED]
         cosines.append(jnp.where(product > 0, dot / product, jnp.nan))
-    # As published: of the trained blocks, with the loss weights.
+    # As published: of the trained blocks, with the loss weights. No block, no angle.
     rows = [
         jax.tree.map(lambda leaf, k=k: weights[k] * leaf[k], of_trunk)
         for k in (SUPERVISED, UNSUPERVISED)
     ]
+    deviation = jnp.float32(jnp.nan)
+    if jax.tree.leaves(of_trunk):
+        deviation = diagnostics.gradient_deviation(*rows)
     return {
-        "gradient_deviation": diagnostics.gradient_deviation(*rows),
+        "gradient_deviation": deviation,
         "gradient_norms": jnp.stack(norms, axis=1),
         "cosines": jnp.stack(cosines),
     }

@@ -68,6 +68,22 @@ class Method(Protocol):
         ...
 
 
+class TwoObjectives:
+    """A supervised objective, then an unsupervised one; their weights sum to one."""
+
+    supervised_weight: float
+
+    @property
+    def objective_names(self) -> tuple[str, str]:
+        """Of the two objectives."""
+        return ("supervised", "unsupervised")
+
+    @property
+    def objective_weights(self) -> tuple[float, float]:
+        """Loss weights of the two objectives."""
+        return (self.supervised_weight, 1 - self.supervised_weight)
+
+
 def ramp(epoch: jax.Array, length: float) -> jax.Array:
     """0 in the first epoch, 1 from epoch `length - 1` on, linear between.
 

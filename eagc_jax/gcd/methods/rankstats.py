@@ -8,12 +8,12 @@ import numpy as np
 from flax import nnx
 
 from eagc_jax.gcd import losses
-from eagc_jax.gcd.methods.base import Batch, check
+from eagc_jax.gcd.methods.base import Batch, TwoObjectives, check
 from eagc_jax.gcd.models import CosineClassifier
 
 
 @dataclasses.dataclass(frozen=True)
-class RankStats:
+class RankStats(TwoObjectives):
     """AutoNovel's objectives, adapted: one cosine classifier over all classes.
 
     The supervised objective is cross-entropy on labeled rows; the unsupervised one asks
@@ -58,11 +58,6 @@ class RankStats:
     def name(self) -> str:
         """As tables and flags spell it."""
         return "rankstats"
-
-    @property
-    def objective_names(self) -> tuple[str, str]:
-        """Of the two objectives."""
-        return ("supervised", "unsupervised")
 
     @property
     def objective_weights(self) -> tuple[float, float]:

@@ -9,12 +9,12 @@ import numpy as np
 from flax import nnx
 
 from eagc_jax.gcd import losses
-from eagc_jax.gcd.methods.base import Batch, check, ramp
+from eagc_jax.gcd.methods.base import Batch, TwoObjectives, check, ramp
 from eagc_jax.gcd.models import SimGCDHead
 
 
 @dataclasses.dataclass(frozen=True)
-class SimGCD:
+class SimGCD(TwoObjectives):
     """SimGCD with its published settings, sized for a small backbone.
 
     The supervised objective is cross-entropy and SupCon on labeled rows; the
@@ -64,16 +64,6 @@ class SimGCD:
     def name(self) -> str:
         """As tables and flags spell it."""
         return "simgcd"
-
-    @property
-    def objective_names(self) -> tuple[str, str]:
-        """Of the two objectives."""
-        return ("supervised", "unsupervised")
-
-    @property
-    def objective_weights(self) -> tuple[float, float]:
-        """Loss weights of the two objectives."""
-        return (self.supervised_weight, 1 - self.supervised_weight)
 
     def build_head(
         self, inputs: int, num_classes: int, *, rngs: nnx.Rngs

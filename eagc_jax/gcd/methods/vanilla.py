@@ -9,12 +9,12 @@ from flax import nnx
 
 from eagc_jax.gcd import losses
 from eagc_jax.gcd.clustering import semi_supervised_kmeans
-from eagc_jax.gcd.methods.base import Batch, check
+from eagc_jax.gcd.methods.base import Batch, TwoObjectives, check
 from eagc_jax.gcd.models import Projector
 
 
 @dataclasses.dataclass(frozen=True)
-class VanillaGCD:
+class VanillaGCD(TwoObjectives):
     """SupCon on labeled rows, InfoNCE on all; clusters instead of a classifier.
 
     It predicts by semi-supervised k-means on the backbone's features of length 1 of all
@@ -54,16 +54,6 @@ class VanillaGCD:
     def name(self) -> str:
         """As tables and flags spell it."""
         return "gcd"
-
-    @property
-    def objective_names(self) -> tuple[str, str]:
-        """Of the two objectives."""
-        return ("supervised", "unsupervised")
-
-    @property
-    def objective_weights(self) -> tuple[float, float]:
-        """Loss weights of the two objectives."""
-        return (self.supervised_weight, 1 - self.supervised_weight)
 
     def build_head(self, inputs: int, num_classes: int, *, rngs: nnx.Rngs) -> Projector:
         """The projector; the number of classes plays no part."""
