@@ -208,7 +208,7 @@ def check_gram_granularity(granularity: Any) -> None:
 # XLA's matrix product on CPU packs its operands: for K rows of millions of columns that
 # costs several times their reading. Over blocks of so many entries, which stay in cache,
 # it doesn't. Leaves of fewer than two blocks are one product.
-_BLOCK_ENTRIES = 2**15
+_BLOCK_ENTRIES, _FEW_ROWS = 2**15, 8
 _MIN_BLOCK = 512  # columns
 # For two rows, and for a few rows' channels, products pair by pair are quicker still.
 _PAIRS_OF_ROWS, _PAIRS_OF_CHANNELS = 2, 8
@@ -300,6 +300,14 @@ def _leaf_gram(
         ),
         default=whole,
     )
+
+
+def _block_columns(number: int) -> int:
+    """Of one block of ``number`` rows; the best of powers of two on two CPUs."""
+    if number <= _PAIRS_OF_ROWS:
+        return _BLOCK_ENTRIES
+    entries = _BLOCK_ENTRIES * (2 if number <= _FEW_ROWS else 1)
+    return max(entries // number, _MIN_BLOCK)
 
 
 def _looped(leaf: jax.Array, block: int, function: Any) -> jax.Array:

@@ -12,7 +12,7 @@ from eagc_jax.solvers.nnqp import SolveInfo, check_shapes, nnqp, unit_diagonal
 
 # From this size on, M factorisations an iteration cost more than products with the
 # matrix, which serve all M problems at once.
-_ITERATIVE_FROM = 24
+_ITERATIVE_FROM = 8
 # Every solve is drawn to the last solution with this ridge: regular, so that conjugate
 # gradients are quick, and taken out again as the solutions settle.
 _RIDGE = 1e-2
