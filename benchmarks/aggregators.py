@@ -123,6 +123,8 @@ def measure_updates(
         for name, factory in factories(number, names).items()
     }
     programs = {
+        # Memory that the last method of a round gave back is paid for here, not below.
+        "settle": lambda: sum_once(gradients),
         "read": lambda: read_once(gradients),
         "write": lambda: sum_once(gradients),
         "sum": make_update(lambda k: sum_objectives(jnp.ones(k)), gradients),

@@ -264,7 +264,7 @@ def _leaf_gram(
             found = jax.sharding.reshard(found, PartitionSpec(*[None] * found.ndim))
         return found.reshape(-1, number, number)
 
-    if _may_be_sharded(leaf):  # slices of a sharded axis would move it
+    if may_be_sharded(leaf):  # slices of a sharded axis would move it
         return whole(leaf)
     if not kept:
         flat = leaf.reshape(number, -1)
@@ -276,7 +276,9 @@ def _leaf_gram(
         return jax.lax.platform_dependent(
             flat,
             cpu=lambda flat: _square(
-                _looped(flat, block, lambda part: kernel(_scaled(part, exponents))),
+                sum_over_blocks(
+                    flat, block, lambda part: kernel(_scaled(part, exponents))
+                ),
                 number,
                 by_pairs,
             )[None],
@@ -290,7 +292,7 @@ def _leaf_gram(
     return jax.lax.platform_dependent(
         leaf,
         cpu=lambda leaf: _square(
-            _looped(
+            sum_over_blocks(
                 leaf.reshape(shape),
                 _CHANNEL_ROWS,
                 lambda part: kernel(_scaled(part, exponents)),
@@ -310,7 +312,7 @@ def _block_columns(number: int) -> int:
     return max(entries // number, _MIN_BLOCK)
 
 
-def _looped(leaf: jax.Array, block: int, function: Any) -> jax.Array:
+def sum_over_blocks(leaf: jax.Array, block: int, function: Any) -> jax.Array:
     """The sum of ``function`` over slices of axis 1, ``block`` wide; one may be less."""
     number, rest = divmod(leaf.shape[1], block)
 
@@ -368,7 +370,7 @@ def _inner(left: jax.Array, right: jax.Array) -> jax.Array:
     ).real
 
 
-def _may_be_sharded(leaf: jax.Array) -> bool:
+def may_be_sharded(leaf: jax.Array) -> bool:
     """Whether another device may hold a part: a tracer doesn't say where it lives."""
     mesh = jax.typeof(leaf).sharding.mesh
     if not mesh.empty:

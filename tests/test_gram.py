@@ -58,7 +58,7 @@ def oracle(updates, granularity, other=None):
 @pytest.fixture
 def looped(monkeypatch):
     """The path of one CPU device, with blocks small enough for small leaves."""
-    monkeypatch.setattr(gram, "_may_be_sharded", lambda leaf: False)
+    monkeypatch.setattr(gram, "may_be_sharded", lambda leaf: False)
     monkeypatch.setattr(gram, "_BLOCK_ENTRIES", 60)
     monkeypatch.setattr(gram, "_CHANNEL_ROWS", 4)
     monkeypatch.setattr(gram, "_MIN_BLOCK", 20)

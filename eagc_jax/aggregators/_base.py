@@ -12,10 +12,11 @@ How to add a method that needs the Gram matrix alone, as ``aggregators/mymethod.
 2. The pure weighting, ``mymethod_weights(gram, *, preference=None, ...) -> (K,)``:
    ``return _solve(problem_of(gram, preference))[0]``; listed in ``weightings.py`` as
    ``mymethod``. It must jit and vmap.
-3. The factory ``mymethod(num_objectives, *, ..., **options: Unpack[GramOptions])``:
-   ``return from_weighting(num_objectives, stateless("mymethod", "mean", _solve),
-   **options)``; listed in ``aggregators/__init__.py``. The convention says what length
-   the update has: "sum", "mean", "convex" or "unit".
+3. The factory ``mymethod(num_objectives, *, ..., **options: Unpack[GramOptions])``,
+   decorated with ``shows_options``: ``return from_weighting(num_objectives,
+   stateless("mymethod", "mean", _solve), **options)``; listed in
+   ``aggregators/__init__.py``. The convention says what length the update has: "sum",
+   "mean", "convex" or "unit".
 4. A random method sets ``random=True`` and uses ``problem.key``; a stateful one is a
    ``Weighting`` with ``init`` and ``apply(problem, state) -> (weights, state, info)``;
    one that needs losses sets ``needs_values=True`` and uses ``problem.values``.
@@ -35,6 +36,13 @@ import numpy as np
 import optax
 
 from eagc_jax import blocks as blocks_lib
+from eagc_jax.aggregators._averages import (
+    init_gram_average,
+    init_weight_average,
+    smooth_gram,
+    smooth_weights,
+)
+from eagc_jax.aggregators._signature import shows_options_of
 from eagc_jax.aggregators._weighting import (
     CONVENTIONS,
     Problem,
@@ -45,7 +53,7 @@ from eagc_jax.aggregators._weighting import (
 )
 from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
 from eagc_jax.energy import NONFINITE_POLICIES
-from eagc_jax.gram import Gram, check_gram_granularity, from_scaled, gram_blocks
+from eagc_jax.gram import Gram, check_gram_granularity, gram_blocks
 from eagc_jax.objectives import (
     check_num_objectives,
     check_objective_axis,
@@ -54,6 +62,7 @@ from eagc_jax.objectives import (
     compute_dtype,
     concrete,
     expand_to,
+    finite_rows,
     named_leaves,
     reduce_objectives,
     weighted_sum,
@@ -75,21 +84,6 @@ class GramOptions(TypedDict, total=False):
     nonfinite: str
     certify: bool
     seed: int
-
-
-class GramAverage(NamedTuple):
-    """A running average of Gram matrices, in parts that stay in range."""
-
-    matrix: jax.Array  # shape=(B, K, K), float32: over scale^2, biased.
-    scale: jax.Array  # shape=(B,), float32: the largest norm that it has seen lately.
-    visits: jax.Array  # shape=(K, K), int32: steps in which both objectives took part.
-
-
-class WeightAverage(NamedTuple):
-    """A running average of weights."""
-
-    weights: jax.Array  # shape=(B, K), float32: biased.
-    visits: jax.Array  # shape=(K,), int32: steps in which the objective took part.
 
 
 class AggregateState(NamedTuple):
@@ -221,6 +215,9 @@ def from_weighting(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+shows_options = shows_options_of(from_weighting)
+
+
 # ---------------------------------------------------------------------------
 # One step
 # ---------------------------------------------------------------------------
@@ -239,7 +236,9 @@ def _decide(
     """Weights ``(B, K)`` from this step's gradients; who is finite; the state then."""
     gram, finite = gram_blocks(step.leaves, step.layout, step.mask)
     active = step.mask & finite
-    gram, gram_average = _smooth_gram(gram, state.gram_average, active, options)
+    gram, gram_average = smooth_gram(
+        gram, state.gram_average, active, options.gram_smoothing
+    )
     preference = share(options.preference, active).astype(gram.norms.dtype)
     key, keys = state.key, None
     number_of_blocks = gram.scale.shape[0]
@@ -256,8 +255,8 @@ def _decide(
     weights, method, info = _over_blocks(solve, number_of_blocks)(
         gram, state.method, keys
     )
-    weights, weight_average = _smooth_weights(
-        weights, state.weight_average, active, options
+    weights, weight_average = smooth_weights(
+        weights, state.weight_average, active, options.weight_smoothing
     )
     fallbacks = state.fallbacks
     if options.certify:
@@ -284,7 +283,7 @@ def _repeat(
     finite = ~step.mask
     found = jnp.ones_like(finite)
     for leaf in step.leaves.values():
-        found = found & jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))
+        found = found & finite_rows(leaf)
     finite = finite | found
     active = step.mask & finite
     weights = jnp.where(active, _from_shown(state.weights), 0.0)
@@ -406,49 +405,6 @@ def _certified(weights: jax.Array, gram: Gram) -> tuple[jax.Array, jax.Array]:
 
 
 # ---------------------------------------------------------------------------
-# Running averages
-# ---------------------------------------------------------------------------
-
-
-def _smooth_gram(
-    gram: Gram, average: Any, active: jax.Array, options: _Options
-) -> tuple[Gram, Any]:
-    if isinstance(average, tuple) and not isinstance(average, GramAverage):
-        return gram, average
-    decay = jnp.asarray(options.gram_smoothing, jnp.float32)
-    both = active[:, None] & active[None, :]
-    scale = jnp.maximum(gram.scale, average.scale).astype(jnp.float32)
-    safe = jnp.where(scale > 0, scale, 1.0)
-    old = average.matrix * ((average.scale / safe) ** 2)[:, None, None]
-    new = jax.vmap(lambda g: g.matrix)(gram) * ((gram.scale / safe) ** 2)[:, None, None]
-    matrix = jnp.where(both, decay * old + (1 - decay) * new, old).astype(jnp.float32)
-    visits = average.visits + both.astype(jnp.int32)
-    correction = 1 - decay ** visits.astype(jnp.float32)
-    shown = jnp.where(both, matrix / jnp.where(visits > 0, correction, 1.0), 0.0)
-    parts = jax.vmap(_split_relative)(shown, scale)
-    return parts, GramAverage(matrix, scale, visits)
-
-
-def _split_relative(matrix: jax.Array, scale: jax.Array) -> Gram:
-    parts = from_scaled(matrix, jnp.zeros(matrix.shape[:1], jnp.int32))
-    return parts._replace(scale=parts.scale * scale)
-
-
-def _smooth_weights(
-    weights: jax.Array, average: Any, active: jax.Array, options: _Options
-) -> tuple[jax.Array, Any]:
-    if isinstance(average, tuple) and not isinstance(average, WeightAverage):
-        return weights, average
-    decay = jnp.asarray(options.weight_smoothing, jnp.float32)
-    moved = decay * average.weights + (1 - decay) * weights
-    kept = jnp.where(active, moved, average.weights).astype(jnp.float32)
-    visits = average.visits + active.astype(jnp.int32)
-    correction = 1 - decay ** visits.astype(jnp.float32)
-    shown = kept / jnp.where(visits > 0, correction, 1.0)
-    return jnp.where(active, shown, 0.0), WeightAverage(kept, visits)
-
-
-# ---------------------------------------------------------------------------
 # State and arguments
 # ---------------------------------------------------------------------------
 
@@ -468,18 +424,6 @@ def _initial_state(
             if leaves
             else blocks_lib.stand_in()
         )
-    gram_average: Any = ()
-    if _in_use(options.gram_smoothing):
-        gram_average = GramAverage(
-            jnp.zeros((blocks, number, number), jnp.float32),
-            jnp.zeros((blocks,), jnp.float32),
-            jnp.zeros((number, number), jnp.int32),
-        )
-    weight_average: Any = ()
-    if _in_use(options.weight_smoothing):
-        weight_average = WeightAverage(
-            jnp.zeros((blocks, number), jnp.float32), jnp.zeros((number,), jnp.int32)
-        )
     method = jax.tree.map(
         lambda x: jnp.repeat(jnp.asarray(x)[None], blocks, axis=0),
         weighting.init(number),
@@ -491,8 +435,8 @@ def _initial_state(
         fallbacks=jnp.zeros([], jnp.int32),
         nonfinite_count=jnp.zeros((number,), jnp.int32),
         count=jnp.zeros([], jnp.int32),
-        gram_average=gram_average,
-        weight_average=weight_average,
+        gram_average=init_gram_average(options.gram_smoothing, blocks, number),
+        weight_average=init_weight_average(options.weight_smoothing, blocks, number),
         method=method,
         key=jax.random.PRNGKey(options.seed) if weighting.random else (),
     )
@@ -517,11 +461,6 @@ def _span(layout: Layout, name: str) -> tuple[int, int]:
             return start, start + count
         start += count
     raise KeyError(name)
-
-
-def _in_use(smoothing: Any) -> bool:
-    known = concrete(smoothing)
-    return known is None or bool(known != 0)
 
 
 def _check_mask(active_mask: Any, number: int) -> jax.Array:
@@ -565,6 +504,9 @@ def _check_options(options: _Options, weighting: Weighting) -> None:
             )
     every = options.recompute_every
     if not isinstance(every, int) or every < 1:
-        raise ValueError(f"recompute_every must be an int >= 1, got {every!r}.")
+        raise ValueError(
+            f"recompute_every must be an int >= 1, got {every!r}. Under "
+            "optax.inject_hyperparams, name it in static_args."
+        )
     if not isinstance(options.certify, bool):
         raise ValueError(f"certify must be True or False, got {options.certify!r}.")

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from eagc_jax.aggregators._base import RESCALES
+from eagc_jax.aggregators._signature import shows_options_of
 from eagc_jax.energy import NONFINITE_POLICIES
 from eagc_jax.objectives import (
     check_num_objectives,
@@ -24,6 +25,8 @@ from eagc_jax.objectives import (
     compute_dtype,
     concrete,
     expand_to,
+    finite_rows,
+    largest_entries,
     reduce_objectives,
     weighted_sum,
 )
@@ -54,6 +57,9 @@ class Step(NamedTuple):
     updates: Any  # leaves (K, *shape) in their own dtype; zeros where not active.
     active: jax.Array  # shape=(K,), bool: who takes part.
     values: jax.Array  # shape=(K,), float32: losses, 1 where not active.
+    # The same leaves, those of inactive objectives as they came, so perhaps NaN. Where
+    # updates would have to be written out, as before a loop, these needn't be.
+    unmasked: Any
     extra: dict[str, Any]  # further keyword arguments of ``update``.
 
 
@@ -129,7 +135,10 @@ def from_method(
         factors = _normalised(ratios, active)
         step = _masked(updates, values, active, extra_args)
         if not method.weighs and preference is not None:
-            step = step._replace(updates=_multiplied(step.updates, factors))
+            step = step._replace(
+                updates=_multiplied(step.updates, factors),
+                unmasked=_multiplied(step.unmasked, factors),
+            )
         result, own = method.apply(step, state.method)
         weights = ()
         if method.weighs:
@@ -160,6 +169,9 @@ def from_method(
 # ---------------------------------------------------------------------------
 # Checks
 # ---------------------------------------------------------------------------
+
+
+shows_options = shows_options_of(from_method)
 
 
 def required_values(value: Any, number: int, name: str) -> jax.Array:
@@ -274,17 +286,16 @@ def finite_objectives(updates: Any, values: jax.Array) -> jax.Array:
     leaves = jax.tree.leaves(updates)
     finite = jnp.ones((leaves[0].shape[0],), bool)
     for leaf in leaves:
-        found = jnp.isfinite(leaf)
-        finite = finite & jnp.all(found, axis=tuple(range(1, leaf.ndim)))
+        finite = finite & finite_rows(leaf)
     return finite & jnp.isfinite(values)
 
 
 def _masked(updates: Any, values: jax.Array, active: jax.Array, extra: dict) -> Step:
-    updates = jax.tree.map(
+    masked = jax.tree.map(
         lambda x: jnp.where(expand_to(active, x.ndim), x, jnp.zeros((), x.dtype)),
         updates,
     )
-    return Step(updates, active, jnp.where(active, values, 1.0), extra)
+    return Step(masked, active, jnp.where(active, values, 1.0), updates, extra)
 
 
 def _normalised(ratios: jax.Array, active: jax.Array) -> jax.Array:
@@ -364,14 +375,16 @@ def tree_norm(tree: Any) -> jax.Array:
     return row_norms(jax.tree.map(lambda leaf: leaf[None], tree))[0]
 
 
+def largest_of_tree(updates: Any) -> jax.Array:
+    """The largest magnitude in each of K gradients, ``(K,)`` float32."""
+    tops = [largest_entries(leaf) for leaf in jax.tree.leaves(updates)]
+    return jnp.max(jnp.stack([t.astype(jnp.float32) for t in tops]), axis=0)
+
+
 def row_norms(updates: Any) -> jax.Array:
     """Norms of K gradients, ``(K,)`` float32, of entries of any size."""
     leaves = jax.tree.leaves(updates)
-    tops = [
-        jnp.max(jnp.abs(leaf), axis=tuple(range(1, leaf.ndim)), initial=0.0)
-        for leaf in leaves
-    ]
-    top = jnp.max(jnp.stack([t.astype(jnp.float32) for t in tops]), axis=0)
+    top = largest_of_tree(updates)
     safe = jnp.where(top > 0, top, 1.0)
     squares = jnp.zeros_like(top)
     for leaf in leaves:

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eagc_jax.aggregators._base import GramOptions
+from eagc_jax.aggregators._base import GramOptions, shows_options
 from eagc_jax.aggregators._unit_rows import or_nan, product, rounding
 from eagc_jax.aggregators._weighting import Problem, Weighting, problem_of, share
 from eagc_jax.aggregators.gem import check_index, split_roles, with_current
 from eagc_jax.solvers.nnqp import no_solve
 
 
+@shows_options
 def a_gem(
     num_objectives: int, *, current: int = 0, **options: Unpack[GramOptions]
 ) -> optax.GradientTransformationExtraArgs:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax.aggregators._base import GramOptions, from_weighting
+from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._unit_rows import (
     check_choice,
     live_rows,
@@ -23,6 +23,7 @@ from eagc_jax.objectives import concrete
 SCALES = ("min", "median", "rmse")
 
 
+@shows_options
 def aligned_mtl(
     num_objectives: int,
     *,

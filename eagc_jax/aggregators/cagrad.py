@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eagc_jax.aggregators._base import GramOptions, from_weighting
+from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._unit_rows import (
     check_choice,
     live_rows,
@@ -29,6 +29,7 @@ SHRINKS = ("none", "linear", "quadratic")
 _MAX_STEPS = 40
 
 
+@shows_options
 def cagrad(
     num_objectives: int,
     *,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax.aggregators._base import GramOptions, from_weighting
+from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._unit_rows import (
     check_choice,
     importance,
@@ -24,6 +24,7 @@ from eagc_jax.gram import Gram
 LENGTHS = ("projection", "min", "max", "harmonic", "arithmetic", "geometric")
 
 
+@shows_options
 def conflict_free(
     num_objectives: int,
     *,

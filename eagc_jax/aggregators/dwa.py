@@ -23,6 +23,7 @@ class DwaState(NamedTuple):
     position: jax.Array  # shape=(), int32: steps in the running window.
 
 
+@_direct.shows_options
 def dwa(
     num_objectives: int,
     *,

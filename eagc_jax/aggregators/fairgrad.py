@@ -11,12 +11,14 @@ import numpy as np
 import optax
 
 from eagc_jax.aggregators._base import GramOptions, from_weighting
+from eagc_jax.aggregators._signature import shows_options_of
 from eagc_jax.aggregators._unit_rows import importance, live_rows, or_nan, product
 from eagc_jax.aggregators._weighting import Problem, problem_of, stateless, unscale
 from eagc_jax.objectives import concrete
 from eagc_jax.solvers import SolveInfo, fair
 
 
+@shows_options_of(from_weighting, rescale="norm_of_mean")
 def fairgrad(
     num_objectives: int, *, alpha: float = 1.0, **options: Unpack[GramOptions]
 ) -> optax.GradientTransformationExtraArgs:

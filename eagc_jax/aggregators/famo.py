@@ -24,6 +24,7 @@ class FamoState(NamedTuple):
     last_active: jax.Array  # shape=(K,), bool: who took part in the last step.
 
 
+@_direct.shows_options
 def famo(
     num_objectives: int,
     *,

@@ -43,6 +43,7 @@ class Rules(NamedTuple):
     score_weights: tuple[float, float]  # of stability and of strength.
 
 
+@_direct.shows_options
 def gcond(
     num_objectives: int,
     *,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eagc_jax.aggregators._base import GramOptions, from_weighting
+from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._unit_rows import live_rows, or_nan, product
 from eagc_jax.aggregators._weighting import Problem, Weighting, problem_of, unscale
 from eagc_jax.aggregators.modo import refuse_preference
@@ -18,6 +18,7 @@ from eagc_jax.objectives import concrete
 from eagc_jax.solvers import SolveInfo, nnqp
 
 
+@shows_options
 def gem(
     num_objectives: int,
     *,

@@ -20,6 +20,7 @@ class GradDropState(NamedTuple):
     key: jax.Array  # shape=(2,), uint32: PRNG key of the next step.
 
 
+@_direct.shows_options
 def graddrop(
     num_objectives: int,
     *,

@@ -22,6 +22,7 @@ class GradNormState(NamedTuple):
     count: jax.Array  # shape=(), int32: steps taken.
 
 
+@_direct.shows_options
 def gradnorm(
     num_objectives: int,
     *,

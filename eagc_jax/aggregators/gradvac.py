@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax.aggregators._base import GramOptions, from_weighting
+from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._unit_rows import (
     check_choice,
     importance,
@@ -31,6 +31,7 @@ _UNROLL_LIMIT = 8
 _LARGEST_TARGET = 1 - 1e-3
 
 
+@shows_options
 def gradvac(
     num_objectives: int,
     *,

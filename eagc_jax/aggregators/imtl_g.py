@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax.aggregators._base import GramOptions, from_weighting
+from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._unit_rows import importance, live_rows, or_nan, rounding
 from eagc_jax.aggregators._weighting import Problem, problem_of, stateless, unscale
 
 
+@shows_options
 def imtl_g(
     num_objectives: int,
     *,

@@ -20,6 +20,7 @@ class ImtlLState(NamedTuple):
     visits: jax.Array  # shape=(K,), int32: steps in which the objective took part.
 
 
+@_direct.shows_options
 def imtl_l(
     num_objectives: int,
     *,

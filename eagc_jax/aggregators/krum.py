@@ -6,12 +6,19 @@ from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from eagc_jax.aggregators import _direct
 from eagc_jax.aggregators._direct import DirectOptions
+from eagc_jax.gram import may_be_sharded, sum_over_blocks
+
+# Columns of a block on CPU: its pairs of rows are reduced one by one, out of the cache.
+_BLOCK_COLUMNS = 2**15
+_UNROLLED = 16  # beyond so many objectives, K^2 reductions take long to compile
 
 
+@_direct.shows_options
 def krum(
     num_objectives: int,
     *,
@@ -30,7 +37,7 @@ def krum(
     With fewer objectives active, K is their number, and one neighbour at least is used.
     Guarantee (paper): with :math:`K\ge2f+3`, an update within a bounded angle of the true
     gradient, if all honest gradients estimate the same one; made for workers rather than
-    objectives, it ignores objectives that differ. Length: "convex". Cost: K/2 passes for
+    objectives, it ignores objectives that differ. Length: "convex". Cost: one pass for
     the distances, one weighted sum. Memory: none.
 
     Args:
@@ -72,7 +79,7 @@ def krum(
     faulty, chosen = byzantine, selected
 
     def apply(step, state):
-        distances = squared_distances(step.updates)
+        distances = squared_distances(step.unmasked, step.active)
         weights = krum_weights(distances, step.active, faulty, chosen)
         return weights, state
 
@@ -107,26 +114,50 @@ def krum_weights(
     return taken / jnp.maximum(jnp.sum(taken, dtype=jnp.int32), 1).astype(jnp.float32)
 
 
-def squared_distances(updates: Any) -> jax.Array:
-    """Squared distances of K gradients, over the largest entry squared: ``(K, K)``."""
+def squared_distances(updates: Any, active: jax.Array | None = None) -> jax.Array:
+    """Squared distances of K gradients, over the largest entry squared: ``(K, K)``.
+
+    Of differences, not from a Gram matrix: they are exact where gradients nearly agree.
+    Those of objectives that aren't active may be NaN.
+    """
     leaves = jax.tree.leaves(updates)
     number = leaves[0].shape[0]
-    tops = [jnp.max(jnp.abs(leaf), initial=0.0).astype(jnp.float32) for leaf in leaves]
-    top = jnp.max(jnp.stack(tops))
+    active = jnp.ones((number,), bool) if active is None else active
+    tops = jnp.where(active, _direct.largest_of_tree(updates), 0.0)
+    top = jnp.max(tops)
     top = jnp.where(top > 0, top, 1.0)
-    distances = jnp.zeros((number, number), jnp.float32)
-    rows = jnp.arange(number)
-    # Each objective against the one ``shift`` places on: reductions of whole arrays.
-    for shift in range(1, number // 2 + 1):
-        found = jnp.zeros((number,), jnp.float32)
-        for leaf in leaves:
-            wide = _direct.widened(leaf)
-            wide = wide / top.astype(wide.dtype)
-            difference = jnp.abs(wide - jnp.roll(wide, -shift, axis=0)) ** 2
-            axes = tuple(range(1, wide.ndim))
-            found = found + jnp.sum(difference, axis=axes).astype(jnp.float32)
-        columns = (rows + shift) % number
-        distances = distances.at[rows, columns].set(found)
-        distances = distances.at[columns, rows].set(found)
-    # Half way round each pair is met twice; a tie must not hang on a rounding.
-    return jnp.minimum(distances, distances.T)
+    rows, columns = np.triu_indices(number, 1)
+    total = jnp.zeros((len(rows),), jnp.float32)
+    for leaf in leaves:
+        total = total + _leaf_distances(leaf, top).astype(jnp.float32)
+    upper = jnp.zeros((number, number), jnp.float32).at[rows, columns].set(total)
+    return upper + upper.T
+
+
+def _leaf_distances(leaf: jax.Array, top: jax.Array) -> jax.Array:
+    """One leaf's squared distances, over ``top`` squared, of all pairs k < l in order."""
+    number = leaf.shape[0]
+
+    def of_pairs(part):
+        wide = _direct.widened(part)
+        wide = wide / top.astype(wide.dtype)
+        if number > _UNROLLED:
+            axes = tuple(range(1, part.ndim))
+            found = jax.lax.map(
+                lambda row: jnp.sum(jnp.abs(wide - row) ** 2, axis=axes), wide
+            )
+            return found[np.triu_indices(number, 1)]
+        found = [
+            jnp.sum(jnp.abs(wide[k] - wide[m]) ** 2)
+            for k in range(number)
+            for m in range(k + 1, number)
+        ]
+        return jnp.stack(found) if found else jnp.zeros((0,), jnp.float32)
+
+    if may_be_sharded(leaf):
+        return of_pairs(leaf)
+    return jax.lax.platform_dependent(
+        leaf.reshape(leaf.shape[0], -1),
+        cpu=lambda flat: sum_over_blocks(flat, _BLOCK_COLUMNS, of_pairs),
+        default=of_pairs,
+    )

@@ -8,10 +8,11 @@ from typing import Unpack
 import jax
 import optax
 
-from eagc_jax.aggregators._base import GramOptions, from_weighting
+from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._weighting import Problem, problem_of, stateless
 
 
+@shows_options
 def mean(
     num_objectives: int, **options: Unpack[GramOptions]
 ) -> optax.GradientTransformationExtraArgs:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax.aggregators._base import GramOptions, from_weighting
+from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._weighting import Problem, problem_of, stateless
 from eagc_jax.gram import Gram
 from eagc_jax.solvers.nnqp import SolveInfo, nnqp
@@ -18,6 +18,7 @@ NORMALIZERS = ("none", "l2", "loss", "loss+")
 SOLVERS = ("qp", "frank_wolfe")
 
 
+@shows_options
 def mgda(
     num_objectives: int,
     *,

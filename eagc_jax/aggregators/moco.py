@@ -27,6 +27,7 @@ class MocoState(NamedTuple):
     count: jax.Array  # shape=(), int32: steps.
 
 
+@_direct.shows_options
 def moco(
     num_objectives: int,
     *,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax.aggregators._base import GramOptions
+from eagc_jax.aggregators._base import GramOptions, shows_options
 from eagc_jax.aggregators._unit_rows import product
 from eagc_jax.aggregators._weighting import Problem, Weighting, problem_of
 from eagc_jax.aggregators.sdmgrad import (
@@ -23,6 +23,7 @@ from eagc_jax.aggregators.sdmgrad import (
 from eagc_jax.solvers.nnqp import no_solve
 
 
+@shows_options
 def modo(
     num_objectives: int,
     *,

@@ -9,10 +9,12 @@ import jax
 import optax
 
 from eagc_jax.aggregators._base import GramOptions, from_weighting
+from eagc_jax.aggregators._signature import shows_options_of
 from eagc_jax.aggregators._weighting import problem_of
 from eagc_jax.aggregators.fairgrad import alpha_fair, with_length_of_mean
 
 
+@shows_options_of(from_weighting, rescale="norm_of_mean")
 def nash_mtl(
     num_objectives: int, **options: Unpack[GramOptions]
 ) -> optax.GradientTransformationExtraArgs:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eagc_jax.aggregators._base import GramOptions, from_weighting
+from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._unit_rows import live_rows, or_nan, product, rounding
 from eagc_jax.aggregators._weighting import Problem, Weighting, problem_of, unscale
 from eagc_jax.aggregators.gem import check_index
@@ -31,6 +31,7 @@ class PcdState(NamedTuple):
     visits: jax.Array  # shape=(K,), int32: steps in which the objective took part.
 
 
+@shows_options
 def pcd(
     num_objectives: int,
     *,

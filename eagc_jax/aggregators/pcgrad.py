@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax.aggregators._base import GramOptions, from_weighting
+from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._unit_rows import (
     check_choice,
     importance,
@@ -23,6 +23,7 @@ ORDERS = ("random", "fixed")
 _UNROLL_LIMIT = 8
 
 
+@shows_options
 def pcgrad(
     num_objectives: int, *, order: str = "random", **options: Unpack[GramOptions]
 ) -> optax.GradientTransformationExtraArgs:

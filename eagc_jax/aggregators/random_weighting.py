@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax.aggregators._base import GramOptions, from_weighting
+from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._unit_rows import or_nan
 from eagc_jax.aggregators._weighting import Problem, problem_of, share, stateless
 
 
+@shows_options
 def random_weighting(
     num_objectives: int, **options: Unpack[GramOptions]
 ) -> optax.GradientTransformationExtraArgs:

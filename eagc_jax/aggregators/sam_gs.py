@@ -24,6 +24,7 @@ class SamGsState(NamedTuple):
     similarity: jax.Array  # shape=(), float32: of the last step's norms, in [0, 1].
 
 
+@_direct.shows_options
 def sam_gs(
     num_objectives: int,
     *,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eagc_jax.aggregators._base import GramOptions, from_weighting
+from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._unit_rows import product
 from eagc_jax.aggregators._weighting import Problem, Weighting, problem_of, share
 from eagc_jax.gram import cross_gram
@@ -19,6 +19,7 @@ from eagc_jax.solvers import project_simplex
 from eagc_jax.solvers.nnqp import no_solve
 
 
+@shows_options
 def sdmgrad(
     num_objectives: int,
     *,

@@ -17,6 +17,7 @@ from eagc_jax.objectives import expand_to
 _NETWORK_LIMIT = 16
 
 
+@_direct.shows_options
 def trimmed_mean(
     num_objectives: int, *, trim: int | None = None, **options: Unpack[DirectOptions]
 ) -> optax.GradientTransformationExtraArgs:

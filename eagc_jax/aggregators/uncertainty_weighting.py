@@ -19,6 +19,7 @@ class UncertaintyState(NamedTuple):
     visits: jax.Array  # shape=(K,), int32: steps in which the objective took part.
 
 
+@_direct.shows_options
 def uncertainty_weighting(
     num_objectives: int,
     *,

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax.aggregators._base import GramOptions, from_weighting
+from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._weighting import Problem, problem_of, stateless, unscale
 from eagc_jax.solvers.nnqp import SolveInfo
 from eagc_jax.solvers.nnqp_many import nnqp_many
 
 
+@shows_options
 def upgrad(
     num_objectives: int, **options: Unpack[GramOptions]
 ) -> optax.GradientTransformationExtraArgs:

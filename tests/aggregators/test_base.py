@@ -309,13 +309,12 @@ def test_losses_reach_the_methods_that_need_them():
 # -- with the rest of Optax -----------------------------------------------------------
 
 
-def test_in_a_chain_with_injected_hyperparameters_and_under_vmap():
-    # It injects what a signature names; the options aren't named in the factory's.
-    @optax.inject_hyperparams
-    def factory(weight_smoothing):
-        return aggregators.upgrad(K, weight_smoothing=weight_smoothing)
+INJECTED = ("num_objectives", "recompute_every", "seed")
 
-    tx = optax.chain(factory(weight_smoothing=0.5), optax.sgd(0.1))
+
+def test_in_a_chain_with_injected_hyperparameters_and_under_vmap():
+    factory = optax.inject_hyperparams(aggregators.upgrad, static_args=INJECTED)
+    tx = optax.chain(factory(K, weight_smoothing=0.5), optax.sgd(0.1))
     state = tx.init(params())
     batch = jax.tree.map(lambda *x: jnp.stack(x), *SEQUENCE[:2])
     found, _ = jax.jit(jax.vmap(tx.update, in_axes=(0, None)))(batch, state)
