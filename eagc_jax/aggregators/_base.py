@@ -19,7 +19,8 @@ How to add a method that needs the Gram matrix alone, as ``aggregators/mymethod.
    "mean", "convex" or "unit".
 4. A random method sets ``random=True`` and uses ``problem.key``; a stateful one is a
    ``Weighting`` with ``init`` and ``apply(problem, state) -> (weights, state, info)``;
-   one that needs losses sets ``needs_values=True`` and uses ``problem.values``.
+   one that needs losses sets ``needs_values=True`` and uses ``problem.values``; one
+   that doesn't look at the Gram matrix sets ``needs_gram=False``.
 5. A row in the table of ``tests/aggregators/table.py``: which properties it has. An
    absent objective arrives with norm 0 and ``problem.active`` False, a zero gradient
    with norm 0; NaN may arrive in norms and must leave in the weights.
@@ -27,6 +28,7 @@ How to add a method that needs the Gram matrix alone, as ``aggregators/mymethod.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypedDict
 
@@ -37,6 +39,7 @@ import optax
 
 from eagc_jax import blocks as blocks_lib
 from eagc_jax.aggregators._averages import (
+    GramAverage,
     init_gram_average,
     init_weight_average,
     smooth_gram,
@@ -234,7 +237,7 @@ def _decide(
     step: _Step, state: AggregateState, options: _Options, weighting: Weighting
 ) -> tuple[jax.Array, jax.Array, AggregateState]:
     """Weights ``(B, K)`` from this step's gradients; who is finite; the state then."""
-    gram, finite = gram_blocks(step.leaves, step.layout, step.mask)
+    gram, finite = _look(step, state, options, weighting)
     active = step.mask & finite
     gram, gram_average = smooth_gram(
         gram, state.gram_average, active, options.gram_smoothing
@@ -276,15 +279,40 @@ def _decide(
     return weights, finite, new_state
 
 
+def _look(
+    step: _Step, state: AggregateState, options: _Options, weighting: Weighting
+) -> tuple[Gram, jax.Array]:
+    """The Gram of every block, or a stand-in where nothing needs it; who is finite."""
+    if (
+        weighting.needs_gram
+        or options.certify
+        or options.rescale == "norm_of_mean"
+        or isinstance(state.gram_average, GramAverage)
+    ):
+        return gram_blocks(step.leaves, step.layout, step.mask)
+    finite = _finite_objectives(step)
+    dtypes = [compute_dtype(leaf.real.dtype) for leaf in step.leaves.values()]
+    blocks = _from_shown(state.weights).shape[0]
+    norms = (step.mask & finite).astype(functools.reduce(np.promote_types, dtypes))
+    one = Gram(
+        jnp.eye(options.number, dtype=norms.dtype), norms, jnp.ones([], norms.dtype)
+    )
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (blocks, *x.shape)), one), finite
+
+
+def _finite_objectives(step: _Step) -> jax.Array:
+    """``(K,)`` bool: no NaN and no infinity in the gradient, or not active."""
+    finite = jnp.ones_like(step.mask)
+    for leaf in step.leaves.values():
+        finite = finite & finite_rows(leaf)
+    return finite | ~step.mask
+
+
 def _repeat(
     step: _Step, state: AggregateState
 ) -> tuple[jax.Array, jax.Array, AggregateState]:
     """The last step's weights; only who is finite is looked at."""
-    finite = ~step.mask
-    found = jnp.ones_like(finite)
-    for leaf in step.leaves.values():
-        found = found & finite_rows(leaf)
-    finite = finite | found
+    finite = _finite_objectives(step)
     active = step.mask & finite
     weights = jnp.where(active, _from_shown(state.weights), 0.0)
     return weights, finite, state

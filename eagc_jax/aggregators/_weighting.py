@@ -41,6 +41,9 @@ class Weighting(NamedTuple):
     init: Callable[[int], Any] = lambda number: ()
     random: bool = False  # whether apply needs problem.key.
     needs_values: bool = False  # whether apply needs problem.values.
+    # Whether apply looks at problem.gram; otherwise it isn't computed without need, and
+    # what the problem holds then says only who takes part.
+    needs_gram: bool = True
 
 
 def stateless(

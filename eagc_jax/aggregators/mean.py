@@ -40,7 +40,9 @@ def mean(
       >>> tx.update(grads, tx.init({"w": jnp.zeros(2)}))[0]["w"]
       Array([0.75, 0.25], dtype=float32)
     """
-    return from_weighting(num_objectives, stateless("mean", "mean", _solve), **options)
+    return from_weighting(
+        num_objectives, stateless("mean", "mean", _solve, needs_gram=False), **options
+    )
 
 
 def mean_weights(

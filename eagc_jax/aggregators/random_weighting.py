@@ -53,7 +53,9 @@ def random_weighting(
       Lin et al., `Reasonable Effectiveness of Random Weighting
       <https://arxiv.org/abs/2111.10603>`_, 2022, section 3.
     """
-    method = stateless("random_weighting", "convex", _solve, random=True)
+    method = stateless(
+        "random_weighting", "convex", _solve, random=True, needs_gram=False
+    )
     return from_weighting(num_objectives, method, **options)
 
 

@@ -73,6 +73,22 @@ def test_it_is_the_weighted_sum_of_the_pure_weighting():
     assert int(state.count) == 1
 
 
+@pytest.mark.parametrize("granularity", ["global", "channel"])
+def test_what_does_not_look_at_the_gram_matrix_computes_none(granularity):
+    tx = make("mean", 3, granularity=granularity, nonfinite="skip_objective")
+    updates, state = gradients(number=3), tx.init(params())
+    text = str(jax.make_jaxpr(tx.update)(updates, state))
+    assert "dot_general" not in text
+    bad = {**updates, "kernel": updates["kernel"].at[1, 0, 0].set(jnp.nan)}
+    found, state = once(tx, bad, state)
+    kept = {name: leaf[jnp.array([0, 2])] for name, leaf in updates.items()}
+    assert_trees_close(found, combine(kept, jnp.ones(2) / 2), rtol=1e-6, atol=1e-7)
+    assert state.nonfinite_count.tolist() == [0, 1, 0]
+    for options in ({"rescale": "norm_of_mean"}, {"certify": True}):
+        text = str(jax.make_jaxpr(make("mean", 3, **options).update)(updates, state))
+        assert "dot_general" in text  # these need it
+
+
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
 def test_blocks_are_solved_one_by_one(granularity):
     updates = gradients()
