@@ -7,12 +7,12 @@ rows, and a linear head for each of K = 2, 4, 8 objectives; with ``--scan`` the 
 a ``jax.lax.scan`` over its blocks. Weights are UPGrad's. Per way:
 
 - ``over_sum``: seconds over those of ``jax.value_and_grad`` of the summed loss, the
-  median of paired, interleaved calls; ``theory``: what counting passes of the trunk
-  says.
+  median of paired, interleaved calls, each right after one of its own kind;
+  ``theory``: what counting passes of the trunk says.
 - ``memory``: temporary and output bytes of the compiled program beyond those of the
   summed loss, in units of n, the bytes of the parameters.
 
-"exact" gives K gradients; "exact + weights" goes on to the weighted one, as the others.
+"exact" gives K gradients; "exact + upgrad" goes on to one update, as the others.
 A stale step is one between two computations of the weights; "stale, 1 in 20" is the mean
 over 20 steps, from the seconds of both kinds. Last, one objective per example: a network
 of dense layers (1.3e6 parameters), 64 examples.
@@ -34,7 +34,7 @@ from benchmarks.timing import (
     print_table,
     write_json,
 )
-from eagc_jax import gram_matrix, value_and_grads, value_and_grads_at_feature
+from eagc_jax import aggregators, value_and_grads, value_and_grads_at_feature
 from eagc_jax.gradients import (
     StaleWeightsState,
     per_example_two_phase,
@@ -105,14 +105,12 @@ def ways(number: int, scan: bool) -> dict[str, tuple[Callable, tuple, float]]:
     def features(trunk, x):
         return apply_trunk(trunk, x, None, scan)
 
-    def exact_and_weights(params, x):
+    aggregator = aggregators.upgrad(number)
+    state = aggregator.init(params)
+
+    def exact_and_aggregator(params, x):
         losses, gradients = value_and_grads(losses_fn)(params, x)
-        weights = upgrad(gram_matrix(gradients))
-
-        def combine(g):
-            return sum(weights[k] * g[k] for k in range(1, number)) + weights[0] * g[0]
-
-        return losses, jax.tree.map(combine, gradients), weights
+        return losses, *aggregator.update(gradients, state, params)
 
     stale = stale_weights(losses_fn, upgrad, recompute_every=20)
     between = StaleWeightsState(jnp.int32(1), jnp.ones(number))
@@ -126,7 +124,7 @@ def ways(number: int, scan: bool) -> dict[str, tuple[Callable, tuple, float]]:
         ),
         "exact": (value_and_grads(losses_fn), plain, (1 + 2 * k) / 3),
         "exact, loop": (value_and_grads(losses_fn, loop=True), plain, (1 + 2 * k) / 3),
-        "exact + weights": (exact_and_weights, plain, (1 + 2 * k) / 3),
+        "exact + upgrad": (exact_and_aggregator, plain, (1 + 2 * k) / 3),
         "split at z": (
             value_and_grads_at_feature(features, functions),
             at_feature,
@@ -198,7 +196,7 @@ def measure(
     calls = {
         name: lambda name=name: compiled[name](*programs[name][1]) for name in programs
     }
-    seconds = interleaved_seconds(calls, rounds)
+    seconds = interleaved_seconds(calls, rounds, repeat=True)
     leaves = jax.tree.leaves(programs["summed loss"][1][0])
     parameters = sum(leaf.size for leaf in leaves)
 

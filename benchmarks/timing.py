@@ -21,12 +21,15 @@ def interleaved_seconds(
     rounds: int,
     *,
     rarely: Collection[str] = (),
+    repeat: bool = False,
 ) -> dict[str, np.ndarray]:
     """Seconds per call of each program, ``(rounds,)``.
 
     Every round calls each program once, so that what disturbs the machine disturbs all
     of them; those named in ``rarely`` are called in every fifth round only, and have NaN
-    in the others. A first call of each, not counted, warms caches.
+    in the others. A first call of each, not counted, warms caches; with ``repeat`` every
+    timed call has such a call of the same program right before it, as in training:
+    otherwise it may pay for memory that the program before it gave back.
     """
     seconds = {name: np.full(rounds, np.nan) for name in programs}
     for program in programs.values():
@@ -35,6 +38,8 @@ def interleaved_seconds(
         for name, program in programs.items():
             if name in rarely and index % 5:
                 continue
+            if repeat:
+                jax.block_until_ready(program())
             start = time.perf_counter()
             jax.block_until_ready(program())
             seconds[name][index] = time.perf_counter() - start

@@ -267,33 +267,37 @@ def _leaf_gram(
     if may_be_sharded(leaf):  # slices of a sharded axis would move it
         return whole(leaf)
     if not kept:
-        flat = leaf.reshape(number, -1)
+        flat = (number, leaf.size // number)
         by_pairs = number <= _PAIRS_OF_ROWS
         block = max(_BLOCK_ENTRIES // (1 if by_pairs else number), _MIN_BLOCK)
         kernel = _pairs if by_pairs else _rows_gram
-        if flat.shape[1] < 2 * block:
+        if flat[1] < 2 * block:
             return whole(leaf)
         return jax.lax.platform_dependent(
-            flat,
-            cpu=lambda flat: _square(
+            leaf,
+            cpu=lambda leaf: _square(
                 sum_over_blocks(
-                    flat, block, lambda part: kernel(_scaled(part, exponents))
+                    leaf, flat, block, lambda part: kernel(_scaled(part, exponents))
                 ),
                 number,
                 by_pairs,
             )[None],
-            default=lambda flat: _rows_gram(_scaled(flat, exponents))[None],
+            default=lambda leaf: _rows_gram(_scaled(leaf.reshape(flat), exponents))[
+                None
+            ],
         )
     if min(kept) < max(summed):  # (K, *summed, *kept) is the usual order
         return whole(leaf)
-    shape = (number, math.prod(leaf.shape[axis] for axis in summed), -1)
+    rows = math.prod(leaf.shape[axis] for axis in summed)
+    shape = (number, rows, leaf.size // (number * rows))
     by_pairs = number <= _PAIRS_OF_CHANNELS
     kernel = _pairs if by_pairs else _column_grams
     return jax.lax.platform_dependent(
         leaf,
         cpu=lambda leaf: _square(
             sum_over_blocks(
-                leaf.reshape(shape),
+                leaf,
+                shape,
                 _CHANNEL_ROWS,
                 lambda part: kernel(_scaled(part, exponents)),
             ),
@@ -312,18 +316,34 @@ def _block_columns(number: int) -> int:
     return max(entries // number, _MIN_BLOCK)
 
 
-def sum_over_blocks(leaf: jax.Array, block: int, function: Any) -> jax.Array:
-    """The sum of ``function`` over slices of axis 1, ``block`` wide; one may be less."""
-    number, rest = divmod(leaf.shape[1], block)
+def sum_over_blocks(
+    leaf: jax.Array, shape: tuple[int, ...], block: int, function: Any
+) -> jax.Array:
+    """The sum of ``function`` over blocks of a leaf.
+
+    Args:
+      leaf: an array.
+      shape: what it is seen as, of at least two axes.
+      block: the width of a slice of axis 1; the last one may be less.
+      function: from a slice to an array.
+
+    Returns:
+      What ``function`` returns, summed.
+    """
+    number, rest = divmod(shape[1], block)
 
     def body(index, total):
-        part = jax.lax.dynamic_slice_in_dim(leaf, index * block, block, axis=1)
+        # Reshaped in here: out there XLA may write the leaf a second time, so shaped.
+        part = jax.lax.dynamic_slice_in_dim(
+            leaf.reshape(shape), index * block, block, axis=1
+        )
         return total + function(part)
 
-    last = leaf[:, number * block :]
+    last = leaf.reshape(shape)[:, number * block :]
     if not number:
         return function(last)
-    total = jax.lax.fori_loop(1, number, body, function(leaf[:, :block]))
+    of_one = jax.eval_shape(lambda x: function(x.reshape(shape)[:, :block]), leaf)
+    total = jax.lax.fori_loop(0, number, body, jnp.zeros(of_one.shape, of_one.dtype))
     return total + function(last) if rest else total
 
 

@@ -154,10 +154,11 @@ def _leaf_distances(leaf: jax.Array, top: jax.Array) -> jax.Array:
         ]
         return jnp.stack(found) if found else jnp.zeros((0,), jnp.float32)
 
-    if may_be_sharded(leaf):
+    if may_be_sharded(leaf) or not leaf.size:
         return of_pairs(leaf)
+    flat = (number, leaf.size // number)
     return jax.lax.platform_dependent(
-        leaf.reshape(leaf.shape[0], -1),
-        cpu=lambda flat: sum_over_blocks(flat, _BLOCK_COLUMNS, of_pairs),
+        leaf,
+        cpu=lambda leaf: sum_over_blocks(leaf, flat, _BLOCK_COLUMNS, of_pairs),
         default=of_pairs,
     )
