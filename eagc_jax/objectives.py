@@ -138,6 +138,19 @@ def check_num_objectives(num_objectives: Any) -> int:
     return number
 
 
+def check_mask(active_mask: Any, number: int) -> jax.Array:
+    """``active_mask`` as ``(K,)`` bool, all True for None."""
+    if active_mask is None:
+        return jnp.ones((number,), bool)
+    mask = jnp.asarray(active_mask)
+    if mask.shape != (number,):
+        raise ValueError(
+            f"active_mask must have one entry for each of the {number} objectives, got "
+            f"shape {mask.shape}."
+        )
+    return mask.astype(bool)
+
+
 def check_weights(weights: Any, num_objectives: int) -> jax.Array:
     """Loss weights as a ``(K,)`` float32 array; ones for None.
 

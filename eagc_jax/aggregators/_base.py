@@ -58,6 +58,7 @@ from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
 from eagc_jax.energy import NONFINITE_POLICIES
 from eagc_jax.gram import Gram, check_gram_granularity, gram_blocks
 from eagc_jax.objectives import (
+    check_mask,
     check_num_objectives,
     check_objective_axis,
     check_same_names,
@@ -202,7 +203,7 @@ def from_weighting(
                 f"{weighting.name} needs the losses: call update(..., value=losses) with "
                 f"an array of shape ({options.number},)."
             )
-        mask = _check_mask(active_mask, options.number)
+        mask = check_mask(active_mask, options.number)
         step = _Step(leaves, layout, mask, value)
         if recompute_every == 1:
             decided = _decide(step, state, options, weighting)
@@ -489,18 +490,6 @@ def _span(layout: Layout, name: str) -> tuple[int, int]:
             return start, start + count
         start += count
     raise KeyError(name)
-
-
-def _check_mask(active_mask: Any, number: int) -> jax.Array:
-    if active_mask is None:
-        return jnp.ones((number,), bool)
-    mask = jnp.asarray(active_mask)
-    if mask.shape != (number,):
-        raise ValueError(
-            f"active_mask must have one entry for each of the {number} objectives, got "
-            f"shape {mask.shape}."
-        )
-    return mask.astype(bool)
 
 
 def _check_state(layout: Layout, state: AggregateState, number: int) -> None:

@@ -20,6 +20,7 @@ from eagc_jax.aggregators._base import RESCALES
 from eagc_jax.aggregators._signature import shows_options_of
 from eagc_jax.energy import NONFINITE_POLICIES
 from eagc_jax.objectives import (
+    check_mask,
     check_num_objectives,
     check_objective_axis,
     compute_dtype,
@@ -195,19 +196,6 @@ def required_values(value: Any, number: int, name: str) -> jax.Array:
             f"{[leaf.shape for leaf in leaves]}. {name} needs the losses: call {example}."
         )
     return jnp.stack([leaf.astype(jnp.float32) for leaf in leaves])
-
-
-def check_mask(active_mask: Any, number: int) -> jax.Array:
-    """``active_mask`` as ``(K,)`` bool, all True for None."""
-    if active_mask is None:
-        return jnp.ones((number,), bool)
-    mask = jnp.asarray(active_mask)
-    if mask.shape != (number,):
-        raise ValueError(
-            f"active_mask must have one entry for each of the {number} objectives, got "
-            f"shape {mask.shape}."
-        )
-    return mask.astype(bool)
 
 
 def check_in(

@@ -2,10 +2,11 @@
 
     python -m eagc_jax.gcd.pretraining --output eagc_jax/gcd/weights/digits_vit.npz
 
-reproduces the backbone for digits that comes with this package. With `--dataset`, a
-shorter recipe teaches a backbone for any data set of `eagc_jax.gcd.data.LOADERS`. The
-method is SimCLR's: two random views per image, a projection, InfoNCE. No label is read
-at any point.
+made the backbone for digits that comes with this package (when the model's last block
+computed all tokens: today's rounding differs, and with it the result, bit for bit). With
+`--dataset`, a shorter recipe teaches a backbone for any data set of
+`eagc_jax.gcd.data.LOADERS`. The method is SimCLR's: two random views per image, a
+projection, InfoNCE. No label is read at any point.
 """
 
 import argparse

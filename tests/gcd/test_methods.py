@@ -85,7 +85,9 @@ def test_consistency_counts_more_after_the_ramp_up():
     assert early[1] < late[1]
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "name", ["rankstats", pytest.param("gcd", marks=pytest.mark.slow)]
+)
 def test_it_trains_with_an_aggregator_and_at_the_feature(split, backbone, name):
     run = TrainingRun(
         dataclasses.replace(tiny.CONFIG, epochs=1, log_every=0),
