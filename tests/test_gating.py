@@ -47,7 +47,7 @@ def unequal(number):
     return np.linspace(0.5, 2.0, number, dtype=np.float32)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)  # programs take memory maps, which are limited
 def runner(number, energy, granularity, scale, guarded=False, nonfinite="propagate"):
     """jit of: a stream of gradients -> final state, and each step's outcome."""
     energy = energy if isinstance(energy, str) else dict(energy)
