@@ -9,7 +9,7 @@ demo: $(VENV)/.installed-gcd
 	$(BIN)/python -m examples.gcd_vit
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 -m slow
