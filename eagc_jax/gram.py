@@ -207,7 +207,8 @@ def check_gram_granularity(granularity: Any) -> None:
 
 # XLA's matrix product on CPU packs its operands: for K rows of millions of columns that
 # costs several times their reading. Over blocks of so many entries, which stay in cache,
-# it doesn't. Leaves of fewer than two blocks are one product.
+# it doesn't; of a few rows, blocks of twice as many. Leaves of fewer than two blocks are
+# one product.
 _BLOCK_ENTRIES, _FEW_ROWS = 2**15, 8
 _MIN_BLOCK = 512  # columns
 # For two rows, and for a few rows' channels, products pair by pair are quicker still.
@@ -269,7 +270,7 @@ def _leaf_gram(
     if not kept:
         flat = (number, leaf.size // number)
         by_pairs = number <= _PAIRS_OF_ROWS
-        block = max(_BLOCK_ENTRIES // (1 if by_pairs else number), _MIN_BLOCK)
+        block = _block_columns(number)
         kernel = _pairs if by_pairs else _rows_gram
         if flat[1] < 2 * block:
             return whole(leaf)
@@ -282,9 +283,7 @@ def _leaf_gram(
                 number,
                 by_pairs,
             )[None],
-            default=lambda leaf: _rows_gram(_scaled(leaf.reshape(flat), exponents))[
-                None
-            ],
+            default=whole,
         )
     if min(kept) < max(summed):  # (K, *summed, *kept) is the usual order
         return whole(leaf)
@@ -309,7 +308,7 @@ def _leaf_gram(
 
 
 def _block_columns(number: int) -> int:
-    """Of one block of ``number`` rows; the best of powers of two on two CPUs."""
+    """Of one block of ``number`` rows."""
     if number <= _PAIRS_OF_ROWS:
         return _BLOCK_ENTRIES
     entries = _BLOCK_ENTRIES * (2 if number <= _FEW_ROWS else 1)

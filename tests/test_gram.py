@@ -64,6 +64,14 @@ def looped(monkeypatch):
     monkeypatch.setattr(gram, "_MIN_BLOCK", 20)
 
 
+@pytest.mark.parametrize(("number", "columns"), [(2, 32768), (4, 16384), (16, 2048)])
+def test_blocks_have_the_size_that_was_measured_best(number, columns, monkeypatch):
+    monkeypatch.setattr(gram, "may_be_sharded", lambda leaf: False)
+    updates = jax.ShapeDtypeStruct((number, 70_000), jnp.float32)
+    text = str(jax.make_jaxpr(gram.gram_matrix)(updates))
+    assert f"f32[{number},{columns}]" in text
+
+
 GRANULARITIES = ["global", "tensor", "channel", first_axis]
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from eagc_jax.aggregators import _direct
-from eagc_jax.objectives import check_objective_axis
+from eagc_jax.objectives import check_mask, check_objective_axis
 
 
 class AccumulateState(NamedTuple):
@@ -89,7 +89,7 @@ def accumulate_objectives(
         updates, state, params=None, *, active_mask=None, value=None, **extra_args
     ):
         check_objective_axis(updates, number, params)
-        mask = _direct.check_mask(active_mask, number)
+        mask = check_mask(active_mask, number)
         sums = jax.tree.map(lambda s, g: s + _kept(g, mask), state.sums, updates)
         values = state.values
         if value is not None:

@@ -10,7 +10,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from eagc_jax import aggregators
+from eagc_jax import aggregators, gram_matrix
 from eagc_jax.aggregators._base import from_weighting
 from eagc_jax.aggregators._signature import shows_options_of
 
@@ -94,6 +94,30 @@ def test_schedules_of_options_are_injected():
     expected, _ = step_of(plain)(plain.init(PARAMS), gradients(2), jnp.ones(K))
     for name in SHAPES:
         np.testing.assert_allclose(found[name], expected[name], rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("option", ["weight_smoothing", "gram_smoothing"])
+def test_an_average_of_equal_steps_is_that_step_whatever_the_decays(option):
+    """Counting steps would correct for one constant decay only."""
+    static = ("num_objectives", "recompute_every", "seed")
+    factory = optax.inject_hyperparams(aggregators.upgrad, static_args=static)
+    schedule = optax.piecewise_interpolate_schedule(
+        "linear", 0.5, {1: 1.9, 2: 0.7, 3: 1.4}
+    )
+    tx = factory(K, **{option: schedule})
+    step, state = step_of(tx), tx.init(PARAMS)
+    plain = aggregators.upgrad(K)
+    expected, _ = step_of(plain)(plain.init(PARAMS), gradients(0), jnp.ones(K))
+    for _ in range(4):
+        found, state = step(state, gradients(0), jnp.ones(K))
+        for name in SHAPES:  # a few roundings of the mass, and the solve's
+            np.testing.assert_allclose(
+                found[name], expected[name], rtol=2e-5, atol=2e-6
+            )
+    average = state.inner_state.gram_average
+    if option == "gram_smoothing":  # whose length the weights don't show
+        matrix = average.scale[0] ** 2 * average.matrix[0] / average.mass
+        np.testing.assert_allclose(matrix, gram_matrix(gradients(0)), rtol=1e-5)
 
 
 def test_recompute_every_must_be_static_under_inject_hyperparams():

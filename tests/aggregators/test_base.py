@@ -79,11 +79,12 @@ def test_what_does_not_look_at_the_gram_matrix_computes_none(granularity):
     updates, state = gradients(number=3), tx.init(params())
     text = str(jax.make_jaxpr(tx.update)(updates, state))
     assert "dot_general" not in text
-    bad = {**updates, "kernel": updates["kernel"].at[1, 0, 0].set(jnp.nan)}
-    found, state = once(tx, bad, state)
     kept = {name: leaf[jnp.array([0, 2])] for name, leaf in updates.items()}
-    assert_trees_close(found, combine(kept, jnp.ones(2) / 2), rtol=1e-6, atol=1e-7)
-    assert state.nonfinite_count.tolist() == [0, 1, 0]
+    for value in (jnp.nan, jnp.inf, -jnp.inf):
+        bad = {**updates, "kernel": updates["kernel"].at[1, 0, 0].set(value)}
+        found, after = once(tx, bad, state)
+        assert_trees_close(found, combine(kept, jnp.ones(2) / 2), rtol=1e-6, atol=1e-7)
+        assert after.nonfinite_count.tolist() == [0, 1, 0]
     for options in ({"rescale": "norm_of_mean"}, {"certify": True}):
         text = str(jax.make_jaxpr(make("mean", 3, **options).update)(updates, state))
         assert "dot_general" in text  # these need it

@@ -157,6 +157,8 @@ def test_the_cut_gives_the_gradients_of_the_whole_model(plain, blocks):
     (each, total, (losses, whole), _), _ = plain(blocks)
     np.testing.assert_allclose(each[2]["losses"], losses, rtol=1e-6)
     assert ("backbone" in whole) == (blocks > 0)
+    # Without a trained block there is no angle between gradients of it.
+    assert np.isnan(each[2]["gradient_deviation"]) == (blocks == 0)
     assert_close(each[0], whole)
     weighted = jax.tree.map(lambda leaf: np.tensordot(WEIGHTS, leaf, 1), whole)
     assert_close(total[0], weighted)

@@ -69,7 +69,10 @@ class Method(Protocol):
 
 
 class TwoObjectives:
-    """A supervised objective, then an unsupervised one; their weights sum to one."""
+    """A supervised objective, then an unsupervised one.
+
+    Their weights sum to one, where a method doesn't say otherwise.
+    """
 
     supervised_weight: float
 
