@@ -1,16 +1,18 @@
 """Granularity: which entries of a leaf are assessed and gated together.
 
 A *block* is what shares one energy and one gate. What is computed per block is small,
-but there are many leaves: it is computed for all of them at once, in one *pool*, a flat
-array ``(K, blocks)``. A ViT-B/16 has 152 leaves; leaf by leaf, its program compiled for
-minutes. Only leaves of which every entry is a block stay by themselves: pooling them
-would concatenate the gradients.
+but there are many leaves: it is computed for all leaves whose blocks look alike at once,
+in *groups*, arrays ``(lead, leaves, *block)``. A ViT-B/16 has 152 leaves and six groups;
+leaf by leaf, its program compiled for minutes. Values are stacked, never concatenated:
+an axis of a leaf that is sharded over devices stays where it is. Only leaves of which
+every entry is a block stay by themselves: grouping them would copy the gradients.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,13 +20,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from eagc_jax import _shards
+from eagc_jax._by_leaf import ByLeaf, Place, spec_of, stand_in
+
 # "global", "tensor", "channel", "element", or (path, param shape) -> axes of the param
 # that one block spans.
 Granularity = str | Callable[[str, tuple[int, ...]], tuple[int, ...]]
 
 GRANULARITIES = ("global", "tensor", "channel", "element")
+__all__ = ["ByLeaf", "Layout", "Place", "Split", "spec_of", "stand_in"]
+
 GLOBAL = "global"  # the name of the only block at that granularity
-POOL = "*"  # the name of the pool; no path is spelt so
+POOL = "*"  # the name of the group of leaves with one block; no path is spelt so
 
 
 def check_granularity(granularity: Any) -> None:
@@ -60,70 +67,35 @@ def block_axes(
     return (0,) if rank <= 3 else tuple(range(rank - 1))
 
 
-@jax.tree_util.register_pytree_with_keys_class
-class ByLeaf(Mapping[str, jax.Array]):
-    """A read-only mapping from leaf names to arrays, stored as one array.
+class Split(NamedTuple):
+    """The mesh axes over which ``shard_map`` has split a leaf, by what its blocks do."""
 
-    ``values["blocks/0/kernel"]`` has the shape ``(*lead, *block)``. As a pytree it has
-    one child, ``pool``: ``(*lead, total)``. A state with hundreds of small arrays is
-    slow to compile and to dispatch; with one it is not.
-    """
-
-    def __init__(self, pool: jax.Array, spec: tuple[tuple[str, tuple[int, ...]], ...]):
-        self.pool = pool  # (*lead, total), every leaf's values flat, one after another.
-        self.spec = spec  # ((name, shape of this leaf's values less lead), ...).
-
-    def __getitem__(self, name: str) -> jax.Array:
-        start = 0
-        for known, shape in self.spec:
-            stop = start + math.prod(shape)
-            if known == name:
-                part = self.pool[..., start:stop]
-                return part.reshape(*part.shape[:-1], *shape)
-            start = stop
-        raise KeyError(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name, _ in self.spec)
-
-    def __len__(self) -> int:
-        return len(self.spec)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ByLeaf):
-            return NotImplemented
-        same = self.pool is other.pool or bool(np.all(self.pool == other.pool))
-        return self.spec == other.spec and same
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"ByLeaf({', '.join(f'{n}: {s}' for n, s in self.spec)})"
-
-    def tree_flatten_with_keys(self):
-        """One child, named; the names and shapes are static."""
-        return ((jax.tree_util.GetAttrKey("pool"), self.pool),), self.spec
-
-    @classmethod
-    def tree_unflatten(cls, spec, children):
-        """The inverse."""
-        return cls(children[0], spec)
+    within: tuple[str, ...] = ()  # a block's entries are on several devices.
+    across: tuple[str, ...] = ()  # its blocks are.
 
 
-class Layout(NamedTuple):
+class Layout:
     """Where each leaf's blocks are found: static, from names and shapes alone.
 
     Values by *leaf* are dicts of ``(lead, *block)`` arrays, reduced axes kept with
     length 1 so that they broadcast over the leaf. Values by *group* are dicts of the
-    pool, ``(lead, blocks)``, and of the leaves that stay by themselves. The leading axis
-    is the objectives', or 1.
+    groups, ``(lead, leaves, *block without its ones)``, and of the leaves that stay by
+    themselves. The leading axis is the objectives', or 1.
     """
 
-    granularity: Granularity
-    shapes: dict[str, tuple[int, ...]]  # of the parameters.
-    axes: dict[str, tuple[int, ...]]  # of the parameters, that a block spans.
+    def __init__(
+        self,
+        granularity: Granularity,
+        shapes: dict[str, tuple[int, ...]],
+        splits: dict[str, Split] | None = None,
+    ):
+        self.granularity = granularity
+        self.shapes = shapes  # of the parameters; inside shard_map, of their parts.
+        # Of the parameters, that a block spans.
+        self.axes = {n: block_axes(granularity, n, s) for n, s in shapes.items()}
+        self.splits = splits or {}  # of the leaves that shard_map has split.
 
-    @property
+    @functools.cached_property
     def alone(self) -> tuple[str, ...]:
         """Leaves of which every entry is a block by the user's wish; not vectors then."""
         if self.granularity == "element":
@@ -135,99 +107,191 @@ class Layout(NamedTuple):
             if wished and axes == () and len(self.shapes[name]) > 1
         )
 
-    @property
-    def pooled(self) -> tuple[str, ...]:
-        """The other leaves, in the order in which the pool holds them."""
-        alone = set(self.alone)
-        return tuple(name for name in self.axes if name not in alone)
+    @functools.cached_property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """The other leaves by group, in the order of their first leaf."""
+        found: dict[str, list[str]] = {}
+        for name in self.axes:
+            if name not in self._alone:
+                found.setdefault(self._group_of(name), []).append(name)
+        return {group: tuple(names) for group, names in found.items()}
+
+    @functools.cached_property
+    def _alone(self) -> frozenset[str]:
+        return frozenset(self.alone)
+
+    def _group_of(self, name: str) -> str:
+        split = self.splits.get(name, Split())
+        parts = [
+            "x".join(str(size) for size in self.block_sizes(name)),
+            *(f"@{'+'.join(names)}" if names else "" for names in split),
+        ]
+        return POOL + "".join(parts)
 
     def block_shape(self, name: str) -> tuple[int, ...]:
         """The shape of a leaf's block array, less the leading axis."""
         axes, shape = self.axes[name], self.shapes[name]
         return tuple(1 if axis in axes else size for axis, size in enumerate(shape))
 
+    def block_sizes(self, name: str) -> tuple[int, ...]:
+        """The same without its ones: the shape of a leaf's values in its group."""
+        return tuple(size for size in self.block_shape(name) if size != 1)
+
+    def _ones(self, name: str) -> tuple[int, ...]:
+        """Which axes of ``(lead, *block)`` a group leaves out."""
+        shape = self.block_shape(name)
+        return tuple(axis + 1 for axis, size in enumerate(shape) if size == 1)
+
     def group_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each group, less the leading axis."""
         shapes = {name: self.block_shape(name) for name in self.alone}
-        if self.pooled or not shapes:
-            shapes[POOL] = (sum(self._counts()),)
-        return shapes
+        for group, names in self.groups.items():
+            shapes[group] = (len(names), *self.block_sizes(names[0]))
+        return shapes or {POOL: (0,)}
+
+    def number_of_blocks(self) -> int:
+        """Blocks of all groups; one at granularity "global"."""
+        if self.granularity == GLOBAL:
+            return 1
+        return sum(math.prod(shape) for shape in self.group_shapes().values())
 
     def sizes(self) -> np.ndarray:
-        """Entries per leaf, ``(leaves,)``."""
-        sizes = [math.prod(shape) for shape in self.shapes.values()]
+        """Entries per leaf, on all devices that hold a part of it, ``(leaves,)``."""
+        sizes = [
+            math.prod(shape) * axis_sizes(sum(self.splits.get(name, Split()), ()))
+            for name, shape in self.shapes.items()
+        ]
         return np.array(sizes, np.float32)
 
-    def means(self, name: str, values: jax.Array) -> jax.Array:
-        """The mean over each block of a ``(lead, *shape)`` array; 0 where empty."""
+    # -- from leaves to groups -------------------------------------------------
+
+    def block_means(self, values: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """The mean over each block of ``(lead, *shape)`` arrays, float32, by group.
+
+        A sum over the block's axes in place: nothing is reshaped that may be sharded.
+        """
+        return self._stacked({name: self._mean(name, x) for name, x in values.items()})
+
+    def _mean(self, name: str, values: jax.Array) -> jax.Array:
+        """``(lead, *shape)`` to ``(lead, *block)``, 0 where empty; of this part."""
         axes = tuple(axis + 1 for axis in self.axes[name])
         if not axes:
-            return values
+            return values.astype(jnp.float32)
         size = math.prod(values.shape[axis] for axis in axes)
-        return jnp.sum(values, axis=axes, keepdims=True) / max(size, 1)
+        size = max(size * axis_sizes(self.splits.get(name, Split()).within), 1)
+        found = jnp.sum(values, axis=axes, keepdims=True)
+        return (found / np.asarray(size, found.dtype)).astype(jnp.float32)
 
-    def gather(self, by_leaf: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Values by leaf to values by group."""
+    def _stacked(self, by_leaf: dict[str, jax.Array]) -> dict[str, jax.Array]:
         groups = {name: by_leaf[name] for name in self.alone}
-        rows = [_flat(by_leaf[name]) for name in self.pooled]
-        if rows:
-            groups[POOL] = jnp.concatenate(rows, axis=1)
+        for group, names in self.groups.items():
+            rows = [jnp.squeeze(by_leaf[name], self._ones(name)) for name in names]
+            stacked = jnp.stack(_alike(rows), axis=1)
+            within = self.splits.get(names[0], Split()).within
+            groups[group] = jax.lax.psum(stacked, within) if within else stacked
         return groups
+
+    # -- and back ----------------------------------------------------------------
 
     def scatter(self, by_group: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Values by group to values by leaf, in the leaves' order."""
         by_leaf = {name: by_group[name] for name in self.alone}
-        for name, start, stop in self._spans():
-            part = by_group[POOL][:, start:stop]
-            by_leaf[name] = part.reshape(part.shape[0], *self.block_shape(name))
+        for group, names in self.groups.items():
+            values = by_group[group]
+            for position, name in enumerate(names):
+                ones = self._ones(name)
+                by_leaf[name] = jnp.expand_dims(values[:, position], ones)
         return {name: by_leaf[name] for name in self.axes}
 
-    def leaf_means(self, by_leaf: dict[str, jax.Array]) -> jax.Array:
+    # -- one value a leaf ----------------------------------------------------------
+
+    def leaf_means(self, by_group: dict[str, jax.Array]) -> jax.Array:
         """The mean over each leaf's blocks, all of one size: ``(lead, leaves)``."""
-        return jnp.stack([_mean(by_leaf[name]) for name in self.axes], axis=1)
+
+        def mean(values, first):
+            axes = tuple(range(first, values.ndim))
+            across = self._across(values, axes)
+            size = max(math.prod(values.shape[first:]) * axis_sizes(across), 1)
+            found = jnp.sum(values, axis=axes) / np.float32(size)
+            return jax.lax.psum(found, across) if across else found
+
+        return self._by_leaf(by_group, mean)
 
     def leaf_counts(self, by_group: dict[str, jax.Array]) -> jax.Array:
         """Per leaf the sum over its blocks of int32 ``(1, ...)`` by group: ``(leaves,)``.
 
-        One segmented sum, not a slice and a sum a leaf; of integers, since that of
-        floats depends on the order, which isn't fixed on every device.
+        Of integers, since a sum of floats depends on the order, which isn't fixed on
+        every device.
         """
-        counts = jnp.zeros((len(self.axes),), jnp.int32)
-        position = {name: index for index, name in enumerate(self.axes)}
-        if self.pooled:
-            owners = np.repeat([position[n] for n in self.pooled], self._counts())
-            counts = counts.at[owners].add(
-                by_group[POOL][0], indices_are_sorted=True, mode="promise_in_bounds"
-            )
-        for name in self.alone:
-            total = jnp.sum(by_group[name], dtype=jnp.int32)
-            counts = counts.at[position[name]].set(total)
-        return counts
 
-    def shown_spec(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        def count(values, first):
+            axes = tuple(range(first, values.ndim))
+            across = self._across(values, axes)
+            found = jnp.sum(values, axis=axes, dtype=jnp.int32)
+            return jax.lax.psum(found, across) if across else found
+
+        return self._by_leaf(by_group, count)[0]
+
+    def _across(self, values: jax.Array, axes: tuple[int, ...]) -> tuple[str, ...]:
+        names = set().union(*(split.across for split in self.splits.values()))
+        return _shards.split_over(values, tuple(sorted(names))) if axes else ()
+
+    def _by_leaf(self, by_group: dict[str, jax.Array], reduce: Any) -> jax.Array:
+        """``reduce(values, first block axis)`` of every group, in the leaves' order."""
+        found = [reduce(by_group[group], 2) for group in self.groups]
+        found += [reduce(by_group[name], 1)[:, None] for name in self.alone]
+        if not found:
+            return jnp.zeros((1, 0), jnp.float32)
+        order = [n for names in self.groups.values() for n in names] + list(self.alone)
+        joined = jnp.concatenate(_alike(found), axis=1)
+        if order == list(self.axes):
+            return joined
+        place = {name: index for index, name in enumerate(order)}
+        return joined[:, np.array([place[name] for name in self.axes])]
+
+    # -- what a state shows ----------------------------------------------------------
+
+    def places(self) -> tuple[Place, ...]:
         """What a state shows: every block, or a leaf's mean where each entry is one."""
         if self.granularity == GLOBAL:
-            return ((GLOBAL, ()),)
-        alone = set(self.alone)
-        order = (*self.pooled, *self.alone)
-        return tuple((n, () if n in alone else self.block_shape(n)) for n in order)
+            return (Place(GLOBAL, (), 0),)
+        number = {n: i for i, (_, ns) in enumerate(self.groups.items()) for n in ns}
+        return tuple(
+            Place(n, (), len(self.groups))
+            if n in self._alone
+            else Place(n, self.block_shape(n), number[n])
+            for n in self.axes
+        )
 
-    def show(self, by_group: dict[str, jax.Array]) -> ByLeaf:
+    def shown_spec(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """((name, shape), ...) of what a state shows."""
+        return tuple((place.name, place.shape) for place in self.places())
+
+    def show(self, by_group: dict[str, jax.Array]) -> Any:
         """Values by group ``(K, ...)`` as a state shows them."""
         if not self.axes:
             return stand_in()
         if self.granularity == GLOBAL:
-            only = by_group[GLOBAL] if GLOBAL in by_group else by_group[POOL][:, :1]
-            return ByLeaf(only, self.shown_spec())
-        parts = [by_group[POOL]] if self.pooled else []
-        parts += [_mean(by_group[name])[:, None] for name in self.alone]
-        return ByLeaf(jnp.concatenate(parts, axis=1), self.shown_spec())
+            first = next(iter(self.groups))
+            only = by_group[GLOBAL] if GLOBAL in by_group else by_group[first][:, :1]
+            return ByLeaf((only,), self.places())
+        parts = [by_group[group] for group in self.groups]
+        if self.alone:
+            parts.append(
+                jnp.stack([self._shown_mean(by_group[n]) for n in self.alone], 1)
+            )
+        return ByLeaf(tuple(parts), self.places())
 
-    def show_leaves(self, values: jax.Array) -> ByLeaf:
+    def _shown_mean(self, values: jax.Array) -> jax.Array:
+        axes = tuple(range(1, values.ndim))
+        across = self._across(values, axes)
+        size = max(math.prod(values.shape[1:]) * axis_sizes(across), 1)
+        found = jnp.sum(values, axis=axes) / np.asarray(size, values.dtype)
+        return jax.lax.psum(found, across) if across else found
+
+    def show_leaves(self, values: jax.Array) -> Any:
         """One value per leaf, ``(*lead, leaves)``, as a state shows them."""
-        if not self.axes:
-            return stand_in()
-        return ByLeaf(values, tuple((name, ()) for name in self.axes))
+        return ByLeaf.of_leaves(values, self.axes) if self.axes else stand_in()
 
     def zeros(self, params: dict[str, Any], number: int) -> dict[str, jax.Array]:
         """Zeros by group, ``(number, ...)`` float32, placed as the step's will be.
@@ -238,70 +302,89 @@ class Layout(NamedTuple):
         if not any(_has_mesh(leaf) for leaf in params.values()):
             shapes = self.group_shapes()
             return {g: jnp.zeros((number, *s), jnp.float32) for g, s in shapes.items()}
-        stacked = {
-            name: jnp.stack([jnp.zeros_like(leaf, dtype=jnp.float32)] * number)
-            for name, leaf in params.items()
-        }
-        return self.gather({n: self.means(n, value) for n, value in stacked.items()})
-
-    def _counts(self) -> list[int]:
-        return [math.prod(self.block_shape(name)) for name in self.pooled]
-
-    def _spans(self) -> list[tuple[str, int, int]]:
-        stops = np.cumsum(self._counts()).tolist()
-        starts = [0, *stops][:-1]
-        return list(zip(self.pooled, starts, stops, strict=True))
+        return self.block_means(
+            {
+                name: jnp.stack([jnp.zeros_like(leaf, dtype=jnp.float32)] * number)
+                for name, leaf in params.items()
+            }
+        )
 
 
-def make_layout(granularity: Granularity, shapes: dict[str, tuple[int, ...]]) -> Layout:
-    """The layout of parameters of these names and shapes."""
-    axes = {
-        name: block_axes(granularity, name, shape) for name, shape in shapes.items()
-    }
-    return Layout(granularity, shapes, axes)
+def layout_of_params(
+    granularity: Granularity,
+    params: dict[str, Any],
+    names: tuple[str, ...] = (),
+    specs: dict[str, Any] | None = None,
+) -> Layout:
+    """The layout from named parameters; inside ``shard_map``, split over ``names``."""
+    layout = Layout(granularity, {n: np.shape(leaf) for n, leaf in params.items()})
+    return _with_splits(layout, params, names, specs)
 
 
-def layout_of_params(granularity: Granularity, params: dict[str, Any]) -> Layout:
-    """The layout from named parameters."""
-    return make_layout(granularity, {n: np.shape(leaf) for n, leaf in params.items()})
-
-
-def layout_of_updates(granularity: Granularity, updates: dict[str, Any]) -> Layout:
+def layout_of_updates(
+    granularity: Granularity,
+    updates: dict[str, Any],
+    names: tuple[str, ...] = (),
+    specs: dict[str, Any] | None = None,
+) -> Layout:
     """The layout from named updates ``(K, *shape)``."""
-    return make_layout(granularity, {n: np.shape(u)[1:] for n, u in updates.items()})
+    layout = Layout(granularity, {n: np.shape(u)[1:] for n, u in updates.items()})
+    return _with_splits(layout, updates, names, specs)
 
 
-def spec_of(shown: Any) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what a state shows; none for a stand-in."""
-    return dict(shown.spec) if isinstance(shown, ByLeaf) else {}
+def _with_splits(
+    layout: Layout, leaves: dict[str, Any], names: tuple[str, ...], specs: Any
+) -> Layout:
+    if not names:
+        return layout
+    splits = {n: _split(layout, n, leaf, names, specs) for n, leaf in leaves.items()}
+    kept = {name: split for name, split in splits.items() if split != Split()}
+    return Layout(layout.granularity, layout.shapes, kept)
 
 
-def stand_in() -> Any:
-    """What a state of a tree without leaves has in place of a mapping.
+def _split(
+    layout: Layout, name: str, leaf: Any, names: tuple[str, ...], specs: Any
+) -> Split:
+    over = _shards.split_over(leaf, names)
+    axes, rank = layout.axes[name], len(layout.shapes[name])
+    if len(axes) == rank or not over:
+        return Split(within=over)
+    if not axes:
+        return Split(across=over)
+    if specs is None:
+        raise ValueError(
+            f"leaf '{name}' is split over {over}, and a block of granularity "
+            f"{layout.granularity!r} spans its axes {axes} alone: give param_specs, the "
+            "PartitionSpecs of the parameters, that shard_map got as in_specs; or "
+            "use granularity 'global' or 'tensor'."
+        )
+    spec = tuple(specs[name]) + (None,) * (rank - len(tuple(specs[name])))
+    by_axis = [(e,) if isinstance(e, str) else tuple(e or ()) for e in spec]
+    within = tuple(n for axis in axes for n in by_axis[axis] if n in over)
+    return Split(within, tuple(n for n in over if n not in within))
 
-    ``optax.tree.map_params`` learns which parts of a state are like params by calling
-    ``init`` with a placeholder that has no leaves. An array can stand for any structure
-    there; an empty mapping could not.
-    """
-    return jnp.zeros((0,), jnp.float32)
 
-
-def _mean(blocks: jax.Array) -> jax.Array:
-    """``(lead, *block)`` to ``(lead,)``; 0 where there is no block."""
-    size = max(math.prod(blocks.shape[1:]), 1)
-    return jnp.sum(blocks, axis=tuple(range(1, blocks.ndim))) / size
+def axis_sizes(names: tuple[str, ...]) -> int:
+    """The number of devices along these mesh axes of the surrounding ``shard_map``."""
+    return math.prod(jax.lax.axis_size(name) for name in names)
 
 
 def _has_mesh(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and not jax.typeof(leaf).sharding.mesh.empty
 
 
-def _flat(values: jax.Array) -> jax.Array:
-    """``(lead, *block)`` to ``(lead, blocks)``, on every device.
+def _alike(arrays: list[jax.Array]) -> list[jax.Array]:
+    """Arrays that can be stacked: of one sharding, where axes are explicit.
 
-    Under explicit sharding, arrays sharded in different ways can't be concatenated. A
-    leaf's block values are small: they are gathered, its gradients never are.
+    Where leaves of a group are sharded in different ways, their block values are brought
+    to every device. They are small; gradients never are.
     """
-    if any(axis is not None for axis in jax.typeof(values).sharding.spec):
-        values = jax.sharding.reshard(values, PartitionSpec(*[None] * values.ndim))
-    return values.reshape(values.shape[0], -1)
+    specs = [jax.typeof(x).sharding.spec for x in arrays]
+    if all(spec == specs[0] for spec in specs):
+        return arrays
+    return [
+        jax.sharding.reshard(x, PartitionSpec(*[None] * x.ndim))
+        if any(axis is not None for axis in spec)
+        else x
+        for x, spec in zip(arrays, specs, strict=True)
+    ]

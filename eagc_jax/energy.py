@@ -18,6 +18,7 @@ from eagc_jax.objectives import (
     check_objective_axis,
     check_same_names,
     check_same_shapes,
+    check_state,
     check_weights,
     concrete,
     expand_to,
@@ -164,9 +165,7 @@ def assess_energy(
         zeros = layout.zeros(named_leaves(params), number)
         return AssessEnergyState(
             energies=layout.show(zeros),
-            gradient_rms=layout.show_leaves(layout.leaf_means(layout.scatter(zeros)))
-            if layout.axes
-            else blocks_lib.stand_in(),
+            gradient_rms=layout.show_leaves(layout.leaf_means(zeros)),
             nonfinite_count=jnp.zeros((number,), jnp.int32),
             direction=jax.tree.map(_wide_zeros, params) if keeps_direction else (),
             second_moment=optax.tree.zeros_like(params, dtype=jnp.float32)
@@ -180,6 +179,7 @@ def assess_energy(
     ):
         del extra_args
         check_objective_axis(updates, number, params)
+        check_state(state, AssessEnergyState, number, "nonfinite_count")
         known = blocks_lib.spec_of(state.gradient_rms)
         check_same_names(named_leaves(updates), known, "updates", "state")
         if not jax.tree.leaves(updates):  # an empty group of optax.partition
@@ -260,8 +260,8 @@ def _start(updates: Any, options: _Options) -> _Step:
     number = options.weights.shape[0]
     leaves = named_leaves(updates)
     layout = blocks_lib.layout_of_updates(options.granularity, leaves)
-    by_leaf = {n: layout.means(n, _square(_as_float32(x))) for n, x in leaves.items()}
-    squares = layout.gather(by_leaf)
+    wide = {n: _square(_as_float32(x)) for n, x in leaves.items()}
+    squares = layout.block_means(wide)
     finite = jnp.ones((number,), bool)
     for square in squares.values():
         ok = jnp.isfinite(square)
@@ -278,7 +278,7 @@ def _start(updates: Any, options: _Options) -> _Step:
             ),
             updates,
         )
-    leaf_squares = jnp.where(keep[:, None], layout.leaf_means(by_leaf), 0.0)
+    leaf_squares = jnp.where(keep[:, None], layout.leaf_means(squares), 0.0)
     return _Step(updates, _kept(squares, keep), leaf_squares, finite, keep, advance)
 
 
@@ -347,10 +347,11 @@ def _statistics(
     by_leaf = {"magnitude": step.leaf_squares}
 
     def collect(kind, integrand):
-        means = {n: _bounded(layout.means(n, integrand(n, x))) for n, x in wide.items()}
+        values = {name: integrand(name, leaf) for name, leaf in wide.items()}
+        means = jax.tree.map(_bounded, layout.block_means(values))
         # The length of the running direction is the same for every objective.
         keep = jnp.ones((1,), bool) if kind == "length" else step.keep
-        found[kind] = _kept(layout.gather(means), keep)
+        found[kind] = _kept(means, keep)
         by_leaf[kind] = jnp.where(keep[:, None], layout.leaf_means(means), 0.0)
 
     if "sensitivity" in options.mixture:

@@ -10,14 +10,16 @@ import jax.numpy as jnp
 import optax
 
 from eagc_jax import blocks as blocks_lib
-from eagc_jax.blocks import GLOBAL, POOL, ByLeaf, Granularity, Layout
+from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
 from eagc_jax.energy import assess_magnitude
+from eagc_jax.gram.sums import materialized, rescaled
 from eagc_jax.objectives import (
     AssessedUpdates,
     check_num_objectives,
     check_objective_axis,
     check_same_names,
     check_same_shapes,
+    check_state,
     check_weights,
     compute_dtype,
     concrete,
@@ -34,9 +36,9 @@ _TIE = 1e-6
 class BlockMemory(NamedTuple):
     """What the gate remembers of a group of blocks."""
 
-    average: jax.Array  # shape=(K, blocks), float32: biased average of logits.
-    visits: jax.Array  # shape=(K, blocks), int32: steps that fed it.
-    logits: jax.Array  # shape=(K, blocks), float32: in force now.
+    average: jax.Array  # shape=(K, leaves, *block), float32: biased mean of logits.
+    visits: jax.Array  # shape=(K, leaves, *block), int32: steps that fed it.
+    logits: jax.Array  # shape=(K, leaves, *block), float32: in force now.
 
 
 class SoftGateState(NamedTuple):
@@ -49,7 +51,7 @@ class SoftGateState(NamedTuple):
     # By leaf, shape=(), int32: how often, over its blocks, another objective took the
     # lead. Stays 0 where nothing is remembered.
     memory: dict[str, BlockMemory]
-    # By group: the pool "*" of all leaves' blocks; "global"; at granularity "element"
+    # By group of leaves whose blocks look alike; "global"; at granularity "element"
     # each leaf, (K, *shape), or nothing for a gate without smoothing, hysteresis, slew.
     count: jax.Array  # shape=(), int32: steps gated; drives warm-up and schedules.
 
@@ -177,7 +179,7 @@ def soft_gate(
         }
         if granularity == GLOBAL:
             # One logit for all, but in each leaf only among those that reach it.
-            memory[POOL] = memory[GLOBAL]
+            memory |= dict.fromkeys(layout.groups, memory[GLOBAL])
         gates = {
             group: _gate(remembered.logits, active[group], strength, options)
             for group, remembered in memory.items()
@@ -185,17 +187,16 @@ def soft_gate(
         if descent_guard is not None:
             gates = _guard(gates, leaves, layout, options.weights, descent_guard)
         applied = layout.scatter(
-            {
-                group: _materialized(gate, updates.factor)
-                for group, gate in gates.items()
-            }
+            {group: materialized(gate, updates.factor) for group, gate in gates.items()}
         )
-        rescaled = [_rescale(leaf, applied[name]) for name, leaf in leaves.items()]
-        out = jax.tree.unflatten(jax.tree.structure(updates.updates), rescaled)
-        shown = layout.show(gates).pool
+        gated = [rescaled(leaf, applied[name]) for name, leaf in leaves.items()]
+        out = jax.tree.unflatten(jax.tree.structure(updates.updates), gated)
+        shown = layout.show(gates)
         return out, SoftGateState(
-            gates=ByLeaf(
-                jnp.where(updates.advance, shown, state.gates.pool), state.gates.spec
+            gates=jax.tree.map(
+                lambda new, old: jnp.where(updates.advance, new, old),
+                shown,
+                state.gates,
             ),
             switches=_count_switches(state, memory, layout),
             memory={group: memory[group] for group in state.memory},
@@ -315,22 +316,6 @@ def _gate(
     return jnp.where(active, gate, weights).astype(jnp.float32)
 
 
-def _rescale(leaf: jax.Array, gate: jax.Array) -> jax.Array:
-    wide = compute_dtype(leaf.dtype)
-    return (leaf.astype(wide) * gate.astype(wide)).astype(leaf.dtype)
-
-
-def _materialized(gate: jax.Array, factor: jax.Array) -> jax.Array:
-    """``gate * factor`` (1 or NaN), computed once per block.
-
-    XLA fuses cheap arithmetic into whatever reads it: the whole gate would be computed
-    again for every entry of a block, and on CPU ``optimization_barrier`` doesn't prevent
-    it. A remainder it holds too expensive to repeat; that of a number far below the
-    divisor is the number.
-    """
-    return jax.lax.rem(gate, jnp.broadcast_to(1e30 * factor, gate.shape))
-
-
 def _ramp(count: jax.Array, warmup_steps: Any) -> jax.Array:
     steps = jnp.asarray(warmup_steps, jnp.float32)
     share = jnp.minimum(count.astype(jnp.float32) / jnp.maximum(steps, 1.0), 1.0)
@@ -360,12 +345,12 @@ def _guard(
             (inner, (gated * jnp.conj(plain)).real),
             (square, (plain * jnp.conj(plain)).real),
         ):
-            found[name] = layout.means(name, product[None].astype(jnp.float32))
-    inner, square = layout.gather(inner), layout.gather(square)
+            found[name] = product[None]
+    inner, square = layout.block_means(inner), layout.block_means(square)
     if layout.granularity == GLOBAL:
         sizes = layout.sizes()
         inner, square = (
-            jnp.sum(value[POOL] * sizes, axis=1, keepdims=True)
+            jnp.sum(layout.leaf_means(value) * sizes, axis=1, keepdims=True)
             for value in (inner, square)
         )
         blend = _blend_needed(inner, square, eta)
@@ -406,7 +391,7 @@ def _count_switches(
         sums = changed[GLOBAL][0]
     else:
         sums = layout.leaf_counts(changed)
-    return ByLeaf(state.switches.pool + sums, state.switches.spec)
+    return jax.tree.map(lambda old: old + sums, state.switches)
 
 
 def _changed(old: BlockMemory, new: BlockMemory) -> jax.Array:
@@ -444,7 +429,7 @@ def _initial_state(
     shown = layout.show(zeros)
     if granularity == GLOBAL:
         zeros = {GLOBAL: jnp.zeros((number, 1), jnp.float32)}
-        switches = ByLeaf(jnp.zeros((1,), jnp.int32), ((GLOBAL, ()),))
+        switches = ByLeaf.of_leaves(jnp.zeros((1,), jnp.int32), (GLOBAL,))
     else:
         none = {group: value[:1].astype(jnp.int32) for group, value in zeros.items()}
         switches = layout.show_leaves(layout.leaf_counts(none))
@@ -458,7 +443,7 @@ def _initial_state(
         for group, value in zeros.items()
     }
     return SoftGateState(
-        gates=ByLeaf(shown.pool + weights[:, None], shown.spec),
+        gates=jax.tree.map(lambda x: x + expand_to(weights, x.ndim), shown),
         switches=switches,
         memory=memory if keeps_memory else {},
         count=count,
@@ -479,6 +464,7 @@ def _check_assessed(
             "and soft_gate the same granularity."
         )
     number = assessed.log_energies[next(iter(found))].shape[0]
+    check_state(state, SoftGateState, number, "gates")
     shown, kept = dict(layout.shown_spec()), blocks_lib.spec_of(state.gates)
     check_same_names(shown, kept, "updates", "state")
     check_same_shapes(shown, kept, number)

@@ -373,5 +373,14 @@ def remembered(gate, name):
     """What a ``SoftGateState`` remembers of one leaf's blocks, ``(..., K, *block)``."""
     if name in gate.memory and name != "global":
         return gate.memory[name]
-    pool = gate.memory["global" if name == "global" else "*"]
-    return jax.tree.map(lambda values: ByLeaf(values, gate.gates.spec)[name], pool)
+    if name == "global":
+        return jax.tree.map(lambda x: x[..., 0], gate.memory["global"])
+    sizes = "x".join(str(n) for n in dict(gate.gates.spec)[name] if n != 1)
+    mine = next(place.group for place in gate.gates.places if place.name == name)
+    alike = [place for place in gate.gates.places if place.group == mine]
+
+    def take(values):
+        groups = [None] * mine + [values]
+        return ByLeaf(groups, tuple(alike))[name]
+
+    return jax.tree.map(take, gate.memory[f"*{sizes}"])

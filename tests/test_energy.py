@@ -124,7 +124,7 @@ def test_gradients_pass_through_and_energies_travel_with_them():
     for name, value in GRADS.items():
         np.testing.assert_array_equal(assessed.updates[name], value)
     shown = np.where(assessed.active["*"], np.exp(assessed.log_energies["*"]), 0.0)
-    np.testing.assert_allclose(state.energies.pool, shown, rtol=1e-6)
+    np.testing.assert_allclose(state.energies.flat, shown, rtol=1e-6)
 
 
 # ---------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from eagc_jax import blocks, cross_gram, gram, gram_matrix
+from eagc_jax.gram import products
 from eagc_jax.objectives import named_leaves
 
 K = 3
@@ -55,18 +56,24 @@ def oracle(updates, granularity, other=None):
     return stacked.sum(axis=0) if granularity == "global" else stacked
 
 
+def on_one_device(monkeypatch):
+    monkeypatch.setattr(products, "may_be_sharded", lambda leaf: False)
+    # Not what was traced before, with other constants.
+    monkeypatch.setattr(products, "_on_cpu", products._on_cpu.__wrapped__)
+
+
 @pytest.fixture
 def looped(monkeypatch):
     """The path of one CPU device, with blocks small enough for small leaves."""
-    monkeypatch.setattr(gram, "may_be_sharded", lambda leaf: False)
-    monkeypatch.setattr(gram, "_BLOCK_ENTRIES", 60)
-    monkeypatch.setattr(gram, "_CHANNEL_ROWS", 4)
-    monkeypatch.setattr(gram, "_MIN_BLOCK", 20)
+    on_one_device(monkeypatch)
+    monkeypatch.setattr(products, "_BLOCK_ENTRIES", 60)
+    monkeypatch.setattr(products, "_CHANNEL_ROWS", 4)
+    monkeypatch.setattr(products, "_MIN_BLOCK", 20)
 
 
 @pytest.mark.parametrize(("number", "columns"), [(2, 32768), (4, 16384), (16, 2048)])
 def test_blocks_have_the_size_that_was_measured_best(number, columns, monkeypatch):
-    monkeypatch.setattr(gram, "may_be_sharded", lambda leaf: False)
+    on_one_device(monkeypatch)
     updates = jax.ShapeDtypeStruct((number, 70_000), jnp.float32)
     text = str(jax.make_jaxpr(gram.gram_matrix)(updates))
     assert f"f32[{number},{columns}]" in text
@@ -133,7 +140,10 @@ def test_under_vmap():
     batch = jax.tree.map(lambda *x: jnp.stack(x), *[tree(seed=s) for s in range(3)])
     found = jax.vmap(gram_matrix)(batch)
     for seed in range(3):
-        np.testing.assert_allclose(found[seed], gram_matrix(tree(seed=seed)), rtol=1e-5)
+        # Summed in another order: an entry is as exact as the squares (500) beside it.
+        np.testing.assert_allclose(
+            found[seed], gram_matrix(tree(seed=seed)), atol=30 * EPS * 25
+        )
 
 
 @pytest.mark.parametrize("exponent", [-100, -60, 0, 60, 115])
@@ -206,9 +216,9 @@ def test_sharded_leaves_stay_where_they_are(granularity, axis_type):
         )
         found = compiled(placed)
     np.testing.assert_allclose(found, expected, atol=30 * EPS * 45)
-    # A gradient's shard has K x 512 entries or more, what is computed of it K x K x 8.
+    # A gradient's shard has K x 512 entries or more, the products of all blocks are less.
     for kind in re.findall(
         r"= (.*) (?:all-gather|all-to-all)(?:-start)?\(", compiled.as_text()
     ):
         for shape in re.findall(r"\w+\[([\d,]*)\]", kind):
-            assert np.prod([int(n) for n in shape.split(",") if n], dtype=int) <= 9 * 32
+            assert np.prod([int(n) for n in shape.split(",") if n], dtype=int) <= 9 * 36

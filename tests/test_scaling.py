@@ -326,14 +326,14 @@ def test_stability_factors_stay_within_their_bounds_and_reach_them():
         np.testing.assert_allclose(flipping[-1][n], -LOW * g[n], rtol=1e-6)
     _, states = run(stability(), stream(3))
     for state in states:
-        assert np.all((state.factors.pool >= LOW) & (state.factors.pool <= HIGH))
+        assert np.all((state.factors.flat >= LOW) & (state.factors.flat <= HIGH))
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_stability_is_the_same_at_every_scale(scale):
     _, states = run(stability(), stream())
     _, other = run(stability(), stream(scale=scale))
-    left, right = states[-1].factors.pool, other[-1].factors.pool
+    left, right = states[-1].factors.flat, other[-1].factors.flat
     np.testing.assert_allclose(left, right, rtol=1e-5)
 
 

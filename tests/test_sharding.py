@@ -120,9 +120,11 @@ def test_state_follows_the_sharding_of_params(axis_type, traced):
     for name, spec in SPECS.items():
         assert has(assessed.direction[name], spec)
         assert has(assessed.second_moment[name], spec)
-    # What is kept per block is small, and whole on every device.
-    for blocks in (assessed.energies.pool, gate.gates.pool, gate.memory["*"].average):
-        assert has(blocks, P())
+    # What is kept per block is small: one axis of each leaf, sharded as the leaf's is.
+    for values in (assessed.energies, gate.gates):
+        assert has(values["kernel"], P(None, None, "model"))
+        assert has(values["bias"], P())
+        assert has(values["out"], P())
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])

@@ -29,6 +29,7 @@ How to add a method that needs the Gram matrix alone, as ``aggregators/mymethod.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypedDict
 
@@ -57,19 +58,18 @@ from eagc_jax.aggregators._weighting import (
 from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
 from eagc_jax.energy import NONFINITE_POLICIES
 from eagc_jax.gram import Gram, check_gram_granularity, gram_blocks
+from eagc_jax.gram.sums import weighted_blocks, weighted_leaf
 from eagc_jax.objectives import (
     check_mask,
     check_num_objectives,
     check_objective_axis,
     check_same_names,
     check_same_shapes,
+    check_state,
     compute_dtype,
     concrete,
-    expand_to,
     finite_rows,
     named_leaves,
-    reduce_objectives,
-    weighted_sum,
 )
 from eagc_jax.solvers.nnqp import nnqp
 
@@ -268,7 +268,7 @@ def _decide(
         weights = jnp.where(active, weights, 0.0)
         fallbacks = fallbacks + jnp.sum(stepped_in, dtype=jnp.int32)
     new_state = state._replace(
-        weights=_as_shown(weights, state.weights),
+        weights=_as_shown(weights, step.layout),
         residual=jnp.max(info.residual, initial=0.0).astype(jnp.float32),
         iterations=jnp.max(info.iterations, initial=0).astype(jnp.int32),
         fallbacks=fallbacks,
@@ -293,7 +293,7 @@ def _look(
         return gram_blocks(step.leaves, step.layout, step.mask)
     finite = _finite_objectives(step)
     dtypes = [compute_dtype(leaf.real.dtype) for leaf in step.leaves.values()]
-    blocks = _from_shown(state.weights).shape[0]
+    blocks = step.layout.number_of_blocks()
     norms = (step.mask & finite).astype(functools.reduce(np.promote_types, dtypes))
     one = Gram(
         jnp.eye(options.number, dtype=norms.dtype), norms, jnp.ones([], norms.dtype)
@@ -315,7 +315,7 @@ def _repeat(
     """The last step's weights; only who is finite is looked at."""
     finite = _finite_objectives(step)
     active = step.mask & finite
-    weights = jnp.where(active, _from_shown(state.weights), 0.0)
+    weights = jnp.where(active, _from_shown(state.weights, step.layout), 0.0)
     return weights, finite, state
 
 
@@ -333,10 +333,7 @@ def _finish(updates, step, weights, finite, state, new_state, options):
         keep = step.mask | ~all_finite
     else:
         weights = jnp.where(advance, weights, 0.0)
-    out = {
-        name: weighted_blocks(leaf, weights, step.layout, name, keep)
-        for name, leaf in step.leaves.items()
-    }
+    out = _weighted(step, weights, keep)
     new_state = new_state._replace(
         count=optax.safe_increment(state.count), nonfinite_count=state.nonfinite_count
     )
@@ -351,31 +348,14 @@ def _finish(updates, step, weights, finite, state, new_state, options):
     ), new_state
 
 
-def weighted_blocks(
-    leaf: jax.Array, weights: jax.Array, layout: Layout, name: str, keep: jax.Array
-) -> jax.Array:
-    """``sum_k weights[b, k] leaf[k]`` of one leaf, b the block; without its axis K.
-
-    Args:
-      leaf: ``(K, *shape)``.
-      weights: ``(B, K)``, blocks in the layout's order.
-      layout: of the blocks.
-      name: the leaf's.
-      keep: ``(K,)`` bool: the others may hold NaN and count as zeros.
-
-    Returns:
-      ``(*shape)`` in the leaf's dtype.
-    """
-    wide = compute_dtype(leaf.dtype)
-    leaf = jnp.where(expand_to(keep, leaf.ndim), leaf, jnp.zeros((), leaf.dtype))
-    if layout.granularity == GLOBAL:
-        return weighted_sum(leaf, weights[0]).astype(leaf.dtype)
-    start, stop = _span(layout, name)
-    factor = weights[start:stop].T.reshape(-1, *layout.block_shape(name))
-    # A remainder keeps the factor from being computed again for every entry: see
-    # gating._materialized.
-    factor = jax.lax.rem(factor, jnp.full_like(factor, 1e30)).astype(wide)
-    return reduce_objectives(jnp.add, leaf.astype(wide) * factor).astype(leaf.dtype)
+def _weighted(step: _Step, weights: jax.Array, keep: jax.Array) -> dict[str, jax.Array]:
+    """``sum_k weights[b, k] leaf[k]`` of every leaf, b the block."""
+    if step.layout.granularity == GLOBAL:
+        return {n: weighted_leaf(x, weights[0], keep) for n, x in step.leaves.items()}
+    factors = step.layout.scatter(_by_group(weights, step.layout))
+    return {
+        n: weighted_blocks(leaf, factors[n], keep) for n, leaf in step.leaves.items()
+    }
 
 
 def _over_blocks(function, number: int):
@@ -444,15 +424,10 @@ def _initial_state(
     number = options.number
     leaves = named_leaves(params)
     layout = blocks_lib.layout_of_params(options.granularity, leaves)
-    blocks = 1
+    blocks = layout.number_of_blocks()
     weights: Any = jnp.zeros((number,), jnp.float32)
     if options.granularity != GLOBAL:
-        blocks = layout.group_shapes()[blocks_lib.POOL][0] if leaves else 0
-        weights = (
-            ByLeaf(jnp.zeros((number, blocks), jnp.float32), layout.shown_spec())
-            if leaves
-            else blocks_lib.stand_in()
-        )
+        weights = layout.show(_by_group(jnp.zeros((blocks, number)), layout))
     method = jax.tree.map(
         lambda x: jnp.repeat(jnp.asarray(x)[None], blocks, axis=0),
         weighting.init(number),
@@ -471,28 +446,40 @@ def _initial_state(
     )
 
 
-def _as_shown(weights: jax.Array, like: Any) -> Any:
+def _as_shown(weights: jax.Array, layout: Layout) -> Any:
     """``(B, K)`` as the state holds it."""
-    if isinstance(like, ByLeaf):
-        return ByLeaf(weights.T.astype(jnp.float32), like.spec)
-    return weights[0].astype(jnp.float32)
+    if layout.granularity == GLOBAL:
+        return weights[0].astype(jnp.float32)
+    return layout.show(_by_group(weights.astype(jnp.float32), layout))
 
 
-def _from_shown(shown: Any) -> jax.Array:
-    return shown.pool.T if isinstance(shown, ByLeaf) else shown[None]
+def _from_shown(shown: Any, layout: Layout) -> jax.Array:
+    """The inverse."""
+    if layout.granularity == GLOBAL:
+        return shown[None]
+    parts = [group.reshape(group.shape[0], -1) for group in shown.groups]
+    return jnp.concatenate(parts, axis=1).T
 
 
-def _span(layout: Layout, name: str) -> tuple[int, int]:
-    counts = {n: int(np.prod(layout.block_shape(n), dtype=int)) for n in layout.axes}
-    start = 0
-    for known, count in counts.items():
-        if known == name:
-            return start, start + count
-        start += count
-    raise KeyError(name)
+def _by_group(weights: jax.Array, layout: Layout) -> dict[str, jax.Array]:
+    """``(B, K)``, blocks in the layout's order, by group: ``(K, leaves, *block)``."""
+    found, start = {}, 0
+    for group, shape in layout.group_shapes().items():
+        stop = start + math.prod(shape)
+        found[group] = weights[start:stop].T.reshape(weights.shape[1], *shape)
+        start = stop
+    return found
 
 
 def _check_state(layout: Layout, state: AggregateState, number: int) -> None:
+    check_state(state, AggregateState, number, "nonfinite_count")
+    shown_by_leaf = isinstance(state.weights, ByLeaf)
+    if shown_by_leaf != (layout.granularity != GLOBAL):
+        raise ValueError(
+            f"this aggregator has granularity {layout.granularity!r}, but the state was "
+            f"made for {'blocks of leaves' if shown_by_leaf else 'the whole tree'}: call "
+            "init again."
+        )
     if layout.granularity == GLOBAL:
         return
     shown, kept = dict(layout.shown_spec()), blocks_lib.spec_of(state.weights)

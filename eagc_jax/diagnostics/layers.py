@@ -61,7 +61,7 @@ def pairwise_cosines(updates: Any, granularity: str = "tensor") -> ByLeaf:
     cosines = jnp.clip(gram / _nonzero(product), -1.0, 1.0)
     # The diagonal exactly, not to rounding.
     cosines = cosines.at[index, index].set(jnp.where(length > 0, 1.0, 0.0))
-    return ByLeaf(cosines, _spec(leaves, granularity))
+    return ByLeaf.of_leaves(cosines, _names(leaves, granularity))
 
 
 def gradient_norms(updates: Any, granularity: str = "tensor") -> ByLeaf:
@@ -100,7 +100,7 @@ def gradient_norms(updates: Any, granularity: str = "tensor") -> ByLeaf:
     square = jnp.stack(squares, axis=-1)  # (K, L)
     if granularity == GLOBAL:
         square, unit = jnp.sum(square, axis=-1, keepdims=True), unit[:, :1]
-    return ByLeaf(unit * jnp.sqrt(square), _spec(leaves, granularity))
+    return ByLeaf.of_leaves(unit * jnp.sqrt(square), _names(leaves, granularity))
 
 
 def _checked(updates: Any, granularity: str) -> tuple[dict[str, jax.Array], int]:
@@ -110,11 +110,8 @@ def _checked(updates: Any, granularity: str) -> tuple[dict[str, jax.Array], int]
     return named_leaves(updates), number
 
 
-def _spec(
-    leaves: dict[str, jax.Array], granularity: str
-) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    names = (GLOBAL,) if granularity == GLOBAL else tuple(leaves)
-    return tuple((name, ()) for name in names)
+def _names(leaves: dict[str, jax.Array], granularity: str) -> tuple[str, ...]:
+    return (GLOBAL,) if granularity == GLOBAL else tuple(leaves)
 
 
 def _units(leaves: dict[str, jax.Array], granularity: str) -> jax.Array:

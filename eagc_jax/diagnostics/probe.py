@@ -168,8 +168,8 @@ def _compiled(losses_fn: Callable, optimizer: Any) -> Callable:
 
 
 def _measure(losses, gradients, last):
-    lengths = gradient_norms(gradients).pool  # (K, L)
-    within = pairwise_cosines(gradients).pool  # (K, K, L)
+    lengths = gradient_norms(gradients).flat  # (K, L)
+    within = pairwise_cosines(gradients).flat  # (K, K, L)
     unit = jnp.max(lengths, axis=1)
     share = lengths / _nonzero(unit)[:, None]
     norms = unit * jnp.sqrt(jnp.sum(share * share, axis=1))

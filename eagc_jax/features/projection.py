@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from eagc_jax import blocks as blocks_lib
-from eagc_jax.blocks import GLOBAL, POOL, ByLeaf, Granularity, Layout
+from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
 from eagc_jax.objectives import (
     AssessedUpdates,
     check_num_objectives,
@@ -180,7 +180,7 @@ def elastic_projection(
             _project(leaf, by_leaf[name], found.units[name], options.supervised)
             for name, leaf in leaves.items()
         ]
-        shown = layout.show(weights).pool, layout.show(energies).pool
+        shown = layout.show(weights), layout.show(energies)
         state = ElasticProjectionState(
             weights=_kept(advance, shown[0], state.weights),
             energies=_kept(advance, shown[1], state.energies),
@@ -228,11 +228,10 @@ def _measure(
         along = own
 
     def collect(left, right):
-        means = {n: layout.means(n, _product(left[n], right[n])) for n in leaves}
-        groups = layout.gather({n: x.astype(jnp.float32) for n, x in means.items()})
-        if everything:  # all pooled, in the leaves' order
-            pooled = groups[POOL] * layout.sizes()
-            return {GLOBAL: jnp.sum(pooled, axis=1, keepdims=True)}
+        groups = layout.block_means({n: _product(left[n], right[n]) for n in leaves})
+        if everything:
+            sums = layout.leaf_means(groups) * layout.sizes()
+            return {GLOBAL: jnp.sum(sums, axis=1, keepdims=True)}
         return groups
 
     return _Found(
@@ -354,7 +353,7 @@ def _initial_state(
     shown = layout.show(layout.zeros(named, number))
     one = layout.zeros(named, 1) if running else {}
     if running and granularity == GLOBAL:
-        one = {GLOBAL: one[POOL][:, :1]}
+        one = {GLOBAL: jnp.zeros((1, 1), jnp.float32)}
     return ElasticProjectionState(
         weights=shown,
         energies=jax.tree.map(jnp.zeros_like, shown),
@@ -369,8 +368,8 @@ def _initial_state(
     )
 
 
-def _kept(advance: jax.Array, new: jax.Array, old: Any) -> Any:
-    return ByLeaf(jnp.where(advance, new, old.pool), old.spec)
+def _kept(advance: jax.Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda n, o: jnp.where(advance, n, o), new, old)
 
 
 def _track(updates: Any, direction: Any, advance: jax.Array, options: _Options) -> Any:

@@ -223,9 +223,9 @@ def _unit_scaled(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 def _means(layout: Layout, leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Block means by group, float32; of the whole tree at granularity "global"."""
-    means = {n: layout.means(n, x).astype(jnp.float32) for n, x in leaves.items()}
+    means = layout.block_means(leaves)
     if layout.granularity != GLOBAL:
-        return layout.gather(means)
+        return means
     total = jnp.sum(layout.leaf_means(means) * layout.sizes(), axis=1, keepdims=True)
     return {GLOBAL: total}
 

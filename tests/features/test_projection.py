@@ -186,7 +186,7 @@ def test_dtypes_and_complex_leaves():
     out, state = jax.jit(tx.update)(grads, tx.init(params))
     assert out["c"].dtype == jnp.complex64
     assert out["h"].dtype == jnp.bfloat16
-    assert state.weights.pool.dtype == jnp.float32
+    assert state.weights.flat.dtype == jnp.float32
     # A complex leaf is its real and imaginary parts.
     flat = {"c": np.concatenate([grads["c"].real, grads["c"].imag], axis=1)}
     real, _ = jax.jit(tx.update)(flat, tx.init({"c": jnp.zeros(8)}))
@@ -212,7 +212,7 @@ def test_in_a_chain_under_scan_and_vmap():
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
     shown = optax.tree.get(state, "weights")
     assert shown["kernel"].shape == (K, 1, 4)
-    assert jnp.any(shown.pool > 0)
+    assert jnp.any(shown.flat > 0)
     two = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), stream)
     many, _ = jax.jit(jax.vmap(train, in_axes=(None, 0)))(PARAMS, two)
     first = jax.tree.map(lambda leaf: leaf[0], many)

@@ -1,0 +1,26 @@
+"""Gram matrices and weighted sums: each defined once, with a kernel for each platform.
+
+``parts``: a Gram matrix as cosines, norms and a scale. ``matrices``: those of whole
+trees. ``products``: one leaf's, by platform, chosen when a program is lowered.
+"""
+
+from eagc_jax.gram.matrices import (
+    check_gram_granularity,
+    cross_gram,
+    gram_blocks,
+    gram_matrix,
+)
+from eagc_jax.gram.parts import Gram, from_scaled, split_gram
+from eagc_jax.gram.products import may_be_sharded, sum_over_blocks
+
+__all__ = [
+    "Gram",
+    "check_gram_granularity",
+    "cross_gram",
+    "from_scaled",
+    "gram_blocks",
+    "gram_matrix",
+    "may_be_sharded",
+    "split_gram",
+    "sum_over_blocks",
+]

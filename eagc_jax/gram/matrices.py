@@ -1,0 +1,277 @@
+"""Gram matrices of per-objective updates: all that most aggregators need to know.
+
+Two representations. :func:`gram_matrix` returns inner products as they are. Inside, an
+aggregator works on a :class:`Gram`: cosines, norms relative to the largest, and that
+largest norm, each well inside float32's range whatever the gradients' units are, where
+their squares would not be.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from eagc_jax import _shards
+from eagc_jax import blocks as blocks_lib
+from eagc_jax.blocks import GLOBAL, Granularity, Layout
+from eagc_jax.gram import products
+from eagc_jax.gram.parts import Gram, from_scaled, power_of_two
+from eagc_jax.objectives import check_objective_axis, named_leaves
+
+
+def gram_matrix(
+    updates: Any,
+    granularity: Granularity = "global",
+    *,
+    axis_name: _shards.AxisName = None,
+) -> jax.Array:
+    r"""The inner products :math:`G_{kl} = \langle g_k, g_l \rangle` of K updates.
+
+    One pass over the leaves, each in place: nothing is flattened into a vector or
+    concatenated. Sums are made in float32 at the highest precision the device has
+    (float64 for float64 leaves). Complex leaves count with the real part of the product.
+
+    Args:
+      updates: per-objective updates, leaves ``(K, *param.shape)``.
+      granularity: "global", "tensor", "channel" (one block per output unit; see
+        :func:`eagc_jax.assess_energy`), or a function ``(path, shape)`` to the axes that
+        one block spans.
+      axis_name: inside ``jax.shard_map``, the mesh axis, or axes, over which leaves may
+        be split: sums are made over their devices too. Under ``jit`` leave it None.
+
+    Returns:
+      ``(K, K)`` for "global"; else ``(blocks, K, K)``, blocks in tree order.
+
+    Raises:
+      ValueError: a leaf without the objective axis, or a granularity that isn't one of
+        these.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from eagc_jax import gram_matrix
+      >>> gram_matrix({"w": jnp.array([[3.0, 4.0], [1.0, 0.0]])})
+      Array([[25.,  3.],
+             [ 3.,  1.]], dtype=float32)
+    """
+    number = check_objective_axis(updates, None)
+    leaves = named_leaves(updates)
+    check_gram_granularity(granularity)
+    if not leaves:
+        return jnp.zeros(
+            (number, number) if granularity == GLOBAL else (0, number, number)
+        )
+    names = _shards.check_axis_name(axis_name)
+    layout = blocks_lib.layout_of_updates(granularity, leaves, names)
+    grams = _block_grams(leaves, layout, None, names)
+    return grams[0] if granularity == GLOBAL else grams[_in_tree_order(layout)]
+
+
+def cross_gram(
+    left: Any, right: Any, *, axis_name: _shards.AxisName = None
+) -> jax.Array:
+    """The inner products of K with L updates: ``(K, L)``, as :func:`gram_matrix`.
+
+    Args:
+      left: leaves ``(K, *param.shape)``.
+      right: leaves ``(L, *param.shape)``, the same tree otherwise.
+      axis_name: as for :func:`gram_matrix`.
+
+    Returns:
+      ``(K, L)``, float32 (float64 for float64 leaves).
+
+    Raises:
+      ValueError: leaves without an objective axis, or trees that differ.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from eagc_jax import cross_gram
+      >>> cross_gram({"w": jnp.eye(2)}, {"w": jnp.array([[3.0, 4.0]])})
+      Array([[3.],
+             [4.]], dtype=float32)
+    """
+    names = _shards.check_axis_name(axis_name)
+    number, other = check_objective_axis(left, None), check_objective_axis(right, None)
+    a, b = named_leaves(left), named_leaves(right)
+    if list(a) != list(b) or any(np.shape(a[n])[1:] != np.shape(b[n])[1:] for n in a):
+        raise ValueError(
+            "left and right must be the same tree but for their objective axes; got "
+            f"{ {n: np.shape(x) for n, x in a.items()} } and "
+            f"{ {n: np.shape(x) for n, x in b.items()} }."
+        )
+    parts = []
+    for name in a:
+        dtype = np.promote_types(products.wide_dtype(a[name]), b[name].dtype)
+        pairs = zip(_real_parts(a[name]), _real_parts(b[name]), strict=False)
+        real = np.zeros((), dtype).real.dtype
+        parts.append(
+            sum(products.inner(x.astype(real), y.astype(real)) for x, y in pairs)
+        )
+    if not parts:
+        return jnp.zeros((number, other), jnp.float32)
+    return _shards.sum_leaves(parts, list(a.values()), names)
+
+
+def gram_blocks(
+    leaves: dict[str, jax.Array],
+    layout: Layout,
+    active: jax.Array,
+    names: tuple[str, ...] = (),
+) -> tuple[Gram, jax.Array]:
+    """The Gram of every block in parts, with a leading axis of blocks; who is finite.
+
+    Squares leave float32's range long before the gradients do. So the matrix is computed
+    as it is, and only where a diagonal entry is close to that range's ends it is computed
+    again, from rows multiplied by a power of two: by the same operations, in a loop that
+    normally runs once, since a second copy of them would take as long to compile.
+
+    Args:
+      leaves: by name, ``(K, *shape)``.
+      layout: of the blocks.
+      active: ``(K,)`` bool: objectives that take part; the others' entries are ignored.
+      names: inside ``shard_map``, the mesh axes over which leaves may be split.
+
+    Returns:
+      ``Gram`` with leaves (B, K, K), (B, K), (B,), blocks in the layout's order, and a
+      ``(K,)`` bool: active objectives without a NaN or an infinity, or inactive ones. A
+      non-finite one takes no part.
+    """
+    number = active.shape[0]
+
+    def measure(powers):
+        return _block_grams(leaves, layout, powers, names)
+
+    def body(carry):
+        turn, exponents, powers, _ = carry
+        grams = measure(powers)
+        wanted = jnp.where(active, _exponents(_squares(grams)), 0)
+        again = (turn == 0) & jnp.any(wanted != 0)
+        exponents = jnp.where(again, wanted, exponents)
+        rows = power_of_two(exponents, powers.dtype)
+        powers = jnp.broadcast_to(rows[:, None], powers.shape)
+        return jnp.where(again, jnp.int32(1), jnp.int32(2)), exponents, powers, grams
+
+    ones = jnp.ones((number, number), jnp.float32)
+    shape = jax.eval_shape(measure, ones)
+    start = (
+        jnp.zeros([], jnp.int32),
+        jnp.zeros((number,), jnp.int32),
+        ones.astype(shape.dtype),
+        jnp.zeros(shape.shape, shape.dtype),
+    )
+    _, exponents, _, grams = jax.lax.while_loop(lambda carry: carry[0] < 2, body, start)
+    finite = jnp.isfinite(_squares(grams))
+    keep = active & finite
+    grams = jnp.where(keep[:, None] & keep[None, :], grams, 0.0)
+    parts = jax.vmap(from_scaled, in_axes=(0, None))(grams, exponents)
+    return parts, finite | ~active
+
+
+def _squares(grams: jax.Array) -> jax.Array:
+    """``(B, K, K)`` to the squared norms of whole gradients, ``(K,)``."""
+    return jnp.sum(jnp.diagonal(grams, axis1=1, axis2=2), axis=0)
+
+
+def _exponents(squares: jax.Array) -> jax.Array:
+    """The powers of two to compute with instead, 0 where the squares are good enough.
+
+    Entries that underflow must be below eps of the norm, and sums must not overflow: a
+    square that is in float32's range tells by itself where its row belongs. One below
+    2^-126 comes from entries below 2^-63, which times 2^100 have squares from 2^-98 (of
+    the smallest subnormal) to 2^74; one above the range from entries up to 2^128, which
+    times 2^-80 have squares up to 2^96. Sums of 2^30 such squares stay in range.
+    """
+    info = jnp.finfo(squares.dtype)
+    small, large = float(info.tiny) / float(info.eps) ** 2, float(info.max) ** 0.75
+    exact = (squares > info.tiny) & (squares < info.max)
+    _, power = jnp.frexp(jnp.where(exact, squares, 1.0))
+    beyond = jnp.where(squares > 1, -5 * info.maxexp // 8, 25 * info.maxexp // 32)
+    wanted = jnp.where(exact, -(power // 2), beyond).astype(jnp.int32)
+    good = ((squares > small) & (squares < large)) | jnp.isnan(squares)
+    return jnp.where(good, 0, wanted)
+
+
+def check_gram_granularity(granularity: Any) -> None:
+    """Raises ValueError for a granularity without Gram matrices."""
+    blocks_lib.check_granularity(granularity)
+    if granularity == "element":
+        raise ValueError(
+            "granularity 'element' has no Gram matrix worth a solve: use 'global', "
+            "'tensor', 'channel' or a function (path, shape) -> axes of one block."
+        )
+
+
+# ---------------------------------------------------------------------------
+# Of every block
+# ---------------------------------------------------------------------------
+
+
+def _block_grams(
+    leaves: dict[str, jax.Array],
+    layout: Layout,
+    powers: jax.Array | None = None,
+    names: tuple[str, ...] = (),
+) -> jax.Array:
+    """``(B, K, K)``, blocks in the layout's order; B = 1 for "global"."""
+    if layout.alone:
+        raise ValueError(
+            "a granularity for Gram matrices must let a block span at least one axis of "
+            f"a matrix; it spans none of leaf '{layout.alone[0]}'."
+        )
+    kept = {name: _kept_axes(layout, name) for name in leaves}
+    halves = {name: _real_parts(leaf) for name, leaf in leaves.items()}
+    flat = [half for parts in halves.values() for half in parts]
+    axes = [kept[name] for name, parts in halves.items() for _ in parts]
+    found = iter(products.leaf_grams(flat, axes, powers))
+    by_leaf = {n: sum(next(found) for _ in parts) for n, parts in halves.items()}
+    if layout.granularity == GLOBAL:
+        return _shards.sum_leaves(list(by_leaf.values()), list(leaves.values()), names)[
+            None
+        ]
+    return jnp.concatenate(
+        [_of_group(layout, group, by_leaf) for group in layout.groups], axis=0
+    )
+
+
+def _kept_axes(layout: Layout, name: str) -> tuple[int, ...]:
+    """Of ``(K, *shape)``, those that a block doesn't span."""
+    rank = len(layout.shapes[name])
+    return tuple(axis + 1 for axis in range(rank) if axis not in layout.axes[name])
+
+
+def _real_parts(leaf: jax.Array) -> list[jax.Array]:
+    # <a, b> of complex numbers, its real part: that of the parts, added.
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return [leaf.real, leaf.imag]
+    return [leaf]
+
+
+def _of_group(layout: Layout, group: str, by_leaf: dict[str, jax.Array]) -> jax.Array:
+    """``(blocks, K, K)`` of a group's leaves, on every device."""
+    names = layout.groups[group]
+    found = [by_leaf[name] for name in names]
+    if any(axis is not None for x in found for axis in jax.typeof(x).sharding.spec):
+        # Explicit axes; block values are small.
+        found = [
+            jax.sharding.reshard(x, PartitionSpec(*[None] * x.ndim)) for x in found
+        ]
+    number = found[0].shape[0]
+    stacked = jnp.stack([x.reshape(number, number, -1) for x in found], axis=2)
+    split = layout.splits.get(names[0], blocks_lib.Split())
+    if split.within:
+        stacked = jax.lax.psum(stacked, split.within)
+    return stacked.reshape(number, number, -1).transpose(2, 0, 1)
+
+
+def _in_tree_order(layout: Layout) -> np.ndarray:
+    """Where the blocks of the first leaf, the second, ... are in the layout's order."""
+    start, position = 0, {}
+    for names in layout.groups.values():
+        for name in names:
+            count = int(np.prod(layout.block_shape(name), dtype=int))
+            position[name] = np.arange(start, start + count)
+            start += count
+    return np.concatenate([position[name] for name in layout.axes])
