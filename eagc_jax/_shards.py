@@ -91,6 +91,43 @@ def max_leaves(
     return _by_split(parts, leaves, names, jnp.maximum, jax.lax.pmax)
 
 
+def max_each(
+    parts: dict[str, jax.Array], leaves: dict[str, jax.Array], names: tuple[str, ...]
+) -> dict[str, jax.Array]:
+    """The largest over devices of one statistic for each leaf, all of one shape.
+
+    Returns:
+      As ``parts``, the same on all devices; one ``pmax`` for all leaves split alike.
+    """
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name in parts if names else ():
+        alike.setdefault(split_over(leaves[name], names), []).append(name)
+    alike.pop((), None)
+    found = dict(parts)
+    for split, members in alike.items():
+        together = jnp.stack([parts[name] for name in members])
+        reduced = jax.lax.pmax(together, split)
+        found |= {name: reduced[index] for index, name in enumerate(members)}
+    return found
+
+
+def check_averaged(updates: Any, params: Any, names: tuple[str, ...]) -> None:
+    """Raises ValueError where gradients differ over devices that share a parameter."""
+    if not names or params is None:
+        return
+    pairs = zip(jax.tree.leaves(updates), jax.tree.leaves(params), strict=True)
+    for update, param in pairs:
+        alone = varying_over(update) - varying_over(param)
+        missing = tuple(name for name in names if name in alone)
+        if missing:
+            raise ValueError(
+                f"per-objective gradients differ over the mesh axes {missing}, over "
+                "which their parameters are the same: average them first, "
+                f"jax.lax.pmean(gradients, {missing}). Coordination is not linear: "
+                "averaging its results is something else."
+            )
+
+
 def _by_split(parts, leaves, names, combine, collective) -> jax.Array:
     if not names:
         total = parts[0]

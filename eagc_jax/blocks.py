@@ -358,6 +358,11 @@ def _split(
             "PartitionSpecs of the parameters, that shard_map got as in_specs; or "
             "use granularity 'global' or 'tensor'."
         )
+    if name not in specs:
+        raise ValueError(
+            f"param_specs has no leaf '{name}'; it has {list(specs)[:5]}. It must be a "
+            "tree like params."
+        )
     spec = tuple(specs[name]) + (None,) * (rank - len(tuple(specs[name])))
     by_axis = [(e,) if isinstance(e, str) else tuple(e or ()) for e in spec]
     within = tuple(n for axis in axes for n in by_axis[axis] if n in over)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import optax
 
+from eagc_jax._shards import AxisName
 from eagc_jax.blocks import Granularity
 from eagc_jax.energy import assess_energy
 from eagc_jax.gating import soft_gate
@@ -32,6 +34,8 @@ def eagc(
     direction_decay: float | None = 0.9,
     moment_decay: float | None = 0.999,
     eps: float = 1e-8,
+    axis_name: AxisName = None,
+    param_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The Energy-Aware Gradient Coordinator: K gradients in, one update out.
 
@@ -74,6 +78,9 @@ def eagc(
       direction_decay: in [0, 1), of the running direction; None to pass ``direction``.
       moment_decay: in [0, 1), of the second moment; None to pass ``second_moment``.
       eps: > 0, added to relative energies before the logarithm.
+      axis_name: inside ``jax.shard_map``, the mesh axes over which parameters are split.
+      param_specs: with it, the parameters' ``PartitionSpec`` tree, for "channel": see
+        :func:`eagc_jax.assess_energy`.
 
     Returns:
       A transformation from leaves ``(K, *param.shape)`` to leaves ``(*param.shape)``, in
@@ -115,6 +122,8 @@ def eagc(
             direction_decay=direction_decay,
             moment_decay=moment_decay,
             eps=eps,
+            axis_name=axis_name,
+            param_specs=param_specs,
         ),
         soft_gate(
             num_objectives,
@@ -127,6 +136,8 @@ def eagc(
             warmup_steps=warmup_steps,
             weights=weights,
             descent_guard=descent_guard,
+            axis_name=axis_name,
+            param_specs=param_specs,
         ),
         sum_objectives(),
     )

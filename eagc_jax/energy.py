@@ -11,6 +11,13 @@ import numpy as np
 import optax
 
 from eagc_jax import blocks as blocks_lib
+from eagc_jax._shards import (
+    AxisName,
+    check_averaged,
+    check_axis_name,
+    max_leaves,
+    split_over,
+)
 from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity
 from eagc_jax.objectives import (
     AssessedUpdates,
@@ -23,6 +30,7 @@ from eagc_jax.objectives import (
     concrete,
     expand_to,
     named_leaves,
+    named_specs,
     weighted_sum,
 )
 
@@ -58,6 +66,8 @@ class _Options(NamedTuple):
     alignment_floor: Any
     eps: Any
     nonfinite: str
+    names: tuple[str, ...] = ()  # mesh axes over which shard_map may have split leaves.
+    specs: Any = None
 
 
 def assess_energy(
@@ -72,6 +82,8 @@ def assess_energy(
     direction_decay: float | None = 0.9,
     moment_decay: float | None = 0.999,
     eps: float = 1e-8,
+    axis_name: AxisName = None,
+    param_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Assesses, per block of parameters, the energy of each objective's gradient.
 
@@ -119,6 +131,12 @@ def assess_energy(
         ``direction`` of ``update`` (Adam's ``mu``, say) and keep none.
       moment_decay: the same for v and the keyword argument ``second_moment``.
       eps: added to relative energies before the logarithm, > 0.
+      axis_name: inside ``jax.shard_map``, the mesh axis, or axes, over which parameters
+        may be split: sums are made over their devices (numerators and denominators, not
+        the quotients). Under ``jit`` leave it None: the compiler does it.
+      param_specs: the parameters' ``PartitionSpec`` tree, as ``shard_map`` got it; needed
+        with ``axis_name`` where a block spans some axes of a split leaf and not others
+        ("channel"), to know which of them are split.
 
     Returns:
       A transformation whose ``update`` takes leaves ``(K, *param.shape)`` and returns
@@ -154,6 +172,8 @@ def assess_energy(
         alignment_floor=alignment_floor,
         eps=eps,
         nonfinite=nonfinite,
+        names=check_axis_name(axis_name),
+        specs=named_specs(param_specs),
     )
     _check_options(options, direction_decay, moment_decay)
     aligns = any(name in options.mixture for name in _ALIGNMENTS)
@@ -161,8 +181,11 @@ def assess_energy(
     keeps_moment = "fisher" in options.mixture and moment_decay is not None
 
     def init_fn(params):
-        layout = blocks_lib.layout_of_params(granularity, named_leaves(params))
-        zeros = layout.zeros(named_leaves(params), number)
+        leaves = named_leaves(params)
+        layout = blocks_lib.layout_of_params(
+            granularity, leaves, options.names, options.specs
+        )
+        zeros = layout.zeros(leaves, number)
         return AssessEnergyState(
             energies=layout.show(zeros),
             gradient_rms=layout.show_leaves(layout.leaf_means(zeros)),
@@ -185,6 +208,7 @@ def assess_energy(
         if not jax.tree.leaves(updates):  # an empty group of optax.partition
             nothing = jnp.ones([], jnp.float32), jnp.ones([], bool)
             return AssessedUpdates(updates, {}, {}, *nothing), state
+        check_averaged(updates, params, options.names)
         step = _start(updates, options)
         count = jnp.where(step.advance, optax.safe_increment(state.count), state.count)
         new_direction, new_moment = (), ()
@@ -240,7 +264,11 @@ class _Step(NamedTuple):
 
 
 def assess_magnitude(
-    updates: Any, weights: jax.Array, granularity: Granularity
+    updates: Any,
+    weights: jax.Array,
+    granularity: Granularity,
+    names: tuple[str, ...] = (),
+    specs: Any = None,
 ) -> AssessedUpdates:
     """The default assessment without a state, for ``soft_gate`` on its own."""
     options = _Options(
@@ -251,21 +279,24 @@ def assess_magnitude(
         alignment_floor=0.5,
         eps=1e-8,
         nonfinite="propagate",
+        names=names,
+        specs=specs,
     )
     return _finish(updates, _start(updates, options), options, _Inputs())[0]
 
 
 def _start(updates: Any, options: _Options) -> _Step:
     """Magnitudes first: they tell which objectives are finite, in the same pass."""
-    number = options.weights.shape[0]
     leaves = named_leaves(updates)
-    layout = blocks_lib.layout_of_updates(options.granularity, leaves)
+    layout = _layout(leaves, options)
     wide = {n: _square(_as_float32(x)) for n, x in leaves.items()}
     squares = layout.block_means(wide)
-    finite = jnp.ones((number,), bool)
-    for square in squares.values():
-        ok = jnp.isfinite(square)
-        finite = finite & jnp.all(ok, axis=tuple(range(1, ok.ndim)))
+    bad = [
+        jnp.any(~jnp.isfinite(square), axis=tuple(range(1, square.ndim)))
+        for square in squares.values()
+    ]
+    bad = [rows.astype(jnp.int32) for rows in bad]
+    finite = max_leaves(bad, list(squares.values()), options.names) == 0
     if options.nonfinite == "skip_objective":
         keep, advance = finite, jnp.any(finite)
     else:
@@ -287,7 +318,7 @@ def _finish(
 ) -> tuple[AssessedUpdates, ByLeaf, ByLeaf]:
     """Returns (updates with log energies, energies to show, gradient RMS to show)."""
     leaves = named_leaves(updates)
-    layout = blocks_lib.layout_of_updates(options.granularity, leaves)
+    layout = _layout(leaves, options)
     statistics, by_leaf = _statistics(leaves, layout, step, options, inputs)
     takes_part = step.keep & step.advance & (options.weights > 0)
     active = {
@@ -327,6 +358,12 @@ def _finish(
     return assessed, layout.show(energies), rms
 
 
+def _layout(leaves: dict[str, jax.Array], options: _Options) -> blocks_lib.Layout:
+    return blocks_lib.layout_of_updates(
+        options.granularity, leaves, options.names, options.specs
+    )
+
+
 def _kept(values: dict[str, jax.Array], keep: jax.Array) -> dict[str, jax.Array]:
     return {
         group: jnp.where(expand_to(keep, value.ndim), value, 0.0)
@@ -359,7 +396,7 @@ def _statistics(
         collect("sensitivity", lambda name, leaf: _square(leaf * theta[name][None]))
     if "fisher" in options.mixture:
         moment = _required(inputs.second_moment, leaves, "second_moment", "fisher")
-        moment = {n: _ridged(v) for n, v in moment.items()}
+        moment = {n: _ridged(v, options.names) for n, v in moment.items()}
         collect("fisher", lambda name, leaf: _square(leaf) / moment[name][None])
     if any(name in options.mixture for name in _ALIGNMENTS):
         energy = next(name for name in _ALIGNMENTS if name in options.mixture)
@@ -466,8 +503,11 @@ def _bias_corrected(moment: Any, decay: Any, count: jax.Array) -> Any:
     return jax.tree.map(lambda v: v / correction, moment)
 
 
-def _ridged(moment: jax.Array) -> jax.Array:
-    mean = jnp.sum(moment) / max(moment.size, 1)
+def _ridged(moment: jax.Array, names: tuple[str, ...]) -> jax.Array:
+    split = split_over(moment, names)
+    total = jnp.sum(moment)
+    total = jax.lax.psum(total, split) if split else total
+    mean = total / max(moment.size * blocks_lib.axis_sizes(split), 1)
     return moment + jnp.where(mean > 0, _FISHER_RIDGE * mean, 1.0)
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from eagc_jax import blocks as blocks_lib
+from eagc_jax._shards import AxisName, check_axis_name
 from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
 from eagc_jax.energy import assess_magnitude
 from eagc_jax.gram.sums import materialized, rescaled
@@ -25,6 +26,7 @@ from eagc_jax.objectives import (
     concrete,
     expand_to,
     named_leaves,
+    named_specs,
     reduce_objectives,
     weighted_sum,
 )
@@ -62,6 +64,8 @@ class _Options(NamedTuple):
     smoothing: Any
     hysteresis: Any
     slew: Any
+    names: tuple[str, ...] = ()  # mesh axes over which shard_map may have split leaves.
+    specs: Any = None
 
 
 def soft_gate(
@@ -76,6 +80,8 @@ def soft_gate(
     warmup_steps: int = 100,
     weights: Sequence[float] | jax.typing.ArrayLike | None = None,
     descent_guard: float | None = None,
+    axis_name: AxisName = None,
+    param_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Rescales each objective's gradient, per block, by a gate on its energy.
 
@@ -116,6 +122,8 @@ def soft_gate(
       descent_guard: eta in [0, 1]: per block, the update's inner product with the plain
         weighted sum P is kept at ``eta * |P|^2`` or more by blending the gates towards
         the weights. None for no guard; it costs one more pass.
+      axis_name: as in :func:`eagc_jax.assess_energy`, and the same.
+      param_specs: the same.
 
     Returns:
       A transformation from ``AssessedUpdates`` to leaves ``(K, *shape)``, each in its
@@ -147,24 +155,30 @@ def soft_gate(
         smoothing=smoothing,
         hysteresis=hysteresis,
         slew=slew,
+        names=check_axis_name(axis_name),
+        specs=named_specs(param_specs),
     )
     blocks_lib.check_granularity(granularity)
     _check_options(options, temperature, warmup_steps, descent_guard)
     keeps_memory = not (granularity == "element" and _is_memoryless(options))
 
     def init_fn(params):
-        return _initial_state(params, options.weights, granularity, keeps_memory)
+        return _initial_state(params, options, granularity, keeps_memory)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         if not isinstance(updates, AssessedUpdates):
             check_objective_axis(updates, number, params)
-            updates = assess_magnitude(updates, options.weights, granularity)
+            updates = assess_magnitude(
+                updates, options.weights, granularity, options.names, options.specs
+            )
         if not jax.tree.leaves(updates.updates):  # an empty group of optax.partition
             return updates.updates, state
         leaves = named_leaves(updates.updates)
         check_objective_axis(updates.updates, number, params)
-        layout = blocks_lib.layout_of_updates(granularity, leaves)
+        layout = blocks_lib.layout_of_updates(
+            granularity, leaves, options.names, options.specs
+        )
         _check_assessed(updates, state, layout)
         tau = temperature(state.count) if callable(temperature) else temperature
         strength = (1 - jnp.asarray(floor, jnp.float32)) * _ramp(
@@ -415,11 +429,13 @@ def _leader(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _initial_state(
-    params: Any, weights: jax.Array, granularity: Granularity, keeps_memory: bool
+    params: Any, options: _Options, granularity: Granularity, keeps_memory: bool
 ) -> SoftGateState:
-    number = weights.shape[0]
+    weights, number = options.weights, options.weights.shape[0]
     leaves = named_leaves(params)
-    layout = blocks_lib.layout_of_params(granularity, leaves)
+    layout = blocks_lib.layout_of_params(
+        granularity, leaves, options.names, options.specs
+    )
     count = jnp.zeros([], jnp.int32)
     if not leaves:
         memory = blocks_lib.stand_in() if keeps_memory else {}

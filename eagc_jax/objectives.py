@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
+from jax.sharding import PartitionSpec
 
 from eagc_jax.blocks import GLOBAL
 
@@ -110,6 +111,22 @@ def named_leaves(tree: Any) -> dict[str, Any]:
             name += "'"
         named[name] = leaf
     return named
+
+
+def named_specs(param_specs: Any) -> dict[str, PartitionSpec] | None:
+    """A tree of ``PartitionSpec`` by leaf name; raises ValueError for another."""
+    if param_specs is None:
+        return None
+    found = jax.tree_util.tree_leaves_with_path(
+        param_specs, is_leaf=lambda node: isinstance(node, PartitionSpec)
+    )
+    for path, spec in found:
+        if not isinstance(spec, PartitionSpec):
+            raise ValueError(
+                "param_specs must be a tree of jax.sharding.PartitionSpec like params; "
+                f"leaf '{leaf_name(path)}' is {spec!r}."
+            )
+    return {leaf_name(path): spec for path, spec in found}
 
 
 def concrete(value: Any) -> np.ndarray | None:

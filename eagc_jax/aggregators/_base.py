@@ -39,6 +39,12 @@ import numpy as np
 import optax
 
 from eagc_jax import blocks as blocks_lib
+from eagc_jax._shards import (
+    AxisName,
+    check_averaged,
+    check_axis_name,
+    max_leaves,
+)
 from eagc_jax.aggregators._averages import (
     GramAverage,
     init_gram_average,
@@ -88,6 +94,7 @@ class GramOptions(TypedDict, total=False):
     nonfinite: str
     certify: bool
     seed: int
+    axis_name: AxisName
 
 
 class AggregateState(NamedTuple):
@@ -117,6 +124,7 @@ class _Options(NamedTuple):
     nonfinite: str
     certify: bool
     seed: Any
+    names: tuple[str, ...]  # mesh axes over which shard_map may have split leaves.
 
 
 def from_weighting(
@@ -132,6 +140,7 @@ def from_weighting(
     nonfinite: str = "propagate",
     certify: bool = False,
     seed: int = 0,
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""An aggregator from a weighting: Gram matrix, weights, weighted sum.
 
@@ -160,6 +169,10 @@ def from_weighting(
       certify: check that the update conflicts with no objective, and where it does
         project it on the cone of those that don't; counted in ``fallbacks``.
       seed: of a random method's key.
+      axis_name: inside ``jax.shard_map``, the mesh axis, or axes, over which parameters
+        may be split: inner products are summed over their devices. Gradients are
+        averaged over the axes that split the batch before they come here. Under ``jit``
+        leave it None: the compiler does it.
 
     Returns:
       A transformation from leaves ``(K, *shape)`` to ``(*shape)``, in the leaves' own
@@ -182,6 +195,7 @@ def from_weighting(
         nonfinite,
         certify,
         seed,
+        check_axis_name(axis_name),
     )
     _check_options(options, weighting)
 
@@ -196,7 +210,8 @@ def from_weighting(
         leaves = named_leaves(updates)
         if not leaves:  # an empty group of optax.partition
             return updates, state
-        layout = blocks_lib.layout_of_updates(granularity, leaves)
+        check_averaged(updates, params, options.names)
+        layout = _layout(leaves, options)
         _check_state(layout, state, options.number)
         if weighting.needs_values and value is None:
             raise ValueError(
@@ -204,7 +219,7 @@ def from_weighting(
                 f"an array of shape ({options.number},)."
             )
         mask = check_mask(active_mask, options.number)
-        step = _Step(leaves, layout, mask, value)
+        step = _Step(leaves, layout, mask, value, options.names)
         if recompute_every == 1:
             decided = _decide(step, state, options, weighting)
         else:
@@ -232,6 +247,7 @@ class _Step(NamedTuple):
     layout: Layout
     mask: jax.Array  # shape=(K,), bool.
     values: Any
+    names: tuple[str, ...]
 
 
 def _decide(
@@ -290,7 +306,7 @@ def _look(
         or options.rescale == "norm_of_mean"
         or isinstance(state.gram_average, GramAverage)
     ):
-        return gram_blocks(step.leaves, step.layout, step.mask)
+        return gram_blocks(step.leaves, step.layout, step.mask, step.names)
     finite = _finite_objectives(step)
     dtypes = [compute_dtype(leaf.real.dtype) for leaf in step.leaves.values()]
     blocks = step.layout.number_of_blocks()
@@ -303,10 +319,22 @@ def _look(
 
 def _finite_objectives(step: _Step) -> jax.Array:
     """``(K,)`` bool: no NaN and no infinity in the gradient, or not active."""
-    finite = jnp.ones_like(step.mask)
-    for leaf in step.leaves.values():
-        finite = finite & finite_rows(leaf)
-    return finite | ~step.mask
+    leaves = list(step.leaves.values())
+    bad = [(~finite_rows(leaf)).astype(jnp.int32) for leaf in leaves]
+    return (max_leaves(bad, leaves, step.names) == 0) | ~step.mask
+
+
+def _layout(leaves: dict[str, jax.Array], options: _Options) -> Layout:
+    layout = blocks_lib.layout_of_updates(options.granularity, leaves, options.names)
+    for name, split in layout.splits.items():
+        if split.across:
+            raise ValueError(
+                f"the blocks of leaf '{name}' are split over {split.across}; inside "
+                "shard_map aggregators have weights for blocks that span their leaf: "
+                f"use granularity 'global' or 'tensor', not {options.granularity!r}, or "
+                "jit without shard_map."
+            )
+    return layout
 
 
 def _repeat(

@@ -342,8 +342,9 @@ def wide_zeros(params: Any, number: int | None = None) -> Any:
     """Zeros like the parameters, or K times them, in float32 or wider."""
 
     def zeros(p):
-        lead = () if number is None else (number,)
-        return jnp.zeros((*lead, *np.shape(p)), compute_dtype(jnp.result_type(p)))
+        one = jnp.zeros_like(p, dtype=compute_dtype(jnp.result_type(p)))
+        # From the parameter, so that they lie where it lies.
+        return one if number is None else jnp.stack([one] * number)
 
     return jax.tree.map(zeros, params)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from eagc_jax import blocks as blocks_lib
+from eagc_jax._shards import AxisName, check_averaged, check_axis_name
 from eagc_jax.aggregators import _direct
 from eagc_jax.aggregators._weighting import Problem
 from eagc_jax.aggregators.conflict_free import solve
@@ -43,6 +44,7 @@ def momentum_conflict_free(
     b2: float = 0.999,
     eps: float = 1e-8,
     nonfinite: str = "propagate",
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""M-ConFIG: the conflict-free direction of momenta, one gradient a step.
 
@@ -73,6 +75,7 @@ def momentum_conflict_free(
         every scale, and 0 where an entry has had no gradient.
       nonfinite: for a gradient with a NaN or an infinity, "propagate" (the update is NaN
         everywhere) or "skip_update" (it is 0). Momenta don't move in either.
+      axis_name: inside ``jax.shard_map``, the mesh axes over which parameters are split.
 
     Returns:
       A transformation of leaves ``(*shape)``, without an objective axis. ``update`` takes
@@ -103,6 +106,7 @@ def momentum_conflict_free(
     _direct.check_decay("b2", b2)
     _direct.check_in("eps", eps, 0.0, jnp.inf)
     check_policy(nonfinite)
+    names = check_axis_name(axis_name)
 
     def init_fn(params):
         zero = jnp.zeros([], jnp.int32)
@@ -123,15 +127,16 @@ def momentum_conflict_free(
         if not jax.tree.leaves(updates):  # an empty group of optax.partition
             return updates, state
         _check_leaves(updates, state)
+        check_averaged(updates, params, names)
         turn = state.step % number if objective is None else objective
         chosen = jnp.arange(number) == _check_objective(turn, number)
-        finite = all_finite(updates)
+        finite = all_finite(updates, names)
         momenta = jax.tree.map(
             lambda m, g: _moved(m, g, chosen, b1), state.momenta, updates
         )
         visits = state.visits + chosen.astype(jnp.int32)
         ready = jnp.all(visits > 0)
-        weights = _weights(momenta, visits, b1)
+        weights = _weights(momenta, visits, b1, names)
         d = _direct.reduced(momenta, weights)
         count = _direct.increment(state.count)
         steps = count.astype(jnp.float32)
@@ -170,11 +175,13 @@ def _moved(momentum: jax.Array, grad: jax.Array, chosen: jax.Array, b1: Any):
     return jnp.where(expand_to(chosen, momentum.ndim), moved, momentum)
 
 
-def _weights(momenta: Any, visits: jax.Array, b1: Any) -> jax.Array:
+def _weights(
+    momenta: Any, visits: jax.Array, b1: Any, names: tuple[str, ...]
+) -> jax.Array:
     """ConFIG's weights of the momenta, their bias corrected."""
     leaves = named_leaves(momenta)
-    layout = blocks_lib.layout_of_updates(GLOBAL, leaves)
-    parts, _ = gram_blocks(leaves, layout, visits > 0)
+    layout = blocks_lib.layout_of_updates(GLOBAL, leaves, names)
+    parts, _ = gram_blocks(leaves, layout, visits > 0, names)
     steps = jnp.maximum(visits, 1).astype(jnp.float32)
     unbiased = 1 / (1 - b1**steps)
     gram = jax.tree.map(lambda x: x[0], parts)

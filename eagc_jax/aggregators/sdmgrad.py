@@ -145,7 +145,7 @@ def with_batches(
                     "batches= gives one matrix for the whole tree, so granularity must "
                     f"be 'global', got {granularity!r}."
                 )
-            matrix = cross_gram(*batches)
+            matrix = cross_gram(*batches, axis_name=options.get("axis_name"))
             if matrix.shape != (num_objectives, num_objectives):
                 raise ValueError(
                     f"batches must hold gradients of {num_objectives} objectives each, "

@@ -10,6 +10,13 @@ import numpy as np
 import optax
 
 from eagc_jax import blocks as blocks_lib
+from eagc_jax._shards import (
+    AxisName,
+    check_averaged,
+    check_axis_name,
+    max_each,
+    max_leaves,
+)
 from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
 from eagc_jax.objectives import (
     AssessedUpdates,
@@ -21,6 +28,7 @@ from eagc_jax.objectives import (
     concrete,
     expand_to,
     named_leaves,
+    named_specs,
 )
 
 _ENERGIES = ("running", "current", None)
@@ -49,6 +57,8 @@ class _Options(NamedTuple):
     energy: str | None
     direction_decay: Any
     reference_decay: Any
+    names: tuple[str, ...] = ()  # mesh axes over which shard_map may have split leaves.
+    specs: Any = None
 
 
 def elastic_projection(
@@ -62,6 +72,8 @@ def elastic_projection(
     max_projection: jax.typing.ArrayLike | None = 1.0,
     direction_decay: jax.typing.ArrayLike = 0.9,
     reference_decay: jax.typing.ArrayLike = 0.95,
+    axis_name: AxisName = None,
+    param_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Takes a share of the supervised direction out of the other objectives' gradients.
 
@@ -105,6 +117,8 @@ def elastic_projection(
         no cap.
       direction_decay: decay of d in [0, 1).
       reference_decay: decay of mu in [0, 1); averages are bias-corrected.
+      axis_name: as in :func:`eagc_jax.assess_energy`.
+      param_specs: the same.
 
     Returns:
       A transformation from leaves ``(K, *shape)`` to the same. Where gradients are not
@@ -138,6 +152,8 @@ def elastic_projection(
         energy=energy,
         direction_decay=direction_decay,
         reference_decay=reference_decay,
+        names=check_axis_name(axis_name),
+        specs=named_specs(param_specs),
     )
     _check_options(options, number, granularity)
     options = options._replace(supervised=supervised % number)
@@ -156,7 +172,10 @@ def elastic_projection(
             return updates, state
         check_objective_axis(updates, number, params)
         leaves = named_leaves(updates)
-        layout = blocks_lib.layout_of_updates(granularity, leaves)
+        check_averaged(updates, params, options.names)
+        layout = blocks_lib.layout_of_updates(
+            granularity, leaves, options.names, options.specs
+        )
         shown, kept = dict(layout.shown_spec()), blocks_lib.spec_of(state.weights)
         check_same_names(shown, kept, "updates", "state")
         check_same_shapes(shown, kept, number)
@@ -164,8 +183,9 @@ def elastic_projection(
         if direction:
             check_same_names(leaves, direction, "updates", "state")
         found = _measure(leaves, direction, layout, options)
-        finite = jnp.stack([jnp.all(jnp.isfinite(x)) for x in found.square.values()])
-        advance = jnp.all(finite)
+        squares = list(found.square.values())
+        bad = [jnp.any(~jnp.isfinite(x)).astype(jnp.int32) for x in squares]
+        advance = max_leaves(bad, squares, options.names) == 0
         energies, mu, average, visits = _energies(found, state, advance, options)
         weights = {
             group: _weight(found.inner[group], energies[group], mu[group], options)
@@ -217,12 +237,12 @@ def _measure(
 ) -> _Found:
     wide = {n: leaf.astype(compute_dtype(leaf.dtype)) for n, leaf in leaves.items()}
     everything = layout.granularity == GLOBAL
-    units = _units(wide, everything)
+    units = _units(wide, everything, options.names)
     scaled = {n: leaf / expand_to(units[n], leaf.ndim) for n, leaf in wide.items()}
     own = {n: leaf[options.supervised][None] for n, leaf in scaled.items()}
     if options.energy == "running":
         along = {n: direction[n].astype(leaf.dtype)[None] for n, leaf in wide.items()}
-        lengths = _units(along, everything)
+        lengths = _units(along, everything, options.names)
         along = {n: d / expand_to(lengths[n], d.ndim) for n, d in along.items()}
     else:
         along = own
@@ -243,7 +263,9 @@ def _measure(
     )
 
 
-def _units(leaves: dict[str, jax.Array], everything: bool) -> dict[str, jax.Array]:
+def _units(
+    leaves: dict[str, jax.Array], everything: bool, names: tuple[str, ...]
+) -> dict[str, jax.Array]:
     """Each objective's largest entry, in the leaf or in all."""
     largest = {
         name: jnp.max(
@@ -251,6 +273,7 @@ def _units(leaves: dict[str, jax.Array], everything: bool) -> dict[str, jax.Arra
         ).astype(compute_dtype(leaf.real.dtype))
         for name, leaf in leaves.items()
     }
+    largest = max_each(largest, leaves, names)
     if everything:
         overall = jnp.max(jnp.stack([x for x in largest.values()]), axis=0)
         largest = dict.fromkeys(largest, overall)
@@ -348,7 +371,9 @@ def _initial_state(
     params: Any, number: int, granularity: Granularity, options: _Options
 ) -> ElasticProjectionState:
     named = named_leaves(params)
-    layout = blocks_lib.layout_of_params(granularity, named)
+    layout = blocks_lib.layout_of_params(
+        granularity, named, options.names, options.specs
+    )
     running = options.energy == "running"
     shown = layout.show(layout.zeros(named, number))
     one = layout.zeros(named, 1) if running else {}

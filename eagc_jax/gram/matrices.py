@@ -8,6 +8,7 @@ their squares would not be.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -106,9 +107,12 @@ def cross_gram(
     for name in a:
         dtype = np.promote_types(products.wide_dtype(a[name]), b[name].dtype)
         pairs = zip(_real_parts(a[name]), _real_parts(b[name]), strict=False)
-        real = np.zeros((), dtype).real.dtype
+        real = jnp.finfo(dtype).dtype  # of complex numbers, their parts'
         parts.append(
-            sum(products.inner(x.astype(real), y.astype(real)) for x, y in pairs)
+            functools.reduce(
+                jnp.add,
+                [products.inner(x.astype(real), y.astype(real)) for x, y in pairs],
+            )
         )
     if not parts:
         return jnp.zeros((number, other), jnp.float32)
@@ -226,7 +230,10 @@ def _block_grams(
     flat = [half for parts in halves.values() for half in parts]
     axes = [kept[name] for name, parts in halves.items() for _ in parts]
     found = iter(products.leaf_grams(flat, axes, powers))
-    by_leaf = {n: sum(next(found) for _ in parts) for n, parts in halves.items()}
+    by_leaf = {
+        name: functools.reduce(jnp.add, [next(found) for _ in parts])
+        for name, parts in halves.items()
+    }
     if layout.granularity == GLOBAL:
         return _shards.sum_leaves(list(by_leaf.values()), list(leaves.values()), names)[
             None

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from eagc_jax._shards import max_leaves
 from eagc_jax.objectives import check_same_names, compute_dtype, concrete, named_leaves
 
 NONFINITE_POLICIES = ("propagate", "skip_update")
@@ -61,12 +62,18 @@ def wide_zeros(params: Any) -> Any:
     return jax.tree.map(lambda p: wide(jnp.zeros_like(p)), params)
 
 
-def all_finite(tree: Any) -> jax.Array:
-    """Whether no entry is NaN or infinite: a bool scalar."""
-    finite = jnp.ones([], bool)
-    for leaf in jax.tree.leaves(tree):
-        finite = finite & jnp.all(jnp.isfinite(leaf))
-    return finite
+def all_finite(tree: Any, names: tuple[str, ...] = ()) -> jax.Array:
+    """Whether no entry is NaN or infinite: a bool scalar.
+
+    Args:
+      tree: of arrays.
+      names: inside ``shard_map``, the mesh axes over which leaves may be split.
+    """
+    leaves = jax.tree.leaves(tree)
+    if not leaves:
+        return jnp.ones([], bool)
+    bad = [jnp.any(~jnp.isfinite(leaf)).astype(jnp.int32) for leaf in leaves]
+    return max_leaves(bad, leaves, names) == 0
 
 
 def emit(step: Any, updates: Any, finite: jax.Array, nonfinite: str) -> Any:
