@@ -21,7 +21,8 @@ from flax import nnx
 
 from eagc_jax.gcd import data, losses
 from eagc_jax.gcd.checkpoints import save_backbone
-from eagc_jax.gcd.models import Projector, VisionTransformer, ViTConfig
+from eagc_jax.gcd.heads import Projector
+from eagc_jax.gcd.models import VisionTransformer, ViTConfig
 
 # Patches of 2 x 2 pixels: 16 of them; a quarter of the cost of single pixels.
 DIGITS_VIT = ViTConfig(

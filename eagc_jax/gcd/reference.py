@@ -17,8 +17,9 @@ import optax
 from flax import nnx
 
 from eagc_jax.gcd import data, losses, views
+from eagc_jax.gcd.heads import CosineClassifier
 from eagc_jax.gcd.methods.base import check
-from eagc_jax.gcd.models import CosineClassifier, DiscoveryModel, VisionTransformer
+from eagc_jax.gcd.models import DiscoveryModel, VisionTransformer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """The ViT and the heads against NumPy, the published head, and the DINO layout."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from flax import nnx
 from scipy.special import erf
 
-from eagc_jax.gcd import checkpoints, models
+from eagc_jax.gcd import checkpoints, heads, models
 from tests.gcd import golden
 
 CONFIG = models.ViTConfig(
@@ -109,9 +111,56 @@ def test_prefix_and_readout_make_the_whole(vit, images, blocks):
     np.testing.assert_allclose(split, jitted(vit, images), rtol=1e-5, atol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def narrow(vit):
+    config = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
+    model = nnx.eval_shape(lambda: models.VisionTransformer(config, rngs=nnx.Rngs(0)))
+    nnx.update(model, nnx.state(vit))
+    return model
+
+
+def test_bfloat16_tokens_and_float32_parameters_gradients_and_features(
+    vit, narrow, images
+):
+    assert jax.eval_shape(lambda: narrow.prefix(images, 1)).dtype == jnp.bfloat16
+    expected, found = jitted(vit, images), jitted(narrow, images)
+    assert found.dtype == jnp.float32
+    # Features have a variance of 1. Each of about a dozen roundings on the way adds an
+    # error of at most 2^-9 of a token's size: a few hundredths at the very worst.
+    np.testing.assert_allclose(found, expected, atol=0.03)
+    assert jnp.max(jnp.abs(found - expected)) > 1e-4  # it does round
+    gradients = nnx.eval_shape(nnx.grad(lambda model: model(images).sum()), narrow)
+    leaves = jax.tree.leaves(gradients)
+    assert len(leaves) == len(jax.tree.leaves(nnx.state(vit)))
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype(jnp.float32)}
+
+
+def test_bfloat16_leaves_norms_and_softmax_in_float32(narrow, images):
+    graphdef, state = nnx.split(narrow)
+    jaxpr = jax.make_jaxpr(lambda state: nnx.merge(graphdef, state)(images))(state)
+    found: dict[str, set] = {}
+    for equation in equations(jaxpr.jaxpr):
+        dtypes = found.setdefault(equation.primitive.name, set())
+        dtypes |= {str(variable.aval.dtype) for variable in equation.invars}
+    assert found["dot_general"] == {"bfloat16"}
+    for name in ("exp", "rsqrt", "reduce_sum", "reduce_max", "div"):
+        assert found[name] == {"float32"}, name
+
+
+def equations(jaxpr):
+    """Of a jaxpr and of all that it calls."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")
+        ):
+            if hasattr(value, "jaxpr"):
+                yield from equations(value.jaxpr)
+
+
 def published_head(case):
     head = nnx.jit(
-        lambda: models.SimGCDHead(
+        lambda: heads.SimGCDHead(
             32, 10, hidden=64, projection=16, extra_layer=True, rngs=nnx.Rngs(0)
         )
     )()
@@ -135,7 +184,7 @@ def test_head_matches_the_published_implementation():
 
 
 def test_logits_are_cosines_whatever_the_lengths():
-    classifier = models.CosineClassifier(6, 4, rngs=nnx.Rngs(0))
+    classifier = heads.CosineClassifier(6, 4, rngs=nnx.Rngs(0))
     features = jax.random.normal(jax.random.key(0), (5, 6))
     logits = classifier(features)
     assert jnp.all(jnp.abs(logits) <= 1 + 1e-6)
@@ -146,7 +195,7 @@ def test_logits_are_cosines_whatever_the_lengths():
 
 def discovery_model(vit, trainable_blocks):
     head = nnx.jit(
-        lambda: models.SimGCDHead(12, 4, hidden=8, projection=6, rngs=nnx.Rngs(1))
+        lambda: heads.SimGCDHead(12, 4, hidden=8, projection=6, rngs=nnx.Rngs(1))
     )()
     return models.DiscoveryModel(vit, head, trainable_blocks=trainable_blocks)
 
@@ -188,6 +237,38 @@ def test_checkpoint_round_trip(tmp_path, vit, images):
     assert [file.name for file in path.parent.iterdir()] == ["vit.npz"]
 
 
+def test_a_checkpoint_holds_no_compute_dtype(tmp_path, vit, narrow):
+    paths = tmp_path / "float32.npz", tmp_path / "bfloat16.npz"
+    for path, model in zip(paths, (vit, narrow), strict=True):
+        checkpoints.save_backbone(path, model)
+    with np.load(paths[0]) as wide_file, np.load(paths[1]) as narrow_file:
+        wide, found = dict(wide_file), dict(narrow_file)
+    assert wide.keys() == found.keys()
+    for name in wide:
+        assert wide[name].dtype == found[name].dtype
+        np.testing.assert_array_equal(wide[name], found[name])
+    loaded = checkpoints.load_backbone(paths[0], compute_dtype="bfloat16")
+    assert loaded.config == narrow.config
+    assert checkpoints.load_backbone(paths[1]).config == CONFIG
+
+
+def test_half_a_checkpoint(tmp_path, vit):
+    path = tmp_path / "half.npz"
+    checkpoints.save_backbone(path, vit, half=True)
+    before = checkpoints._parameters(vit)
+    after = checkpoints._parameters(checkpoints.load_backbone(path))
+    for name, value in before.items():
+        assert after[name].dtype == jnp.float32
+        # Half a unit of the last of float16's 11 bits, or of its subnormal numbers.
+        np.testing.assert_allclose(after[name], value, rtol=2**-11, atol=2**-25)
+    with np.load(path) as file:
+        assert file["cls_token"].dtype == np.float16
+    graphdef, state = nnx.split(vit)
+    huge = nnx.merge(graphdef, jax.tree.map(lambda x: x + 1e5, state))
+    with pytest.raises(ValueError, match=r"entry of size 1000.*half=False"):
+        checkpoints.save_backbone(path, huge, half=True)
+
+
 def test_checkpoint_errors_list_every_problem(tmp_path, vit):
     path = tmp_path / "vit.npz"
     checkpoints.save_backbone(path, vit)
@@ -216,6 +297,8 @@ def test_wrong_use_names_the_argument(vit):
         models.ViTConfig(width=10, heads=4)
     with pytest.raises(ValueError, match="depth must be at least 1"):
         models.ViTConfig(depth=0)
+    with pytest.raises(ValueError, match="one of float32, bfloat16, got 'float16'"):
+        models.ViTConfig(compute_dtype="float16")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"images must have shape \(B, 8, 8, 2\)"):
         vit(jnp.zeros((3, 8, 8, 1)))
     with pytest.raises(ValueError, match=r"trainable_blocks must be in \[0, 2\]"):

@@ -8,8 +8,8 @@ import numpy as np
 from flax import nnx
 
 from eagc_jax.gcd import losses
+from eagc_jax.gcd.heads import CosineClassifier
 from eagc_jax.gcd.methods.base import Batch, TwoObjectives, check
-from eagc_jax.gcd.models import CosineClassifier
 
 
 @dataclasses.dataclass(frozen=True)

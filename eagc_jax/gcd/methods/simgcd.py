@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 
 from eagc_jax.gcd import losses
+from eagc_jax.gcd.heads import SimGCDHead
 from eagc_jax.gcd.methods.base import Batch, TwoObjectives, check, ramp
-from eagc_jax.gcd.models import SimGCDHead
 
 
 @dataclasses.dataclass(frozen=True)

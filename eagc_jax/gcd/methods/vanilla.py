@@ -9,8 +9,8 @@ from flax import nnx
 
 from eagc_jax.gcd import losses
 from eagc_jax.gcd.clustering import semi_supervised_kmeans
+from eagc_jax.gcd.heads import Projector
 from eagc_jax.gcd.methods.base import Batch, TwoObjectives, check
-from eagc_jax.gcd.models import Projector
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,45 @@
+"""Layers that the backbone and the heads are made of."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+_kernel_init = nnx.initializers.lecun_normal()
+
+
+class Linear(nnx.Linear):
+    """A linear layer that sees all leading axes as one.
+
+    The kernel's gradient then contracts one axis instead of two, which XLA on CPU does
+    several times faster.
+    """
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """(..., inputs) to (..., outputs)."""
+        flat = super().__call__(inputs.reshape(-1, inputs.shape[-1]))
+        return flat.reshape(*inputs.shape[:-1], -1)
+
+
+def linear(
+    inputs: int, outputs: int, rngs: nnx.Rngs, dtype: jnp.dtype | None = None
+) -> Linear:
+    """A linear layer with float32 parameters.
+
+    Args:
+      inputs: features that go in.
+      outputs: features that come out.
+      rngs: stream `params` initialises the kernel.
+      dtype: of the product and of what comes out; None for the inputs' own.
+    """
+    return Linear(inputs, outputs, kernel_init=_kernel_init, dtype=dtype, rngs=rngs)
+
+
+def norm(width: int, rngs: nnx.Rngs, dtype: jnp.dtype | None = None) -> nnx.LayerNorm:
+    """A layer norm, computed in float32; `dtype` is that of what comes out."""
+    return nnx.LayerNorm(width, epsilon=1e-6, dtype=dtype, rngs=rngs)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact GELU."""
+    # The tanh approximation would be 3e-4 away from the published features.
+    return jax.nn.gelu(x, approximate=False)
