@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from eagc_jax._shards import AxisName, check_averaged, check_axis_name
+from eagc_jax.aggregators import _arithmetic
 from eagc_jax.aggregators._base import RESCALES
 from eagc_jax.aggregators._signature import shows_options_of
 from eagc_jax.energy import NONFINITE_POLICIES
@@ -23,13 +25,9 @@ from eagc_jax.objectives import (
     check_mask,
     check_num_objectives,
     check_objective_axis,
-    compute_dtype,
+    check_state,
     concrete,
     expand_to,
-    finite_rows,
-    largest_entries,
-    reduce_objectives,
-    weighted_sum,
 )
 
 
@@ -39,6 +37,7 @@ class DirectOptions(TypedDict, total=False):
     preference: Sequence[float] | jax.typing.ArrayLike | None
     rescale: str
     nonfinite: str
+    axis_name: AxisName
 
 
 class DirectState(NamedTuple):
@@ -61,7 +60,9 @@ class Step(NamedTuple):
     # The same leaves, those of inactive objectives as they came, so perhaps NaN. Where
     # updates would have to be written out, as before a loop, these needn't be.
     unmasked: Any
+    largest: jax.Array  # shape=(K,), float: each gradient's largest entry; 0 likewise.
     extra: dict[str, Any]  # further keyword arguments of ``update``.
+    names: tuple[str, ...]  # mesh axes over which shard_map may have split leaves.
 
 
 class Method(NamedTuple):
@@ -85,6 +86,7 @@ def from_method(
     preference: Sequence[float] | jax.typing.ArrayLike | None = None,
     rescale: str = "native",
     nonfinite: str = "propagate",
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""An aggregator from a method on losses or full gradients.
 
@@ -99,6 +101,10 @@ def from_method(
       nonfinite: an objective with a NaN or an infinity in its gradient or loss:
         "propagate" (the update is NaN everywhere, the state stays), "skip_objective" (it
         is left out of this step), "skip_update" (the update is 0, the state stays).
+      axis_name: inside ``jax.shard_map``, the mesh axis, or axes, over which parameters
+        may be split: norms and inner products are summed over their devices. Losses and
+        gradients are averaged over the axes that split the batch before they come here.
+        Under ``jit`` leave it None: the compiler does it.
 
     Returns:
       A transformation from leaves ``(K, *shape)`` to ``(*shape)``, in the leaves' dtype;
@@ -112,6 +118,7 @@ def from_method(
     number = check_num_objectives(num_objectives)
     ratios = check_preference(preference, number)
     _check_options(rescale, nonfinite)
+    names = check_axis_name(axis_name)
 
     def init_fn(params):
         return DirectState(
@@ -127,24 +134,36 @@ def from_method(
         check_objective_axis(updates, number, params)
         if not jax.tree.leaves(updates):  # an empty group of optax.partition
             return updates, state
+        check_averaged(updates, params, names)
+        _check_state(state, method, updates, number)
         values = jnp.zeros((number,), jnp.float32)
         if method.needs_values:
             values = required_values(value, number, method.name)
         mask = check_mask(active_mask, number)
-        finite = finite_objectives(updates, values) | ~mask
+        largest = _arithmetic.largest_of_tree(updates, names)
+        finite = (jnp.isfinite(largest) & jnp.isfinite(values)) | ~mask
         active = mask & finite
         factors = _normalised(ratios, active)
-        step = _masked(updates, values, active, extra_args)
+        step = Step(
+            updates=_masked(updates, active),
+            active=active,
+            values=jnp.where(active, values, 1.0),
+            unmasked=updates,
+            largest=jnp.where(active, largest, 0.0),
+            extra=extra_args,
+            names=names,
+        )
         if not method.weighs and preference is not None:
             step = step._replace(
                 updates=_multiplied(step.updates, factors),
                 unmasked=_multiplied(step.unmasked, factors),
+                largest=step.largest * factors.astype(largest.dtype),
             )
         result, own = method.apply(step, state.method)
         weights = ()
         if method.weighs:
             weights = jnp.where(active, result * factors, 0.0).astype(jnp.float32)
-            result = reduced(step.updates, weights)
+            result = _arithmetic.reduced(step.updates, weights)
         length = _length_factor(result, step, factors, method, rescale, preference)
         if method.weighs and length is not None:
             weights = weights * length
@@ -158,8 +177,10 @@ def from_method(
             fill_as = fill.astype(total.dtype)
             return jnp.where(advance, total, fill_as).astype(leaf.dtype)
 
-        new = DirectState(weights, state.nonfinite_count, increment(state.count), own)
-        kept = select(advance, new, state)
+        new = DirectState(
+            weights, state.nonfinite_count, _arithmetic.increment(state.count), own
+        )
+        kept = _arithmetic.select(advance, new, state)
         missed = state.nonfinite_count + (~finite).astype(jnp.int32)
         out = jax.tree.map(emit, result, updates)
         return out, kept._replace(nonfinite_count=missed)
@@ -255,6 +276,25 @@ def _check_options(rescale: str, nonfinite: str) -> None:
         )
 
 
+def _check_state(state: Any, method: Method, updates: Any, number: int) -> None:
+    """Raises ValueError for a state of another method, K, tree or version."""
+    check_state(state, DirectState, number, "nonfinite_count")
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), updates)
+    expected = jax.eval_shape(method.init, params)
+    kinds = type(state.method).__name__, type(expected).__name__
+    shapes = [
+        [jnp.shape(leaf) for leaf in jax.tree.leaves(own)]
+        for own in (state.method, expected)
+    ]
+    if kinds[0] != kinds[1] or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"the state isn't one of {method.name} for these updates: its part 'method' "
+            f"is a {kinds[0]} with leaves of shapes {shapes[0][:5]}, where init makes a "
+            f"{kinds[1]} with {shapes[1][:5]}. It is of another method, tree or number "
+            "of objectives, or an older version's: call init again."
+        )
+
+
 def check_real(updates: Any, name: str) -> None:
     """Raises ValueError on complex leaves, whose entries have no sign or order."""
     for leaf in jax.tree.leaves(updates):
@@ -269,21 +309,11 @@ def check_real(updates: Any, name: str) -> None:
 # ---------------------------------------------------------------------------
 
 
-def finite_objectives(updates: Any, values: jax.Array) -> jax.Array:
-    """``(K,)`` bool: no NaN and no infinity in the objective's gradient, or loss."""
-    leaves = jax.tree.leaves(updates)
-    finite = jnp.ones((leaves[0].shape[0],), bool)
-    for leaf in leaves:
-        finite = finite & finite_rows(leaf)
-    return finite & jnp.isfinite(values)
-
-
-def _masked(updates: Any, values: jax.Array, active: jax.Array, extra: dict) -> Step:
-    masked = jax.tree.map(
+def _masked(updates: Any, active: jax.Array) -> Any:
+    return jax.tree.map(
         lambda x: jnp.where(expand_to(active, x.ndim), x, jnp.zeros((), x.dtype)),
         updates,
     )
-    return Step(masked, active, jnp.where(active, values, 1.0), updates, extra)
 
 
 def _normalised(ratios: jax.Array, active: jax.Array) -> jax.Array:
@@ -295,10 +325,11 @@ def _normalised(ratios: jax.Array, active: jax.Array) -> jax.Array:
 
 
 def _multiplied(updates: Any, factors: jax.Array) -> Any:
-    return jax.tree.map(
-        lambda x: widened(x) * expand_to(factors, x.ndim).astype(widened(x).dtype),
-        updates,
-    )
+    def multiply(leaf):
+        wide = _arithmetic.widened(leaf)
+        return wide * _arithmetic.per_objective(factors, wide)
+
+    return jax.tree.map(multiply, updates)
 
 
 def _length_factor(
@@ -317,107 +348,9 @@ def _length_factor(
     if rescale != "norm_of_mean" and own != "unit":
         return number if rescale == "sum" else 1.0 / number
     applied = method.weighs or preference is None  # else they are in the updates
-    mean = reduced(step.updates, (factors if applied else jnp.ones_like(factors)))
-    target, found = tree_norm(mean) / number, tree_norm(result)
+    shares = factors if applied else jnp.ones_like(factors)
+    mean = _arithmetic.reduced(step.updates, shares)
+    target = _arithmetic.tree_norm(mean, step.names) / number
+    found = _arithmetic.tree_norm(result, step.names)
     target = target * number if rescale == "sum" else target
     return jnp.where(found > 0, target / jnp.where(found > 0, found, 1.0), 1.0)
-
-
-# ---------------------------------------------------------------------------
-# Arithmetic that methods share
-# ---------------------------------------------------------------------------
-
-
-def reduced(updates: Any, weights: jax.Array) -> Any:
-    """``sum_k w_k g_k``, leaf by leaf, in float32 or wider."""
-    return jax.tree.map(lambda leaf: weighted_sum(leaf, weights), updates)
-
-
-def widened(leaf: jax.Array) -> jax.Array:
-    """The leaf in float32, or wider as it is."""
-    return leaf.astype(compute_dtype(leaf.dtype))
-
-
-def wide_zeros(params: Any, number: int | None = None) -> Any:
-    """Zeros like the parameters, or K times them, in float32 or wider."""
-
-    def zeros(p):
-        one = jnp.zeros_like(p, dtype=compute_dtype(jnp.result_type(p)))
-        # From the parameter, so that they lie where it lies.
-        return one if number is None else jnp.stack([one] * number)
-
-    return jax.tree.map(zeros, params)
-
-
-def per_objective(values: jax.Array, leaf: jax.Array) -> jax.Array:
-    """``(K,)`` values in the shape and dtype to multiply a ``(K, *shape)`` leaf."""
-    return expand_to(values, leaf.ndim).astype(leaf.dtype)
-
-
-def total(values: jax.Array) -> jax.Array:
-    """The sum over objectives of ``(K, *shape)``."""
-    return reduce_objectives(jnp.add, values)
-
-
-def tree_norm(tree: Any) -> jax.Array:
-    """The norm of a whole tree: of entries as small or large as the dtype holds."""
-    return row_norms(jax.tree.map(lambda leaf: leaf[None], tree))[0]
-
-
-def largest_of_tree(updates: Any) -> jax.Array:
-    """The largest magnitude in each of K gradients, ``(K,)`` float32."""
-    tops = [largest_entries(leaf) for leaf in jax.tree.leaves(updates)]
-    return jnp.max(jnp.stack([t.astype(jnp.float32) for t in tops]), axis=0)
-
-
-def row_norms(updates: Any) -> jax.Array:
-    """Norms of K gradients, ``(K,)`` float32, of entries of any size."""
-    leaves = jax.tree.leaves(updates)
-    top = largest_of_tree(updates)
-    safe = jnp.where(top > 0, top, 1.0)
-    squares = jnp.zeros_like(top)
-    for leaf in leaves:
-        wide = widened(leaf)
-        wide = wide / per_objective(safe, wide)
-        square = jnp.sum(jnp.abs(wide) ** 2, axis=tuple(range(1, leaf.ndim)))
-        squares = squares + square.astype(jnp.float32)
-    return top * jnp.sqrt(squares)
-
-
-def ratio(
-    numerator: jax.Array, denominator: jax.Array, otherwise: float = 0.0
-) -> jax.Array:
-    """``numerator / denominator``, and ``otherwise`` where the denominator isn't > 0."""
-    positive = denominator > 0
-    return jnp.where(
-        positive, numerator / jnp.where(positive, denominator, 1), otherwise
-    )
-
-
-def masked_softmax(logits: jax.Array, active: jax.Array) -> jax.Array:
-    """Softmax over the active entries; zeros elsewhere, and where none is active."""
-    top = jnp.max(jnp.where(active, logits, -jnp.inf))
-    top = jnp.where(jnp.isfinite(top), top, 0.0)
-    odds = jnp.where(active, jnp.exp(jnp.where(active, logits, top) - top), 0.0)
-    return ratio(odds, jnp.sum(odds))
-
-
-def masked_mean(values: jax.Array, active: jax.Array) -> jax.Array:
-    """The mean over the active entries; 0 where none is."""
-    number = jnp.sum(active, dtype=jnp.int32).astype(values.dtype)
-    return ratio(jnp.sum(jnp.where(active, values, 0.0)), number)
-
-
-def scheduled(value: Any, count: jax.Array) -> Any:
-    """A number, or a schedule's at this count."""
-    return value(count) if callable(value) else value
-
-
-def increment(count: jax.Array) -> jax.Array:
-    """The next step's number; stays at the largest int32."""
-    return jnp.asarray(optax.safe_increment(count))
-
-
-def select(advance: jax.Array, new: Any, old: Any) -> Any:
-    """The new state where it may change, the old one elsewhere."""
-    return jax.tree.map(lambda n, o: jnp.where(advance, n, o), new, old)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax.aggregators import _direct
-from eagc_jax.objectives import check_mask, check_objective_axis
+from eagc_jax.aggregators import _arithmetic, _direct
+from eagc_jax.objectives import check_mask, check_objective_axis, expand_to
 
 
 class AccumulateState(NamedTuple):
@@ -78,7 +78,7 @@ def accumulate_objectives(
 
     def init_fn(params):
         return AccumulateState(
-            sums=_direct.wide_zeros(params, number),
+            sums=_arithmetic.wide_zeros(params, number),
             values=jnp.zeros((number,), jnp.float32),
             visits=jnp.zeros((number,), jnp.int32),
             position=jnp.zeros([], jnp.int32),
@@ -100,7 +100,7 @@ def accumulate_objectives(
 
         def finish():
             means = jax.tree.map(
-                lambda s, g: (s / _direct.per_objective(counts, s)).astype(g.dtype),
+                lambda s, g: (s / _arithmetic.per_objective(counts, s)).astype(g.dtype),
                 sums,
                 updates,
             )
@@ -124,8 +124,8 @@ def accumulate_objectives(
 
 
 def _kept(leaf: jax.Array, mask: jax.Array) -> jax.Array:
-    wide = _direct.widened(leaf)
-    return jnp.where(_direct.expand_to(mask, wide.ndim), wide, 0.0)
+    wide = _arithmetic.widened(leaf)
+    return jnp.where(expand_to(mask, wide.ndim), wide, 0.0)
 
 
 def _cleared(state: AccumulateState, inner: Any) -> AccumulateState:

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax.aggregators import _direct
+from eagc_jax._shards import AxisName
+from eagc_jax.aggregators import _arithmetic, _direct
 
 
 class ChebyshevState(NamedTuple):
@@ -26,6 +27,7 @@ def chebyshev(
     augmentation: float = 0.0,
     rescale: str = "native",
     nonfinite: str = "propagate",
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Descends on the largest weighted distance from the ideal point.
 
@@ -52,6 +54,7 @@ def chebyshev(
       augmentation: :math:`\rho` >= 0.
       rescale: the update's length, as in :func:`eagc_jax.aggregators.dwa`.
       nonfinite: as in :func:`eagc_jax.aggregators.dwa`.
+      axis_name: as in :func:`eagc_jax.aggregators.dwa`.
 
     Returns:
       A transformation from leaves ``(K, *shape)`` to ``(*shape)``; ``update`` needs
@@ -82,7 +85,14 @@ def chebyshev(
         return chebyshev_weights(losses, ratios, point, active, augmentation)
 
     return scalarization(
-        "chebyshev", num_objectives, weigh, preference, ideal, rescale, nonfinite
+        "chebyshev",
+        num_objectives,
+        weigh,
+        preference,
+        ideal,
+        rescale=rescale,
+        nonfinite=nonfinite,
+        axis_name=axis_name,
     )
 
 
@@ -110,7 +120,7 @@ def chebyshev_weights(
     distances = jnp.where(active, preference * (losses - ideal), -jnp.inf)
     worst = active & (distances == jnp.max(distances))
     among = jnp.sum(worst, dtype=jnp.int32).astype(losses.dtype)
-    share = _direct.ratio(jnp.where(worst, preference, 0.0), among)
+    share = _arithmetic.ratio(jnp.where(worst, preference, 0.0), among)
     return jnp.where(active, share + augmentation, 0.0)
 
 
@@ -120,8 +130,7 @@ def scalarization(
     weigh: Any,
     preference: Any,
     ideal: Any,
-    rescale: str,
-    nonfinite: str,
+    **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """From ``weigh(losses, preference, ideal, active) -> weights`` to an aggregator."""
     number = _direct.check_num_objectives(num_objectives)
@@ -147,6 +156,4 @@ def scalarization(
         return weights, ChebyshevState(point)
 
     method = _direct.Method(name, "convex", init, apply, needs_values=True)
-    return _direct.from_method(
-        num_objectives, method, rescale=rescale, nonfinite=nonfinite
-    )
+    return _direct.from_method(num_objectives, method, **options)

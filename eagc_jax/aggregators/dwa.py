@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax.aggregators import _direct
+from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 
 
@@ -51,8 +51,10 @@ def dwa(
       temperature: T > 0; large ones give equal weights.
       **options: ``preference`` (K numbers >= 0 that the weights are multiplied by,
         relative to their mean), ``rescale`` ("native", "sum", "mean" or "norm_of_mean",
-        the length of the update) and ``nonfinite`` ("propagate", "skip_objective" or
-        "skip_update", for an objective with a NaN or an infinity in gradient or loss).
+        the length of the update), ``nonfinite`` ("propagate", "skip_objective" or
+        "skip_update", for an objective with a NaN or an infinity in gradient or loss)
+        and ``axis_name`` (inside ``jax.shard_map``, the mesh axes over which parameters
+        may be split; gradients and losses are averaged before they come here).
 
     Returns:
       A transformation from leaves ``(K, *shape)`` to ``(*shape)``. ``update`` needs
@@ -125,7 +127,7 @@ def dwa_weights(
     rates = jnp.where(usable, last / jnp.where(usable, before, 1.0), 1.0)
     rates = jnp.clip(rates, -1e30, 1e30)  # the softmax of an infinity is NaN
     number = jnp.sum(active, dtype=jnp.int32).astype(jnp.float32)
-    return number * _direct.masked_softmax(rates / temperature, active)
+    return number * _arithmetic.masked_softmax(rates / temperature, active)
 
 
 def _record(

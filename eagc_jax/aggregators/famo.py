@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax.aggregators import _direct
+from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 
 
@@ -72,7 +72,7 @@ def famo(
       min_losses: :math:`b`, the smallest losses thought possible, a number or K of them.
       eps: :math:`\epsilon` >= 0, absolute as published; D is at least this. With 0 the
         weights don't depend on the losses' scale at all.
-      **options: ``preference``, ``rescale``, ``nonfinite``, as in
+      **options: ``preference``, ``rescale``, ``nonfinite``, ``axis_name``, as in
         ``_direct.from_method``: see :func:`eagc_jax.aggregators.dwa`.
 
     Returns:
@@ -150,7 +150,7 @@ def famo_weights(
     if active is None:
         active = jnp.ones(logits.shape, bool)
     # softmax(xi) / D, normalised: one softmax, in which nothing overflows.
-    return _direct.masked_softmax(logits - log_losses, active)
+    return _arithmetic.masked_softmax(logits - log_losses, active)
 
 
 def famo_update(
@@ -187,7 +187,7 @@ def famo_update(
     seen = (state.last_active if seen is None else seen) & jnp.isfinite(after)
     log_after = _log_losses(jnp.where(seen, after, 1.0), min_losses, eps)
     delta = jnp.where(seen, state.log_losses - log_after, 0.0)
-    z = _direct.masked_softmax(state.logits, seen)
+    z = _arithmetic.masked_softmax(state.logits, seen)
     grad = z * delta - z * jnp.sum(z * delta) + decay * state.logits
     visits = state.visits + seen.astype(jnp.int32)
     steps = jnp.maximum(visits, 1).astype(jnp.float32)

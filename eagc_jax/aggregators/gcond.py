@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from eagc_jax import blocks as blocks_lib
-from eagc_jax.aggregators import _direct
+from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.blocks import GLOBAL
 from eagc_jax.gram import cross_gram, gram_blocks
@@ -134,7 +134,7 @@ def gcond(
     rounds = 2 * number if max_projections is None else max_projections
 
     def init(params):
-        zeros = _direct.wide_zeros(params, number)
+        zeros = _arithmetic.wide_zeros(params, number)
         if memory_dtype is not None:
             zeros = jax.tree.map(lambda x: x.astype(memory_dtype), zeros)
         counts = jnp.zeros((number,), jnp.int32)
@@ -144,7 +144,7 @@ def gcond(
             norm_average=start if relative else start + 1.0,
             visits=counts,
             history=jnp.full((window,), -1, jnp.int32),
-            momentum=_direct.wide_zeros(params),
+            momentum=_arithmetic.wide_zeros(params),
             weights=start,
             conflicts=jnp.zeros([], jnp.int32),
             count=jnp.zeros([], jnp.int32),
@@ -163,16 +163,16 @@ def gcond(
         floor = 1e-10 if relative else 1e-8 / gram.scale**2
         history, mixing, conflicts = resolve(
             gram.matrix,
-            _along_previous(step.updates, state.previous, gram.scale),
-            _direct.ratio(average, gram.scale),
+            _along_previous(step, state.previous, gram.scale),
+            _arithmetic.ratio(average, gram.scale),
             state.history,
             rules,
             rounds,
             floor,
         )
         weights = jnp.sum(mixing, axis=0)
-        d = _direct.reduced(step.updates, weights)
-        count = _direct.increment(state.count)
+        d = _arithmetic.reduced(step.updates, weights)
+        count = _arithmetic.increment(state.count)
         moved = jax.tree.map(
             lambda m, x: momentum * m + (1 - momentum) * x, state.momentum, d
         )
@@ -238,8 +238,8 @@ def resolve(
         i, j = place // number, place % number
         cosine = jnp.clip(cosines[i, j], -1.0, 1.0)
         conflict = cosines[i, j] < rules.thresholds[2] - _MARGIN
-        stability = _direct.ratio(jnp.diagonal(_product(mixing, along)), roots)
-        strength = _direct.ratio(roots, average)
+        stability = _arithmetic.ratio(jnp.diagonal(_product(mixing, along)), roots)
+        strength = _arithmetic.ratio(roots, average)
         i_wins = _i_wins(i, j, stability, strength, roots, history, rules)
         winner, loser = jnp.where(i_wins, i, j), jnp.where(i_wins, j, i)
         moved = _projected(mixing, now, winner, loser, _angle(cosine, rules))
@@ -273,7 +273,7 @@ def _i_wins(i, j, stability, strength, norms, history, rules: Rules) -> jax.Arra
     for_stability, for_strength = rules.score_weights
     steady = for_stability * jnp.maximum(stability, 0.0)
     both = strength[i] + strength[j]
-    score = steady + for_strength * _direct.ratio(strength, both)
+    score = steady + for_strength * _arithmetic.ratio(strength, both)
     # A tie left to rounding would differ from one device to the next.
     tied = jnp.abs(score[i] - score[j]) <= _MARGIN
     longer = norms[i] >= norms[j] * (1 - _MARGIN)
@@ -286,9 +286,9 @@ def _i_wins(i, j, stability, strength, norms, history, rules: Rules) -> jax.Arra
 
 def _projected(mixing, now, winner, loser, angle) -> jax.Array:
     inner = now[winner, loser]
-    for_winner = jnp.sin(angle) * _direct.ratio(inner, now[loser, loser])
+    for_winner = jnp.sin(angle) * _arithmetic.ratio(inner, now[loser, loser])
     half = jnp.minimum(angle, math.pi / 2)
-    for_loser = jnp.sin(half) * _direct.ratio(inner, now[winner, winner])
+    for_loser = jnp.sin(half) * _arithmetic.ratio(inner, now[winner, winner])
     moved = mixing.at[winner].add(-for_winner * mixing[loser])
     return moved.at[loser].add(-for_loser * mixing[winner])
 
@@ -300,29 +300,32 @@ def _projected(mixing, now, winner, loser, angle) -> jax.Array:
 
 def _gram(step: _direct.Step) -> Any:
     leaves = named_leaves(step.updates)
-    layout = blocks_lib.layout_of_updates(GLOBAL, leaves)
-    parts, _ = gram_blocks(leaves, layout, step.active)
+    layout = blocks_lib.layout_of_updates(GLOBAL, leaves, step.names)
+    parts, _ = gram_blocks(leaves, layout, step.active, step.names)
     return jax.tree.map(lambda x: x[0], parts)
 
 
-def _along_previous(updates: Any, previous: Any, scale: jax.Array) -> jax.Array:
+def _along_previous(step: _direct.Step, previous: Any, scale: jax.Array) -> jax.Array:
     wide = jax.tree.map(
-        lambda p, u: p.astype(_direct.widened(u).dtype), previous, updates
+        lambda p, u: p.astype(_arithmetic.widened(u).dtype), previous, step.updates
     )
     safe = jnp.where(scale > 0, scale, 1.0)
-    return cross_gram(updates, wide) / safe
+    return cross_gram(step.updates, wide, axis_name=step.names or None) / safe
 
 
 def _resolved(step: _direct.Step, previous: Any, mixing: jax.Array, gram: Any) -> Any:
     """This step's resolved gradients over their norms; the old ones of the absent."""
     squares = jnp.diagonal(_product(_product(mixing, gram.matrix), mixing.T))
     norms = jnp.sqrt(jnp.maximum(squares, 0.0)) * gram.scale
-    rows = _direct.ratio(mixing, jnp.broadcast_to(norms[:, None], mixing.shape))
+    rows = _arithmetic.ratio(mixing, jnp.broadcast_to(norms[:, None], mixing.shape))
 
     def mix(old, leaf):
-        wide = _direct.widened(leaf)
-        found = [_direct.total(wide * _direct.per_objective(row, wide)) for row in rows]
-        keep = _direct.per_objective(step.active.astype(jnp.float32), wide) > 0
+        wide = _arithmetic.widened(leaf)
+        found = [
+            _arithmetic.total(wide * _arithmetic.per_objective(row, wide))
+            for row in rows
+        ]
+        keep = _arithmetic.per_objective(step.active.astype(jnp.float32), wide) > 0
         return jnp.where(keep, jnp.stack(found), old).astype(old.dtype)
 
     return jax.tree.map(mix, previous, step.updates)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eagc_jax.aggregators import _direct
+from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
-from eagc_jax.objectives import concrete
+from eagc_jax.aggregators._draws import uniform_by_coordinate
+from eagc_jax.objectives import concrete, named_leaves, named_specs
 
 
 class GradDropState(NamedTuple):
@@ -26,6 +27,7 @@ def graddrop(
     *,
     leak: float | jax.typing.ArrayLike = 0.0,
     seed: int = 0,
+    param_specs: Any = None,
     **options: Unpack[DirectOptions],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Keeps, in each entry, the gradients of one sign, drawn by its share.
@@ -35,20 +37,25 @@ def graddrop(
     .. math:: P = \tfrac12\Big(1+\frac{\sum_kg_k}{\sum_k|g_k|}\Big), \qquad
               d = \sum_k \big(l_k + (1-l_k)M_k\big)\,g_k,
 
-    where :math:`M_k` keeps positive entries if :math:`P>U` and negative ones if not.
+    where :math:`M_k` keeps positive entries if :math:`P>U` and negative ones if not. U is
+    a hash of the step's key, the leaf and the entry's place in it, in multiples of
+    :math:`2^{-24}`: the same draws however parameters are sharded.
 
     Without leaks every entry is exactly the sum of the positive parts or that of the
     negative ones, and the update's expectation is the plain sum. The division is without
     the published 1e-8, and entries that are zero in all objectives give 0: the law holds
     at every scale. Guarantee: at a joint minimum, and only there, updates vanish; single
-    steps can oppose an objective. Length: "sum". Cost: two elementwise passes and one
-    random number per parameter. Memory: a key.
+    steps can oppose an objective. Length: "sum". Cost: one pass for who is finite, one
+    elementwise pass and a hash per parameter. Memory: a key.
 
     Args:
       num_objectives: K, a Python int.
       leak: :math:`l` in [0, 1], a number or K of them; 1 passes an objective unchanged.
       seed: of the key in the state.
-      **options: ``preference``, ``rescale``, ``nonfinite``, as in
+      param_specs: inside ``shard_map`` with ``axis_name``, the parameters' tree of
+        ``PartitionSpec``: draws are then those of one device. Without it every part of a
+        leaf draws for itself: other numbers of the same law.
+      **options: ``preference``, ``rescale``, ``nonfinite``, ``axis_name``, as in
         :func:`eagc_jax.aggregators.dwa`; gradients are multiplied by the preference
         first.
 
@@ -77,6 +84,7 @@ def graddrop(
     _direct.check_in("leak", leak, 0.0, 1.0)
     known = concrete(leak)
     leaky = known is None or bool(np.any(known != 0))
+    specs = named_specs(param_specs)
 
     def init(params):
         del params
@@ -85,28 +93,40 @@ def graddrop(
     def apply(step, state):
         _direct.check_real(step.updates, "graddrop")
         key, this = jax.random.split(state.key)
-        leaves, treedef = jax.tree.flatten(step.updates)
+        leaves = named_leaves(step.updates)
+        words = jax.random.bits(this, (len(leaves), 2), jnp.uint32)
         out = []
-        for index, leaf in enumerate(leaves):
-            uniform = _uniform(jax.random.fold_in(this, index), leaf)
+        for index, (name, leaf) in enumerate(leaves.items()):
+            dtype = _arithmetic.widened(leaf).dtype
+            uniform = uniform_by_coordinate(
+                words[index], leaf, dtype, step.names, _spec(specs, name)
+            )
             out.append(_drop(leaf, uniform, leaks if leaky else None))
+        treedef = jax.tree.structure(step.updates)
         return jax.tree.unflatten(treedef, out), GradDropState(key)
 
     method = _direct.Method("graddrop", "sum", init, apply, weighs=False)
     return _direct.from_method(num_objectives, method, **options)
 
 
-def _uniform(key: jax.Array, leaf: jax.Array) -> jax.Array:
-    return jax.random.uniform(key, leaf.shape[1:], _direct.widened(leaf).dtype)
+def _spec(specs: dict[str, Any] | None, name: str) -> Any:
+    if specs is None:
+        return None
+    if name not in specs:
+        raise ValueError(
+            f"param_specs has no leaf '{name}'; it has {list(specs)[:5]}. It must be a "
+            "tree like params."
+        )
+    return specs[name]
 
 
 def _drop(leaf: jax.Array, uniform: jax.Array, leaks: Any) -> jax.Array:
     """``(K, *shape)`` and uniform numbers ``(*shape)`` to the update ``(*shape)``."""
-    wide = _direct.widened(leaf)
-    size = _direct.total(jnp.abs(wide))
-    share = 0.5 * (1 + _direct.ratio(_direct.total(wide), size))
+    wide = _arithmetic.widened(leaf)
+    size = _arithmetic.total(jnp.abs(wide))
+    share = 0.5 * (1 + _arithmetic.ratio(_arithmetic.total(wide), size))
     positive = share > uniform
     kept = jnp.where(positive, jnp.maximum(wide, 0), jnp.minimum(wide, 0))
     if leaks is not None:
-        kept = kept + _direct.per_objective(leaks, wide) * (wide - kept)
-    return _direct.total(kept)
+        kept = kept + _arithmetic.per_objective(leaks, wide) * (wide - kept)
+    return _arithmetic.total(kept)

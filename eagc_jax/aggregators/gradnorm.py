@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax.aggregators import _direct
+from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.objectives import named_leaves
 
@@ -61,7 +61,7 @@ def gradnorm(
         from path to bool, or None for all. The paper takes the last shared layer.
       relative: whether moves are relative to the mean norm.
       min_weight: weights stay above it, but for the renormalisation; in [0, 1).
-      **options: ``preference``, ``rescale``, ``nonfinite``, as in
+      **options: ``preference``, ``rescale``, ``nonfinite``, ``axis_name``, as in
         :func:`eagc_jax.aggregators.dwa`.
 
     Returns:
@@ -105,19 +105,19 @@ def gradnorm(
     def apply(step, state):
         first = step.active & (state.initial <= 0) & (step.values > 0)
         initial = jnp.where(first, step.values, state.initial)
-        norms = _direct.row_norms(_chosen(step.updates, layers))
-        rates = _direct.ratio(step.values, initial, 1.0)
+        norms = _norms(step, layers)
+        rates = _arithmetic.ratio(step.values, initial, 1.0)
         moved = gradnorm_step(
             state.weights,
             norms,
             rates,
             step.active,
             alpha=alpha,
-            learning_rate=_direct.scheduled(learning_rate, state.count),
+            learning_rate=_arithmetic.scheduled(learning_rate, state.count),
             relative=relative,
             min_weight=min_weight,
         )
-        count = _direct.increment(state.count)
+        count = _arithmetic.increment(state.count)
         return state.weights, GradNormState(moved, initial, count)
 
     method = _direct.Method("gradnorm", "sum", init, apply, needs_values=True)
@@ -154,25 +154,34 @@ def gradnorm_step(
         active = jnp.ones(weights.shape, bool)
     # Norms over the largest: products with them stay in range.
     largest = jnp.max(jnp.where(active, norms, 0.0))
-    scaled = _direct.ratio(norms, largest)
-    r = _direct.ratio(rates, _direct.masked_mean(rates, active), 1.0)
+    scaled = _arithmetic.ratio(norms, largest)
+    r = _arithmetic.ratio(rates, _arithmetic.masked_mean(rates, active), 1.0)
     sizes = weights * scaled
-    target = _direct.masked_mean(sizes, active) * jnp.maximum(r, 0.0) ** alpha
+    target = _arithmetic.masked_mean(sizes, active) * jnp.maximum(r, 0.0) ** alpha
     slope = jnp.sign(sizes - target)
     if relative:
-        slope = slope * _direct.ratio(scaled, _direct.masked_mean(scaled, active))
+        slope = slope * _arithmetic.ratio(
+            scaled, _arithmetic.masked_mean(scaled, active)
+        )
     else:
         slope = slope * norms
     moved = jnp.maximum(weights - learning_rate * slope, min_weight)
     budget = jnp.sum(jnp.where(active, weights, 0.0))
-    moved = moved * _direct.ratio(budget, jnp.sum(jnp.where(active, moved, 0.0)), 1.0)
+    moved = moved * _arithmetic.ratio(
+        budget, jnp.sum(jnp.where(active, moved, 0.0)), 1.0
+    )
     return jnp.where(active, moved, weights)
 
 
-def _chosen(updates: Any, layers: str | Callable[[str], bool] | None) -> dict[str, Any]:
-    leaves = named_leaves(updates)
+def _norms(step: _direct.Step, layers: str | Callable[[str], bool] | None) -> jax.Array:
     if layers is None:
-        return leaves
+        return _arithmetic.row_norms(step.updates, step.largest, step.names)
+    chosen = _chosen(step.updates, layers)
+    return _arithmetic.row_norms(chosen, names=step.names)
+
+
+def _chosen(updates: Any, layers: str | Callable[[str], bool]) -> dict[str, Any]:
+    leaves = named_leaves(updates)
     if callable(layers):
         chosen = {name: leaf for name, leaf in leaves.items() if layers(name)}
     else:

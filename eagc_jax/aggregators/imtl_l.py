@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax.aggregators import _direct
+from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.aggregators.uncertainty_weighting import check_initial, safe_log
 
@@ -54,7 +54,7 @@ def imtl_l(
       initial: s at the start, a number or K of them; or "loss".
       closed_form: whether to take the stationary point instead of learning it.
       max_weight: a bound on the weights, which s respects too; None for none.
-      **options: ``preference``, ``rescale``, ``nonfinite``, as in
+      **options: ``preference``, ``rescale``, ``nonfinite``, ``axis_name``, as in
         :func:`eagc_jax.aggregators.dwa`.
 
     Returns:
@@ -104,7 +104,7 @@ def imtl_l(
         if start is None:
             s = jnp.where((state.visits == 0) & step.active, at_rest, s)
         weights = imtl_l_weights(bounded(s))
-        rate = _direct.scheduled(learning_rate, jnp.max(state.visits))
+        rate = _arithmetic.scheduled(learning_rate, jnp.max(state.visits))
         moved = bounded(s - rate * (weights * step.values - 1.0))
         return weights, ImtlLState(
             jnp.where(step.active, moved, state.log_scales), visits

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eagc_jax.aggregators import _direct
+from eagc_jax._shards import sum_leaves
+from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.gram import may_be_sharded, sum_over_blocks
 
@@ -56,7 +57,8 @@ def krum(
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> from eagc_jax.aggregators import krum
+      >>> from eagc_jax._shards import sum_leaves
+    from eagc_jax.aggregators import krum
       >>> tx = krum(4)
       >>> grads = {"w": jnp.array([[1.0], [1.2], [1.3], [1e6]])}
       >>> tx.update(grads, tx.init({"w": jnp.zeros(1)}))[0]["w"]
@@ -79,7 +81,7 @@ def krum(
     faulty, chosen = byzantine, selected
 
     def apply(step, state):
-        distances = squared_distances(step.unmasked, step.active)
+        distances = squared_distances(step.unmasked, step.largest, step.names)
         weights = krum_weights(distances, step.active, faulty, chosen)
         return weights, state
 
@@ -114,23 +116,29 @@ def krum_weights(
     return taken / jnp.maximum(jnp.sum(taken, dtype=jnp.int32), 1).astype(jnp.float32)
 
 
-def squared_distances(updates: Any, active: jax.Array | None = None) -> jax.Array:
+def squared_distances(
+    updates: Any, largest: jax.Array | None = None, names: tuple[str, ...] = ()
+) -> jax.Array:
     """Squared distances of K gradients, over the largest entry squared: ``(K, K)``.
 
     Of differences, not from a Gram matrix: they are exact where gradients nearly agree.
     Those of objectives that aren't active may be NaN.
+
+    Args:
+      updates: leaves ``(K, *shape)``.
+      largest: ``(K,)``, the largest entry of each, 0 of one that isn't active; or None.
+      names: inside ``shard_map``, the mesh axes over which leaves may be split.
     """
     leaves = jax.tree.leaves(updates)
     number = leaves[0].shape[0]
-    active = jnp.ones((number,), bool) if active is None else active
-    tops = jnp.where(active, _direct.largest_of_tree(updates), 0.0)
-    top = jnp.max(tops)
+    if largest is None:
+        largest = _arithmetic.largest_of_tree(updates, names)
+    top = jnp.max(largest)
     top = jnp.where(top > 0, top, 1.0)
+    found = [_leaf_distances(leaf, top).astype(jnp.float32) for leaf in leaves]
     rows, columns = np.triu_indices(number, 1)
-    total = jnp.zeros((len(rows),), jnp.float32)
-    for leaf in leaves:
-        total = total + _leaf_distances(leaf, top).astype(jnp.float32)
-    upper = jnp.zeros((number, number), jnp.float32).at[rows, columns].set(total)
+    upper = jnp.zeros((number, number), jnp.float32)
+    upper = upper.at[rows, columns].set(sum_leaves(found, leaves, names))
     return upper + upper.T
 
 
@@ -139,7 +147,7 @@ def _leaf_distances(leaf: jax.Array, top: jax.Array) -> jax.Array:
     number = leaf.shape[0]
 
     def of_pairs(part):
-        wide = _direct.widened(part)
+        wide = _arithmetic.widened(part)
         wide = wide / top.astype(wide.dtype)
         if number > _UNROLLED:
             axes = tuple(range(1, part.ndim))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from eagc_jax import blocks as blocks_lib
-from eagc_jax.aggregators import _direct
+from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.blocks import GLOBAL
 from eagc_jax.gram import gram_blocks
@@ -64,7 +64,7 @@ def moco(
       projection: "simplex" as in the paper, or "softmax" of the moved weights, as in a
         common implementation.
       relative: whether :math:`YY^\top` is divided by the mean of its diagonal.
-      **options: ``preference``, ``rescale``, ``nonfinite``, as in
+      **options: ``preference``, ``rescale``, ``nonfinite``, ``axis_name``, as in
         :func:`eagc_jax.aggregators.dwa`; gradients are multiplied by the preference
         first.
 
@@ -100,42 +100,44 @@ def moco(
 
     def init(params):
         weights = jnp.full((number,), 1 / number, jnp.float32)
-        tracked = _direct.wide_zeros(params, number)
+        tracked = _arithmetic.wide_zeros(params, number)
         return MocoState(tracked, weights, jnp.zeros([], jnp.int32))
 
     def apply(step, state):
-        count = _direct.increment(state.count)
+        count = _arithmetic.increment(state.count)
         t = count.astype(jnp.float32)
-        beta = _direct.scheduled(tracking_rate, t)
+        beta = _arithmetic.scheduled(tracking_rate, t)
         moves = step.active.astype(jnp.float32) * beta
 
         def track(y, leaf):
-            return y + _direct.per_objective(moves, y) * (_direct.widened(leaf) - y)
+            return y + _arithmetic.per_objective(moves, y) * (
+                _arithmetic.widened(leaf) - y
+            )
 
         tracked = jax.tree.map(track, state.tracked, step.updates)
-        gram = _gram(tracked, step.active, relative)
+        gram = _gram(tracked, step, relative)
         gram = gram + regularization * jnp.eye(number, dtype=gram.dtype)
         slope = jnp.matmul(gram, state.weights, precision=jax.lax.Precision.HIGHEST)
-        moved = state.weights - _direct.scheduled(weight_rate, t) * slope
+        moved = state.weights - _arithmetic.scheduled(weight_rate, t) * slope
         weights = _among(moved, state.weights, step.active, projection)
         present = jnp.where(step.active, weights, 0.0)
         equal = step.active / jnp.maximum(jnp.sum(step.active, dtype=jnp.int32), 1)
         mass = jnp.sum(present)
-        share = jnp.where(mass > 0, _direct.ratio(present, mass), equal)
-        return _direct.reduced(tracked, share), MocoState(tracked, weights, count)
+        share = jnp.where(mass > 0, _arithmetic.ratio(present, mass), equal)
+        return _arithmetic.reduced(tracked, share), MocoState(tracked, weights, count)
 
     method = _direct.Method("moco", "convex", init, apply, weighs=False)
     return _direct.from_method(num_objectives, method, **options)
 
 
-def _gram(tracked: Any, active: jax.Array, relative: bool) -> jax.Array:
+def _gram(tracked: Any, step: _direct.Step, relative: bool) -> jax.Array:
     leaves = named_leaves(tracked)
-    layout = blocks_lib.layout_of_updates(GLOBAL, leaves)
-    parts, _ = gram_blocks(leaves, layout, active)
+    layout = blocks_lib.layout_of_updates(GLOBAL, leaves, step.names)
+    parts, _ = gram_blocks(leaves, layout, step.active, step.names)
     gram = jax.tree.map(lambda x: x[0], parts)
     if not relative:
         return gram.matrix * gram.scale**2
-    size = _direct.masked_mean(jnp.diagonal(gram.matrix), active)
+    size = _arithmetic.masked_mean(jnp.diagonal(gram.matrix), step.active)
     return gram.matrix / jnp.where(size > 0, size, 1.0)
 
 
@@ -145,9 +147,9 @@ def _among(
     """Weights of the active objectives, with the sum they had; the others' stay."""
     budget = jnp.sum(jnp.where(active, before, 0.0))
     if projection == "softmax":
-        found = _direct.masked_softmax(moved, active)
+        found = _arithmetic.masked_softmax(moved, active)
     else:
-        scaled = _direct.ratio(moved, jnp.broadcast_to(budget, moved.shape))
+        scaled = _arithmetic.ratio(moved, jnp.broadcast_to(budget, moved.shape))
         # Far below the others, an entry projects to 0.
         lowest = jnp.min(jnp.where(active, scaled, jnp.inf)) - 2.0
         lowest = jnp.where(jnp.isfinite(lowest), lowest, 0.0)

@@ -10,7 +10,7 @@ import optax
 
 from eagc_jax import blocks as blocks_lib
 from eagc_jax._shards import AxisName, check_averaged, check_axis_name
-from eagc_jax.aggregators import _direct
+from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._weighting import Problem
 from eagc_jax.aggregators.conflict_free import solve
 from eagc_jax.blocks import GLOBAL
@@ -111,10 +111,10 @@ def momentum_conflict_free(
     def init_fn(params):
         zero = jnp.zeros([], jnp.int32)
         return MomentumConflictFreeState(
-            momenta=_direct.wide_zeros(params, number),
+            momenta=_arithmetic.wide_zeros(params, number),
             visits=jnp.zeros((number,), jnp.int32),
-            last=_direct.wide_zeros(params),
-            nu=_direct.wide_zeros(params),
+            last=_arithmetic.wide_zeros(params),
+            nu=_arithmetic.wide_zeros(params),
             weights=jnp.zeros((number,), jnp.float32),
             count=zero,
             step=zero,
@@ -137,8 +137,8 @@ def momentum_conflict_free(
         visits = state.visits + chosen.astype(jnp.int32)
         ready = jnp.all(visits > 0)
         weights = _weights(momenta, visits, b1, names)
-        d = _direct.reduced(momenta, weights)
-        count = _direct.increment(state.count)
+        d = _arithmetic.reduced(momenta, weights)
+        count = _arithmetic.increment(state.count)
         steps = count.astype(jnp.float32)
         last = jax.tree.map(lambda x: x * _as(1 - b1**steps, x), d)
         pseudo = jax.tree.map(lambda f, p: (f - b1 * p) / (1 - b1), last, state.last)
@@ -147,11 +147,11 @@ def momentum_conflict_free(
         def emit(x, v, g):
             root = jnp.sqrt(v / _as(1 - b2**steps, v)) + eps
             fill = jnp.nan if nonfinite == "propagate" else 0.0
-            step = jnp.where(ready, _direct.ratio(x, root), 0.0)
+            step = jnp.where(ready, _arithmetic.ratio(x, root), 0.0)
             return jnp.where(finite, step, fill).astype(g.dtype)
 
         out = jax.tree.map(emit, d, nu, updates)
-        made = _direct.select(
+        made = _arithmetic.select(
             ready,
             (last, nu, weights, count),
             (state.last, state.nu, state.weights, state.count),
@@ -160,9 +160,9 @@ def momentum_conflict_free(
         new = MomentumConflictFreeState(
             momenta, visits, *made, step=state.step, nonfinite_count=missed
         )
-        kept = _direct.select(finite, new, state)
+        kept = _arithmetic.select(finite, new, state)
         return out, kept._replace(
-            step=_direct.increment(state.step),
+            step=_arithmetic.increment(state.step),
             nonfinite_count=missed + (~finite).astype(jnp.int32),
         )
 
@@ -171,7 +171,7 @@ def momentum_conflict_free(
 
 def _moved(momentum: jax.Array, grad: jax.Array, chosen: jax.Array, b1: Any):
     """Momenta ``(K, *shape)`` with the chosen one moved towards the gradient."""
-    moved = b1 * momentum + (1 - b1) * _direct.widened(grad)
+    moved = b1 * momentum + (1 - b1) * _arithmetic.widened(grad)
     return jnp.where(expand_to(chosen, momentum.ndim), moved, momentum)
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax.aggregators import _direct
+from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 
 SCALES = ("published", "norm")
@@ -67,7 +67,7 @@ def sam_gs(
       b2: :math:`\beta_2` in [0, 1).
       scale: "published" or "norm".
       max_norm: > 0, or None not to clip; of "published" alone.
-      **options: ``preference``, ``rescale``, ``nonfinite``, as in
+      **options: ``preference``, ``rescale``, ``nonfinite``, ``axis_name``, as in
         :func:`eagc_jax.aggregators.dwa`; gradients are multiplied by the preference
         first.
 
@@ -103,7 +103,9 @@ def sam_gs(
     def init(params):
         zero, none = jnp.zeros([], jnp.float32), jnp.zeros([], jnp.int32)
         visits = jnp.zeros((number,), jnp.int32)
-        return SamGsState(_direct.wide_zeros(params, number), visits, zero, none, zero)
+        return SamGsState(
+            _arithmetic.wide_zeros(params, number), visits, zero, none, zero
+        )
 
     def apply(step, state):
         _direct.check_real(step.updates, "sam_gs")
@@ -111,20 +113,25 @@ def sam_gs(
         steps = jnp.maximum(state.visits, 1).astype(jnp.float32)
         correction = 1 / (1 - b1**steps)
         if scale == "norm":  # momenta relative to the longest: d is of degree 1
-            longest = jnp.max(_direct.row_norms(state.momenta) * correction)
-            correction = _direct.ratio(correction, longest)
+            lengths = _arithmetic.row_norms(state.momenta, names=step.names)
+            longest = jnp.max(lengths * correction)
+            correction = _arithmetic.ratio(correction, longest)
         else:
             spread = state.spread / (1 - b2 ** state.count.astype(jnp.float32))
             correction = correction / jnp.sqrt(spread)
-        mean = _direct.masked_mean(norms, step.active)
-        equal = _direct.ratio(jnp.broadcast_to(mean, norms.shape), norms)
+        mean = _arithmetic.masked_mean(norms, step.active)
+        equal = _arithmetic.ratio(jnp.broadcast_to(mean, norms.shape), norms)
         unlike = state.similarity < gamma
 
         def combine(leaf, momentum):
-            leaf = _direct.widened(leaf)
-            modulation = jnp.abs(momentum) * _direct.per_objective(correction, momentum)
-            factor = jnp.where(unlike, _direct.per_objective(equal, leaf), modulation)
-            return _direct.total(leaf * factor)
+            leaf = _arithmetic.widened(leaf)
+            modulation = jnp.abs(momentum) * _arithmetic.per_objective(
+                correction, momentum
+            )
+            factor = jnp.where(
+                unlike, _arithmetic.per_objective(equal, leaf), modulation
+            )
+            return _arithmetic.total(leaf * factor)
 
         d = jax.tree.map(combine, step.updates, state.momenta)
         length = _length(d, step, scale, max_norm)
@@ -149,10 +156,12 @@ def norm_similarity(norms: jax.Array, active: jax.Array | None = None) -> jax.Ar
         active = jnp.ones(norms.shape, bool)
     low = jnp.minimum(norms[:, None], norms[None, :])
     high = jnp.maximum(norms[:, None], norms[None, :])
-    r = _direct.ratio(low, high, 1.0)  # of the smaller to the larger: squares are safe
+    r = _arithmetic.ratio(
+        low, high, 1.0
+    )  # of the smaller to the larger: squares are safe
     similarity = 2 * r / (1 + r**2)
     pairs = active[:, None] & active[None, :] & ~jnp.eye(norms.shape[0], dtype=bool)
-    found = _direct.masked_mean(similarity.ravel(), pairs.ravel())
+    found = _arithmetic.masked_mean(similarity.ravel(), pairs.ravel())
     return jnp.where(jnp.any(pairs), found, 1.0)
 
 
@@ -160,20 +169,20 @@ def _remember(
     step: _direct.Step, state: SamGsState, b1: Any, b2: Any
 ) -> tuple[SamGsState, jax.Array]:
     """The state with this step in it, and the norms."""
-    norms = _direct.row_norms(step.updates)
+    norms = _arithmetic.row_norms(step.updates, step.largest, step.names)
     similarity = norm_similarity(norms, step.active)
     spread = b2 * state.spread + (1 - b2) * (1 - similarity) ** 2 + 1e-8
 
     def move(momentum, leaf):
-        moved = b1 * momentum + (1 - b1) * _direct.widened(leaf)
-        kept = _direct.per_objective(step.active.astype(jnp.float32), moved) > 0
+        moved = b1 * momentum + (1 - b1) * _arithmetic.widened(leaf)
+        kept = _arithmetic.per_objective(step.active.astype(jnp.float32), moved) > 0
         return jnp.where(kept, moved, momentum)
 
     return SamGsState(
         momenta=jax.tree.map(move, state.momenta, step.updates),
         visits=state.visits + step.active.astype(jnp.int32),
         spread=spread,
-        count=_direct.increment(state.count),
+        count=_arithmetic.increment(state.count),
         similarity=similarity,
     ), norms
 
@@ -182,10 +191,15 @@ def _length(d: Any, step: _direct.Step, scale: str, max_norm: Any) -> jax.Array:
     """What d is multiplied by."""
     ones = jnp.ones(step.active.shape, jnp.float32)
     if scale == "norm":
-        plain = _direct.reduced(step.updates, ones)
-        return _direct.ratio(_direct.tree_norm(plain), _direct.tree_norm(d))
+        plain = _arithmetic.reduced(step.updates, ones)
+        return _arithmetic.ratio(
+            _arithmetic.tree_norm(plain, step.names),
+            _arithmetic.tree_norm(d, step.names),
+        )
     number = jnp.sum(step.active, dtype=jnp.int32).astype(jnp.float32)
     if max_norm is None:
         return number
-    norm = number * _direct.tree_norm(d)
-    return jnp.where(norm > max_norm, number * _direct.ratio(max_norm, norm), number)
+    norm = number * _arithmetic.tree_norm(d, step.names)
+    return jnp.where(
+        norm > max_norm, number * _arithmetic.ratio(max_norm, norm), number
+    )

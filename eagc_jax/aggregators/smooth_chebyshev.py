@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax.aggregators import _direct
+from eagc_jax._shards import AxisName
+from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators.chebyshev import scalarization
 
 
@@ -22,6 +23,7 @@ def smooth_chebyshev(
     relative: bool = False,
     rescale: str = "native",
     nonfinite: str = "propagate",
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Descends on a smooth maximum of the weighted distances from the ideal point.
 
@@ -45,6 +47,7 @@ def smooth_chebyshev(
       relative: whether :math:`\mu` is relative to the distances.
       rescale: the update's length, as in :func:`eagc_jax.aggregators.dwa`.
       nonfinite: as in :func:`eagc_jax.aggregators.dwa`.
+      axis_name: as in :func:`eagc_jax.aggregators.dwa`.
 
     Returns:
       A transformation from leaves ``(K, *shape)`` to ``(*shape)``; ``update`` needs
@@ -81,8 +84,9 @@ def smooth_chebyshev(
         weigh,
         preference,
         ideal,
-        rescale,
-        nonfinite,
+        rescale=rescale,
+        nonfinite=nonfinite,
+        axis_name=axis_name,
     )
 
 
@@ -113,8 +117,10 @@ def smooth_chebyshev_weights(
     distances = preference * (losses - ideal)
     size = jnp.asarray(mu, distances.dtype)
     if relative:
-        size = size * _direct.masked_mean(jnp.abs(distances), active)
+        size = size * _arithmetic.masked_mean(jnp.abs(distances), active)
     # Below the largest first: what is divided by a small mu must not overflow to NaN.
     top = jnp.max(jnp.where(active, distances, -jnp.inf))
     below = jnp.where(active, distances - top, 0.0)
-    return preference * _direct.masked_softmax(_direct.ratio(below, size), active)
+    return preference * _arithmetic.masked_softmax(
+        _arithmetic.ratio(below, size), active
+    )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax.aggregators import _direct
+from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.objectives import expand_to
 
@@ -36,7 +36,7 @@ def trimmed_mean(
     Args:
       num_objectives: K, a Python int.
       trim: b >= 0 with 2b < K; None for 1, or 0 where K < 3.
-      **options: ``preference``, ``rescale``, ``nonfinite``, as in
+      **options: ``preference``, ``rescale``, ``nonfinite``, ``axis_name``, as in
         :func:`eagc_jax.aggregators.dwa`; gradients are multiplied by the preference
         first.
 
@@ -75,11 +75,11 @@ def trimmed_mean(
         weights = kept / jnp.maximum(count - 2 * cut, 1).astype(jnp.float32)
 
         def reduce(leaf):
-            wide = _direct.widened(leaf)
+            wide = _arithmetic.widened(leaf)
             active = expand_to(step.active, wide.ndim)
             ordered = _sorted(jnp.where(active, wide, jnp.inf))
             inside = jnp.where(expand_to(kept, wide.ndim), ordered, 0.0)
-            return _direct.total(inside * _direct.per_objective(weights, wide))
+            return _arithmetic.total(inside * _arithmetic.per_objective(weights, wide))
 
         return jax.tree.map(reduce, step.updates), state
 

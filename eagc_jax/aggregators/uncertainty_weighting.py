@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax.aggregators import _direct
+from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 
 
@@ -53,7 +53,7 @@ def uncertainty_weighting(
       initial: s at the start, a number or K of them; or "loss".
       coefficients: :math:`c` > 0, a number or K of them.
       max_weight: a bound on the weights, which s respects too; None for none.
-      **options: ``preference``, ``rescale``, ``nonfinite``, as in
+      **options: ``preference``, ``rescale``, ``nonfinite``, ``axis_name``, as in
         :func:`eagc_jax.aggregators.dwa`.
 
     Returns:
@@ -102,7 +102,7 @@ def uncertainty_weighting(
             s = jnp.where((state.visits == 0) & step.active, first, s)
         s = s if lowest is None else jnp.maximum(s, lowest)
         weights = uncertainty_weights(s, c)
-        rate = _direct.scheduled(learning_rate, jnp.max(state.visits))
+        rate = _arithmetic.scheduled(learning_rate, jnp.max(state.visits))
         moved = s - rate * (0.5 - weights * step.values)
         moved = moved if lowest is None else jnp.maximum(moved, lowest)
         return weights, UncertaintyState(

@@ -59,7 +59,12 @@ ROWS |= {
 }
 # What a method that looks at whole gradients more than once may send: sums of a few
 # numbers, each once.
-REDUCTIONS = {"eagc_channel": 6}  # three kinds of energy, two shapes of blocks each
+REDUCTIONS = {
+    "eagc_channel": 6,  # three kinds of energy, two shapes of blocks each
+    "gcond": 3,  # who is finite, two Gram matrices
+    "gradnorm": 3,  # who is finite; of the chosen layers, largest entries and norms
+    "sam_gs": 7,  # who is finite; norms of gradients and of three trees, each in two
+}
 FEW = 2
 # Methods that can't be told yet; under jit the compiler does it for them too.
 UNTOLD = {
@@ -83,7 +88,7 @@ def arguments(name, axis_name):
     if axis_name is None or name == "sum":
         return {}
     given = {"axis_name": axis_name}
-    if name == "eagc_channel":
+    if name in ("eagc_channel", "graddrop"):
         given["param_specs"] = SPECS
     return given
 

@@ -225,3 +225,29 @@ def test_complex_leaves_are_refused_where_signs_are_needed():
     tx = aggregators.graddrop(2)
     with pytest.raises(ValueError, match="complex"):
         tx.update({"w": jnp.ones((2, 2), jnp.complex64)}, tx.init(params))
+
+
+def test_a_state_of_something_else_is_refused():
+    tx = aggregators.sam_gs(K)
+    g = tree(stream(steps=1)[0])
+    with pytest.raises(ValueError, match="must be a DirectState"):
+        tx.update(g, optax.EmptyState())
+    with pytest.raises(ValueError, match="of 2 objectives"):
+        tx.update(g, aggregators.sam_gs(2).init(PARAMS))
+    with pytest.raises(ValueError, match=r"isn't one of sam_gs .* MocoState"):
+        tx.update(g, aggregators.moco(K).init(PARAMS))
+    other = {"a": jnp.zeros((2, 3)), "b": jnp.zeros(5)}
+    with pytest.raises(ValueError, match="isn't one of sam_gs"):
+        tx.update(g, tx.init(other))
+    state = tx.init(PARAMS)
+    older = state._replace(method=tuple(state.method)[:4])
+    with pytest.raises(ValueError, match="an older version's"):
+        tx.update(g, older)
+
+
+def test_axis_name_is_checked():
+    with pytest.raises(ValueError, match="axis_name"):
+        aggregators.graddrop(K, axis_name=3)
+    tx = aggregators.trimmed_mean(K, axis_name="model")
+    with pytest.raises(ValueError, match=r"no jax\.shard_map"):
+        tx.update(tree(stream(steps=1)[0]), tx.init(PARAMS))
