@@ -1,7 +1,19 @@
 """Settings every test shares: eight simulated devices, fixed hypothesis examples."""
 
+import os
+
 import hypothesis
 import jax
+
+# Most of a test's time is XLA compiling small programs, most of that LLVM polishing
+# them: the older emitters without optimization compile five times faster, the operations
+# are the same. XLA_FLAGS= (empty, as `make slow` sets it) keeps the compiler that users
+# have; tests marked `rounding` see it in any case: test_default_compiler.py.
+if jax.__version_info__[:2] == (0, 10):  # the flags come and go with versions
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0",
+    )
 
 # Before the first array: later changes would be refused.
 jax.config.update("jax_num_cpu_devices", 8)

@@ -82,6 +82,7 @@ def test_blocks_have_the_size_that_was_measured_best(number, columns, monkeypatc
 GRANULARITIES = ["global", "tensor", "channel", first_axis]
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("path", ["whole", "looped"])
 def test_agrees_with_float64(granularity, path, request):
@@ -108,6 +109,7 @@ def test_a_loop_is_taken_and_nothing_is_concatenated():
         assert "500" not in line
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_narrow_leaves_are_summed_in_float32(dtype):
     updates = tree(dtype)
@@ -116,6 +118,7 @@ def test_narrow_leaves_are_summed_in_float32(dtype):
     np.testing.assert_allclose(found, oracle(updates, "global"), atol=30 * EPS * 25)
 
 
+@pytest.mark.rounding
 def test_complex_leaves_count_with_the_real_part():
     updates = {"c": tree()["kernel"] + 1j * tree(seed=1)["kernel"], "r": tree()["bias"]}
     for granularity in ("global", "channel"):
@@ -125,6 +128,7 @@ def test_complex_leaves_count_with_the_real_part():
         np.testing.assert_allclose(found, expected, atol=30 * EPS * 40)
 
 
+@pytest.mark.rounding
 def test_cross_gram():
     left, right = tree(), tree(number=2, seed=1)
     expected = np.zeros((K, 2))
@@ -146,6 +150,7 @@ def test_under_vmap():
         )
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("exponent", [-100, -60, 0, 60, 115])
 def test_parts_are_in_range_at_any_scale(exponent):
     """2^-100 = 8e-31 squares to 0, 2^115 = 4e34 to infinity."""
