@@ -1,9 +1,12 @@
 # make demo: the main job. make test: the tests. Both create .venv and install what they need.
+# make tpu-aot: every method through the TPU's compiler; in .venv-tpu, and no TPU is needed.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+TPU_VENV ?= .venv-tpu
+TPU_BIN := $(TPU_VENV)/bin
 
-.PHONY: demo test slow lint types clean
+.PHONY: demo test slow lint types tpu-aot clean
 
 demo: $(VENV)/.installed-gcd
 	$(BIN)/python -m examples.gcd_vit
@@ -21,13 +24,22 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-$(BIN)/python:
+# An interrupted run goes on where it was.
+TPU_AOT_JSON ?= runs/tpu_aot.json
+tpu-aot: $(TPU_VENV)/.installed
+	$(TPU_BIN)/python -m benchmarks.tpu_aot --resume --json $(TPU_AOT_JSON)
+
+$(TPU_VENV)/.installed: $(TPU_BIN)/python pyproject.toml constraints-tpu.txt
+	$(TPU_BIN)/python -m pip install --quiet -c constraints-tpu.txt -e '.[gcd]' 'jax[tpu]'
+	@touch $@
+
+$(BIN)/python $(TPU_BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "eagc_jax needs Python 3.11 or newer, found %d.%d: run make with PYTHON=python3.11" % v[:2])'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
 
 $(VENV)/.installed-%: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$*]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(TPU_VENV) runs

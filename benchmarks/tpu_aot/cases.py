@@ -1,0 +1,176 @@
+"""The rows: which method, where its parameters lie, how many objectives, which dtype."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from benchmarks.tpu_aot import simgcd, trees, ways
+from benchmarks.tpu_aot.compiling import Program
+from eagc_jax import aggregators, eagc, elastic_projection, sum_objectives
+
+SUM = "sum"
+PLACEMENTS = ("last", "first", "replicated")
+BATCH_SPLIT = "data"
+
+
+class Case(NamedTuple):
+    """One row."""
+
+    kind: str  # "update", "ways", "vit_s16" or "vit_b16", the last two SimGCD's step.
+    method: str
+    placement: str
+    num_objectives: int
+    dtype: str
+
+    @property
+    def name(self) -> str:
+        """For ``--only``, the table and the file."""
+        kind = "" if self.kind == "update" else f"{self.kind}:"
+        return (
+            f"{kind}{self.method}/{self.placement}/K{self.num_objectives}/{self.dtype}"
+        )
+
+    @property
+    def baseline(self) -> "Case":
+        """The plain sum's row beside it."""
+        return self._replace(method=SUM)
+
+
+class Method(NamedTuple):
+    """An update from K gradients."""
+
+    make: Callable[[int], optax.GradientTransformation]
+    bounds: str  # a name in ``bounds.BOUNDS``
+    single: bool = False  # one objective's gradient a step
+
+
+def methods() -> dict[str, Method]:
+    """All updates by name, the plain sum first."""
+    found = {SUM: Method(lambda k: sum_objectives(jnp.ones(k)), "whole")}
+    for granularity in ("channel", "tensor", "global", "element"):
+        bounds = "whole" if granularity in ("tensor", "global") else "by block"
+        make = functools.partial(eagc, granularity=granularity)
+        found[f"eagc_{granularity}"] = Method(make, bounds)
+    for energy in ("progress", "exploratory", "sensitivity", "fisher"):
+        make = functools.partial(eagc, granularity="tensor", energy=energy)
+        found[f"eagc_tensor_{energy}"] = Method(make, "whole")
+        make = functools.partial(eagc, energy=energy)
+        found[f"eagc_channel_{energy}"] = Method(make, "by block")
+    return found | _aggregators() | _others()
+
+
+def _aggregators() -> dict[str, Method]:
+    direct = ("graddrop", "sam_gs", "gcond", "moco", "trimmed_mean", "krum")
+    left_out = ("from_weighting", "accumulate_objectives", "momentum_conflict_free")
+    options = {
+        "gradnorm": {"layers": lambda path: path.startswith("blocks/1")},
+        "krum": {"byzantine": 0},
+    }
+    found = {}
+    for name in aggregators.__all__:
+        factory = getattr(aggregators, name)
+        if not inspect.isfunction(factory) or name in left_out:
+            continue
+        make = functools.partial(factory, **options.get(name, {}))
+        found[name] = Method(make, "gradients" if name in direct else "whole")
+    # What isn't a function of the Gram matrix alone comes last: it takes longest.
+    return dict(sorted(found.items(), key=lambda item: item[1].bounds == "gradients"))
+
+
+def _others() -> dict[str, Method]:
+    def accumulated(number):
+        inner = aggregators.upgrad(number)
+        return aggregators.accumulate_objectives(inner, number, every=4)
+
+    def projected(number):
+        return optax.chain(elastic_projection(number), sum_objectives())
+
+    def by_tensor(number):
+        return aggregators.upgrad(number, granularity="tensor")
+
+    def by_channel(number):
+        return aggregators.upgrad(number, granularity="channel")
+
+    return {
+        "upgrad_tensor": Method(by_tensor, "whole"),
+        "upgrad_channel": Method(by_channel, "by block"),
+        "momentum_conflict_free": Method(
+            aggregators.momentum_conflict_free, "whole", single=True
+        ),
+        "accumulate_objectives": Method(accumulated, "gradients"),
+        "elastic_projection": Method(projected, "whole"),
+    }
+
+
+def all_cases() -> list[Case]:
+    """Every row, most telling first; each group begins with its plain sum."""
+    found = []
+    for dtype, number in (
+        ("float32", 2),
+        ("float32", 4),
+        ("bfloat16", 2),
+        ("bfloat16", 4),
+    ):
+        for placement in PLACEMENTS:
+            found += [
+                Case("update", name, placement, number, dtype)
+                for name in (*methods(), "features")
+                if not (name == "krum" and number == 2)  # there are no two others
+            ]
+        if number == 2:
+            for model in simgcd.MODELS:
+                found += [
+                    Case(model, name, BATCH_SPLIT, 2, dtype)
+                    for name in simgcd.COORDINATORS
+                ]
+            found += [Case("ways", name, BATCH_SPLIT, 2, dtype) for name in ways.WAYS]
+    return found
+
+
+QUICK = (SUM, "eagc_channel", "eagc_tensor", "upgrad", "mgda", "pcgrad", "cagrad")
+
+
+def quick_cases() -> list[Case]:
+    """A row a kernel: K = 2, float32, parameters sharded along the last axis."""
+    return [
+        case
+        for case in all_cases()
+        if case.kind == "update"
+        and case.method in QUICK
+        and case.placement == "last"
+        and (case.num_objectives, case.dtype) == (2, "float32")
+    ]
+
+
+def bounds_of(case: Case) -> str:
+    """The name of the bounds that a row must keep."""
+    if case.kind != "update" or case.method == "features":
+        return "steps"
+    return methods()[case.method].bounds
+
+
+def build(case: Case, mesh: Mesh, *, small: bool = False) -> Program:
+    """The program of a row."""
+    dtype = jnp.dtype(case.dtype)
+    if case.kind == "ways":
+        return ways.program(case.method, case.num_objectives, dtype, mesh, small=small)
+    if case.kind in simgcd.MODELS:
+        return simgcd.program(case.kind, case.method, dtype, mesh, small=small)
+    given: Any = (case.num_objectives, dtype, case.placement, mesh)
+    if case.method == "features":
+        return trees.feature_program(*given, small=small)
+    method = methods()[case.method]
+    return trees.update_program(
+        method.make, *given, single=method.single, shapes=trees.shapes_of(small)
+    )
+
+
+def mesh_of(devices: Any) -> Mesh:
+    """Four chips in a row."""
+    return jax.sharding.Mesh(list(devices)[:4], (trees.AXIS,))

@@ -1,0 +1,66 @@
+"""One program through the compiler: seconds, collectives, memory, FLOPs."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from benchmarks.tpu_aot import collectives
+
+TOPOLOGY = "v5e:2x2"
+
+
+class Program(NamedTuple):
+    """What is to be compiled."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]  # trees of jax.ShapeDtypeStruct, with shardings.
+    donated: tuple[int, ...] = ()
+    results: Any = (
+        None  # shardings of what it returns; None leaves one to the compiler.
+    )
+
+
+def tpu_devices() -> Sequence[Any]:
+    """Descriptions of four TPU chips: enough to compile for them."""
+    from jax.experimental import topologies
+
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY)
+    return topology.devices
+
+
+def measure(program: Program) -> dict[str, Any]:
+    """Compiles a program and returns what the table and the bounds need.
+
+    ``compile_seconds`` is the lesser of the time that passed and the processor time of
+    all threads: on an idle machine the former, and on a busy one the latter, which an
+    idle one would not exceed.
+    """
+    compiled_by = jax.jit(
+        program.function,
+        donate_argnums=program.donated,
+        out_shardings=program.results,
+    )
+    wall, processor = time.perf_counter(), time.process_time()
+    lowered = compiled_by.trace(*program.arguments).lower()
+    trace = _passed(wall, processor)
+    wall, processor = time.perf_counter(), time.process_time()
+    compiled = lowered.compile()
+    seconds = _passed(wall, processor)
+    memory = compiled.memory_analysis()
+    return {
+        "trace_seconds": min(trace),
+        "compile_seconds": min(seconds),
+        "compile_wall_seconds": seconds[0],
+        "compile_processor_seconds": seconds[1],
+        "collectives": collectives.count(compiled.as_text()),
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "flops": compiled.cost_analysis().get("flops", 0.0),
+        "bytes_accessed": compiled.cost_analysis().get("bytes accessed", 0.0),
+    }
+
+
+def _passed(wall: float, processor: float) -> tuple[float, float]:
+    return time.perf_counter() - wall, time.process_time() - processor

@@ -1,0 +1,65 @@
+"""The process that compiles: rows by name in, a line of JSON a row out.
+
+    python -m benchmarks.tpu_aot.worker [--small] NAME...
+
+A process of its own, since a compiler that fails may take its process along, and since
+what one program left in memory should not be the next one's. ``--small`` compiles small
+programs for the CPU: it tests this benchmark where there is no TPU compiler.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+# Before JAX is imported: no TPU is looked for, and none is reserved.
+TPU_ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_STDERR_LOG_LEVEL": "3",
+}
+
+
+def rows(names: Sequence[str], devices: Any, *, small: bool) -> Any:
+    """Yields what was measured of each row, or why it could not be."""
+    from benchmarks.tpu_aot import cases, compiling
+
+    known = {case.name: case for case in cases.all_cases()}
+    mesh = cases.mesh_of(devices)
+    for name in names:
+        try:
+            program = cases.build(known[name], mesh, small=small)
+            yield {"row": name, **compiling.measure(program)}
+        except Exception as error:  # the row says so, and the others go on
+            traceback.print_exc()
+            yield {"row": name, "error": f"{type(error).__name__}: {error}"[:300]}
+
+
+def main(arguments: Sequence[str]) -> int:
+    names = [name for name in arguments if not name.startswith("--")]
+    small = "--small" in arguments
+    if small:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        import jax
+
+        jax.config.update("jax_num_cpu_devices", 4)
+        devices = jax.devices()
+    else:
+        os.environ.update(TPU_ENVIRONMENT)
+        from benchmarks.tpu_aot import compiling
+
+        devices = compiling.tpu_devices()
+    for row in rows(names, devices, small=small):
+        print(json.dumps(row), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
