@@ -9,11 +9,14 @@ import jax
 # them: the older emitters without optimization compile five times faster, the operations
 # are the same. XLA_FLAGS= (empty, as `make slow` sets it) keeps the compiler that users
 # have; tests marked `rounding` see it in any case: test_default_compiler.py.
+QUICK = [
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
 if jax.__version_info__[:2] == (0, 10):  # the flags come and go with versions
-    os.environ.setdefault(
-        "XLA_FLAGS",
-        "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0",
-    )
+    os.environ.setdefault("XLA_FLAGS", " ".join(QUICK))
 
 # Before the first array: later changes would be refused.
 jax.config.update("jax_num_cpu_devices", 8)

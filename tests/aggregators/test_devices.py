@@ -66,12 +66,11 @@ REDUCTIONS = {
     "sam_gs": 7,  # who is finite; norms of gradients and of three trees, each in two
 }
 FEW = 2
-# Methods that can't be told yet; under jit the compiler does it for them too.
-UNTOLD = {
-    name
-    for name, factory in ROWS.items()
-    if name in aggregators.__all__
-    and "axis_name" not in inspect.signature(getattr(aggregators, name)).parameters
+# These differ from upgrad, pcgrad and nash_mtl only in what they make of the same Gram
+# matrix; they come with the slow tests.
+SAME_WAY = {
+    *("aligned_mtl", "cagrad", "conflict_free", "dualproj", "fairgrad", "gem"),
+    *("gradvac", "imtl_g", "mean", "mgda", "pcd", "random_weighting"),
 }
 
 
@@ -195,10 +194,18 @@ def collectives(name, mode):
     return {k: len(re.findall(rf" {k}(?:-start)?\(", text)) for k in kinds}
 
 
-CASES = [(name, "shard_map") for name in ROWS if name not in UNTOLD] + [
-    pytest.param(name, mode, marks=pytest.mark.slow)
-    for name in ROWS
-    for mode in ("auto", "explicit")
+def rows(slow, *others):
+    """Names, those in ``slow`` marked so."""
+    return [
+        pytest.param(name, *others, marks=pytest.mark.slow if name in slow else ())
+        for name in ROWS
+    ]
+
+
+CASES = [
+    *rows(SAME_WAY, "shard_map"),
+    *rows(ROWS, "auto"),
+    *rows(ROWS, "explicit"),
 ]
 
 
@@ -214,7 +221,7 @@ def test_eight_devices_equal_one(name, mode):
         np.testing.assert_allclose(left, right, rtol=0, atol=8 * (moved + 8 * EPS))
 
 
-@pytest.mark.parametrize("name", [n for n in ROWS if n not in UNTOLD | {"sum"}])
+@pytest.mark.parametrize("name", rows(SAME_WAY))
 def test_gradients_stay_where_they_are(name):
     """Inside ``shard_map``, over what the plain sum sends for its own gradients."""
     plain, found = collectives("sum", "shard_map"), collectives(name, "shard_map")

@@ -238,6 +238,7 @@ def test_lists_of_different_length_and_nothing_predicted(tmp_path, coarse):
     assert "No run came to an evaluation" in text
 
 
+@pytest.mark.slow
 def test_more_objectives_and_zero_energies(tmp_path, coarse):
     run = make_run("EAGC", objectives=6)
     run.energy[0][:] = 0.0
@@ -307,6 +308,7 @@ def test_layers_are_in_the_order_of_the_network():
     assert order == [names[i] for i in (2, 6, 3, 1, 0, 5, 4)]
 
 
+@pytest.mark.slow
 def test_many_clusters_are_capped_and_the_page_says_so(tmp_path, coarse):
     snapshot = make_snapshot(count=272, classes=136, features={})
     page = write_report(tmp_path, {"EAGC": make_run("EAGC")}, snapshot, focus="sum")

@@ -152,7 +152,7 @@ def plain(settings):
     return compute
 
 
-@pytest.mark.parametrize("blocks", [0, 1, 2])
+@pytest.mark.parametrize("blocks", [0, 1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_cut_gives_the_gradients_of_the_whole_model(plain, blocks):
     (each, total, (losses, whole), _), _ = plain(blocks)
     np.testing.assert_allclose(each[2]["losses"], losses, rtol=1e-6)
