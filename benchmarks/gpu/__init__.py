@@ -1,0 +1,1 @@
+"""What coordination costs on one GPU: ``python -m benchmarks.gpu``."""
