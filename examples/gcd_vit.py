@@ -11,12 +11,16 @@ rows. The two runs differ in one line only: how two gradients become one update.
 Flags choose another method for both runs, and what the second run does instead: any
 aggregator, and the published coordinator at the feature, which starts from a model
 trained on the labeled images (`--reference-epochs`).
+
+With `--data-parallel` all devices divide every batch; several processes do so too, each
+started with the same command but its own `--process` (docs/scaling.md).
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -28,7 +32,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from eagc_jax.gcd import data, results
+from eagc_jax.gcd import data, parallel, results
 from eagc_jax.gcd.aggregation import Aggregation, aggregator_names
 from eagc_jax.gcd.baselines import kmeans_predictions
 from eagc_jax.gcd.checkpoints import load_backbone
@@ -50,9 +54,17 @@ EAGC = Aggregation("eagc", {"energy": "exploratory", "temperature": 0.5})
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    console = Console()
     try:
-        folder = results.open_folder(options.output)  # before the work, not after it
+        mesh = devices(options)
+    except (RuntimeError, ValueError) as error:
+        Console().print(str(error), style="red", markup=False)
+        return 2
+    # Every process trains; the first one prints and writes.
+    console = Console(quiet=not parallel.is_first())
+    try:
+        folder = options.output
+        if parallel.is_first():
+            folder = results.open_folder(folder)  # before the work, not after it
         config = TrainConfig(epochs=options.epochs, seed=options.seed)
         settings = chosen_runs(options)
     except (FileExistsError, ValueError) as error:
@@ -66,7 +78,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with progress_bars(console) as progress:
             for name, one in settings.items():
-                runs[name] = one.start(config, split, load_backbone(), name=name)
+                runs[name] = one.start(
+                    config, split, load_backbone(), mesh=mesh, name=name
+                )
                 train(runs[name], progress)
     except KeyboardInterrupt:
         interrupted = True
@@ -75,6 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not finished:
         console.print("Interrupted before the first epoch was over; nothing to keep.")
         return 130
+    if not parallel.is_first():
+        return 130 if interrupted else 0
     page = write(folder, config, settings, split, finished, console)
     if interrupted:
         kept = ", ".join(
@@ -121,11 +137,36 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=ReferenceConfig.epochs,
         help="of supervised training before a coordinated run",
     )
+    several = parser.add_argument_group("several devices, several processes")
+    several.add_argument(
+        "--data-parallel",
+        action="store_true",
+        help="divide every batch over all devices; several processes always do",
+    )
+    several.add_argument(
+        "--cluster",
+        action="store_true",
+        help="JAX finds the other processes: on a TPU pod, under Slurm or Open MPI",
+    )
+    several.add_argument(
+        "--coordinator-address", metavar="HOST:PORT", help="of process 0"
+    )
+    several.add_argument("--processes", type=int, metavar="N", help="in all")
+    several.add_argument("--process", type=int, metavar="I", help="this one, from 0")
     options = parser.parse_args(arguments)
     if options.fast:
         options.epochs = 2
         options.reference_epochs = 2
     return options
+
+
+def devices(options: argparse.Namespace) -> Mesh | None:
+    """Joins the other processes, where there are any; the devices to divide batches."""
+    where = (options.coordinator_address, options.processes, options.process)
+    several = options.cluster or any(value is not None for value in where)
+    if several:
+        parallel.start(*where)
+    return parallel.data_mesh() if several or options.data_parallel else None
 
 
 def chosen_runs(options: argparse.Namespace) -> dict[str, RunSettings]:

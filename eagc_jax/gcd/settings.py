@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from jax.sharding import Mesh
+
 from eagc_jax.gcd import data
 from eagc_jax.gcd.aggregation import Aggregation
 from eagc_jax.gcd.config import FeatureCoordination, TrainConfig
@@ -38,6 +40,7 @@ class RunSettings:
         backbone: VisionTransformer,
         pool: ViewPool | None = None,
         *,
+        mesh: Mesh | None = None,
         name: str = "run",
     ) -> TrainingRun:
         """The run, not yet trained; its reference model is.
@@ -47,6 +50,8 @@ class RunSettings:
           split: of the data.
           backbone: pretrained.
           pool: views drawn before, or None.
+          mesh: devices over which batches are divided, or None; the reference model is
+            trained on one device, by every process.
           name: of the run.
 
         Returns:
@@ -68,6 +73,7 @@ class RunSettings:
             coordination=self.coordination,
             reference=reference,
             pool=pool,
+            mesh=mesh,
             name=name,
         )
 

@@ -5,7 +5,6 @@ run.
 """
 
 import dataclasses
-import functools
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -15,14 +14,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from eagc_jax import diagnostics, features
 from eagc_jax.gating import SoftGateState
-from eagc_jax.gcd import data, step, views
+from eagc_jax.gcd import data, parallel, step, views
 from eagc_jax.gcd.config import FeatureCoordination, TrainConfig
+from eagc_jax.gcd.epoch import (
+    Data,
+    Recipe,
+    features_of,
+    merge,
+    optimizer_of,
+    run_epoch,
+)
 from eagc_jax.gcd.history import RunHistory
 from eagc_jax.gcd.methods import Method, SimGCD
-from eagc_jax.gcd.methods.base import Batch
 from eagc_jax.gcd.metrics import Accuracy, cluster_accuracy
 from eagc_jax.gcd.models import DiscoveryModel, VisionTransformer
 
@@ -69,11 +76,15 @@ class TrainingRun:
       reference: a model that the coordination refers to, which may differ from
         `backbone` in the trained blocks alone; None for `backbone` itself.
       pool: views drawn before, to share them among runs; None for new views each step.
+      mesh: devices over which every batch is divided, of one process or several:
+        `eagc_jax.gcd.parallel.data_mesh()`; None for one device. Every process makes
+        the same run, and ends up with the same history.
       name: of the run in tables and figures.
 
     Raises:
       ValueError: the images do not fit the backbone, the batch is larger than the data
-        set, or the reference or the pool has another frozen prefix.
+        set or no multiple of the devices, the reference or the pool has another frozen
+        prefix, or processes have different runs.
 
     Examples:
       >>> from eagc_jax import sum_objectives
@@ -101,9 +112,19 @@ class TrainingRun:
         coordination: FeatureCoordination | None = None,
         reference: VisionTransformer | None = None,
         pool: views.ViewPool | None = None,
+        mesh: Mesh | None = None,
         name: str = "run",
     ):
         method = SimGCD() if method is None else method
+        if mesh is not None and jax.process_count() > 1:  # before anything can differ
+            parallel.check_same(
+                {f"config.{k}": v for k, v in dataclasses.asdict(config).items()}
+                | {"method": method, "coordination": coordination}
+                | {"data": parallel.digest(dataclasses.asdict(split))}
+                | {"views": parallel.digest(pool)}
+                | {"backbone": _digest(backbone), "reference": _digest(reference)}
+            )
+        parallel.check_divides("batch_size", config.batch_size, mesh)
         if config.batch_size > len(split.images):
             raise ValueError(
                 f"batch_size must be at most the {len(split.images)} images of the "
@@ -118,11 +139,12 @@ class TrainingRun:
             objective_weights=method.objective_weights,
         )
         self.history.losses = {objective: [] for objective in method.objective_names}
-        self._recipe = _Recipe(
+        self._mesh = mesh
+        self._recipe = Recipe(
             # Runs that differ in the seed alone share one compilation.
             dataclasses.replace(config, seed=0),
             method,
-            _optimizer(
+            optimizer_of(
                 dataclasses.replace(config, seed=0),
                 aggregator,
                 len(split.images) // config.batch_size,
@@ -130,6 +152,7 @@ class TrainingRun:
             aggregator is None,
             coordination,
             len(split.images) // config.batch_size,
+            mesh,
         )
         model = _build_model(config, method, backbone, split.num_classes)
         self._graphdef, trainable, self._frozen = nnx.split(
@@ -141,7 +164,11 @@ class TrainingRun:
         self._prepare(model, pool)
         self._reference = self._reference_blocks(params, backbone, reference)
         opt_state = jax.jit(self._recipe.optimizer.init)(params)
-        self._carry = params, opt_state, self._first_state(params)
+        self._check_optimizer(params, opt_state)
+        self._carry = parallel.replicate(
+            (params, opt_state, self._first_state(params)), mesh
+        )
+        self._reference = parallel.replicate(self._reference, mesh)
         self.evaluation = self._evaluate()
         self.pretrained_features = self.evaluation.features
 
@@ -156,18 +183,55 @@ class TrainingRun:
             raise ValueError(
                 f"pool has {len(pool.tokens)} images, the split {len(split.images)}"
             )
-        self._data = _Data(
-            self._frozen,
-            jnp.asarray(split.images),
-            jnp.asarray(split.training_labels),
-            jnp.asarray(split.labeled_mask),
-            jnp.int32(split.num_known),
-            None if pool is None else pool.tokens,
+        images = jnp.asarray(split.images)
+        self._data = parallel.replicate(
+            Data(
+                self._frozen,
+                images,
+                jnp.asarray(split.training_labels),
+                jnp.asarray(split.labeled_mask),
+                jnp.int32(split.num_known),
+                None if pool is None else pool.tokens,
+            ),
+            self._mesh,
         )
         # The prefix never changes: its tokens of the evaluated images neither.
-        self._tokens = views.frozen_tokens(
-            model.backbone, self._data.images, model.frozen_blocks
+        self._tokens = self._divided_tokens(model, images)
+
+    def _divided_tokens(self, model: DiscoveryModel, images: jax.Array) -> jax.Array:
+        """The prefix's tokens of all images, each process's own rows computed by it."""
+        if self._mesh is None:
+            return views.frozen_tokens(model.backbone, images, model.frozen_blocks)
+        number = len(images)
+        padded = number + -number % self._mesh.size
+        # The last image fills up what is missing to equal shares.
+        rows = np.minimum(parallel.own_rows(padded, self._mesh), number - 1)
+        own = views.frozen_tokens(model.backbone, images[rows], model.frozen_blocks)
+        return parallel.divide(own, padded, self._mesh)
+
+    def _check_optimizer(self, params: dict[str, Any], opt_state: Any) -> None:
+        """Raises ValueError where processes have other aggregators: other programs."""
+        if self._mesh is None or jax.process_count() == 1:
+            return
+        number = len(self.method.objective_names)
+        lead = () if self._recipe.summed else (number,)
+        gradients = jax.tree.map(
+            lambda p: jax.ShapeDtypeStruct((*lead, *p.shape), p.dtype), params
         )
+        losses = jax.ShapeDtypeStruct((number,), jnp.float32)
+        update = jax.jit(self._recipe.optimizer.update)
+        program = update.lower(gradients, opt_state, params, value=losses).as_text()
+        parallel.check_same({"aggregator": parallel.digest(program)})
+
+    def _features_of_all(self, params: dict[str, Any]) -> jax.Array:
+        """Of the split's images, as an array of this process; parameters on the mesh."""
+        frozen = self._data.frozen
+        found = features_of(self._graphdef, params, frozen, self._tokens, self._mesh)
+        return self._own(found)[: len(self.split.images)]
+
+    def _own(self, tree: Any) -> Any:
+        """This process's copy of what every device has."""
+        return tree if self._mesh is None else parallel.local(tree)
 
     def _reference_blocks(
         self,
@@ -201,18 +265,18 @@ class TrainingRun:
         if settings is None:
             return None
         blocks = {**params, "backbone": self._reference}
-        found = _features(self._graphdef, blocks, self._frozen, self._tokens)
+        found = self._features_of_all(parallel.replicate(blocks, self._mesh))
         return _coordinator_of(settings, found, self.split.labeled_mask)
 
     @property
     def model(self) -> DiscoveryModel:
         """The model after the last finished epoch."""
-        return _merge(self._graphdef, self._carry[0], self._frozen)
+        return merge(self._graphdef, self._own(self._carry[0]), self._frozen)
 
     @property
     def coordinator(self) -> features.CoordinatorState | None:
         """Conceptor and labeled reference after the last finished epoch."""
-        return self._carry[2]
+        return self._own(self._carry[2])
 
     def __iter__(self) -> Iterator[int]:
         """Trains the epochs that are left; yields the number of each finished one."""
@@ -221,7 +285,7 @@ class TrainingRun:
             # Assigned only when it is over, and not donated: an interrupt leaves the
             # last finished epoch's model. The scan inside reuses its buffers anyway.
             carry, traces = jax.block_until_ready(
-                _run_epoch(
+                run_epoch(
                     self._recipe,
                     self._graphdef,
                     self._carry,
@@ -249,13 +313,13 @@ class TrainingRun:
         if epoch % settings.refresh_epochs:
             return carry
         params, opt_state, _ = carry
-        found = _features(self._graphdef, params, self._frozen, self._tokens)
+        found = self._features_of_all(params)
         state = _coordinator_of(settings, found, self.split.labeled_mask)
-        return params, opt_state, state
+        return params, opt_state, parallel.replicate(state, self._mesh)
 
     def _evaluate(self) -> Evaluation:
         split = self.split
-        found = _features(self._graphdef, self._carry[0], self._frozen, self._tokens)
+        found = self._features_of_all(self._carry[0])
         clusters = self.method.predict(
             self.model.head,
             found,
@@ -281,12 +345,13 @@ class TrainingRun:
         self, epoch: int, traces: step.Trace, training: float, seconds: float
     ) -> None:
         history = self.history
-        traces = jax.tree.map(np.asarray, traces)
+        traces = jax.tree.map(np.asarray, self._own(traces))
         history.accuracy.append(self.evaluation.accuracy)
         for k, objective in enumerate(history.objective_names):
             history.losses[objective].append(float(traces.losses[:, k].mean()))
-        if optax.tree.get_all_with_path(self._carry[1], SoftGateState.__name__):
-            report = diagnostics.report(self._carry[1])
+        opt_state = self._own(self._carry[1])
+        if optax.tree.get_all_with_path(opt_state, SoftGateState.__name__):
+            report = diagnostics.report(opt_state)
             history.layers = list(report.layers)
             history.gate.append(report.gates)
             history.energy.append(report.energies)
@@ -297,54 +362,9 @@ class TrainingRun:
         history.epochs.append(epoch)
 
 
-class _Recipe(NamedTuple):
-    """What an epoch's compilation depends on; hashable."""
-
-    config: TrainConfig
-    method: Method
-    optimizer: optax.GradientTransformation
-    summed: bool
-    coordination: FeatureCoordination | None
-    steps: int  # per epoch
-
-
-class _Data(NamedTuple):
-    frozen: Any
-    images: jax.Array
-    labels: jax.Array
-    labeled_mask: jax.Array
-    num_known: jax.Array
-    pool: jax.Array | None  # (N, V, T, width)
-
-
-@functools.lru_cache(maxsize=64)
-def _optimizer(
-    config: TrainConfig, aggregator: optax.GradientTransformation | None, steps: int
-) -> optax.GradientTransformation:
-    schedule = optax.cosine_decay_schedule(
-        config.learning_rate,
-        config.epochs * steps,
-        alpha=config.final_learning_rate / config.learning_rate,
-    )
-    stages = [
-        optax.add_decayed_weights(config.weight_decay, mask=_is_kernel),
-        optax.sgd(schedule, momentum=config.momentum),
-    ]
-    if config.head_rate != 1:
-        stages.append(optax.masked(optax.scale(config.head_rate), _is_head))
-    chain = optax.chain(*([] if aggregator is None else [aggregator]), *stages)
-    return optax.with_extra_args_support(chain)
-
-
-def _is_kernel(params: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
-
-
-def _is_head(params: Any) -> Any:
-    return {
-        name: jax.tree.map(lambda _, name=name: name == "head", part)
-        for name, part in params.items()
-    }
+def _digest(backbone: VisionTransformer | None) -> str:
+    arrays = None if backbone is None else nnx.to_pure_dict(nnx.state(backbone))
+    return parallel.digest(arrays)
 
 
 def _build_model(
@@ -361,10 +381,6 @@ def _build_model(
     )
 
 
-def _merge(graphdef, params, frozen) -> DiscoveryModel:
-    return nnx.merge(graphdef, nnx.State(params), frozen)
-
-
 def _coordinator_of(
     settings: FeatureCoordination, found: jax.Array, labeled_mask: np.ndarray
 ) -> features.CoordinatorState:
@@ -379,61 +395,3 @@ def _coordinator_of(
     conceptor = features.conceptor(labeled, settings.aperture, **options)
     energies = features.energy_ratio(labeled, conceptor, **options)
     return features.init_coordinator(conceptor, energies, center=options["center"])
-
-
-@functools.partial(jax.jit, static_argnames=("recipe", "graphdef"))
-def _run_epoch(recipe, graphdef, carry, key, epoch, reference, arrays):
-    """All steps of one epoch; returns the new carry and the traces of all steps."""
-    config = recipe.config
-    frozen, images, labels, labeled_mask, num_known, pool = arrays
-    draw_key, view_key = jax.random.split(key)
-    shape = (recipe.steps, config.batch_size)
-    indices = data.sample_indices(draw_key, labeled_mask, shape)
-
-    def rebuild(params):
-        return _merge(graphdef, params, frozen)
-
-    problem = step.Problem(recipe.method, rebuild, recipe.summed)
-
-    def one(carry, inputs):
-        params, opt_state, state = carry
-        number, chosen, key = inputs
-        # Outside of the differentiated function: the prefix runs once per batch.
-        if pool is None:
-            seen = data.two_views(key, images[chosen], config.augmentation)
-            tokens = rebuild(params).tokens(seen)
-        else:
-            tokens = views.draw(key, pool, chosen)
-        batch = Batch(labels[chosen], labeled_mask[chosen], epoch, num_known)
-        coordination = None
-        if recipe.coordination is not None:
-            strength = _strength(recipe.coordination, epoch)
-            coordination = step.Coordination(
-                recipe.coordination, reference, state, strength
-            )
-        measure = False
-        if config.log_every:
-            measure = number % config.log_every == 0
-        gradients, state, seen = step.gradients(
-            problem, params, tokens, batch, coordination, measure
-        )
-        # Losses are for aggregators that look at them; others don't see the keyword.
-        updates, opt_state = recipe.optimizer.update(
-            gradients, opt_state, params, value=seen["losses"]
-        )
-        params = optax.apply_updates(params, updates)
-        return (params, opt_state, state), step.trace(seen, opt_state)
-
-    keys = jax.random.split(view_key, recipe.steps)
-    return jax.lax.scan(one, carry, (jnp.arange(recipe.steps), indices, keys))
-
-
-def _strength(settings: FeatureCoordination, epoch: jax.Array) -> jax.Array:
-    if settings.decay_epochs == 0:
-        return jnp.float32(1.0)
-    return jnp.clip(1 - epoch / settings.decay_epochs, 0.0, 1.0)
-
-
-@functools.partial(jax.jit, static_argnames="graphdef")
-def _features(graphdef, params, frozen, tokens):
-    return _merge(graphdef, params, frozen).features(tokens)

@@ -19,10 +19,10 @@ from eagc_jax.gcd import (
     pretraining,
     results,
     settings,
-    training,
 )
 from eagc_jax.gcd.aggregation import Aggregation
 from eagc_jax.gcd.config import FeatureCoordination
+from eagc_jax.gcd.epoch import optimizer_of, strength
 from eagc_jax.gcd.methods import Batch, SimGCD
 from eagc_jax.gcd.metrics import Accuracy
 from eagc_jax.gcd.reference import ReferenceConfig
@@ -56,9 +56,7 @@ def audited(split, backbone):
     """All there is: reference model, coordinator, gate; every other epoch evaluated."""
     config = dataclasses.replace(CONFIG, evaluate_every=2)
     run = AUDITED.start(config, split, backbone, name="audited")
-    run.initial_features = training._features(
-        run._graphdef, run._carry[0], run._frozen, run._tokens
-    )
+    run.initial_features = run._features_of_all(run._carry[0])
     run.states = [run.coordinator]
     run.features = []
     for _ in run:
@@ -235,9 +233,9 @@ def test_the_conceptor_is_renewed_when_it_is_due(audited, split):
 
 def test_strength_falls_to_nothing():
     settings = FeatureCoordination(decay_epochs=4)
-    found = [float(training._strength(settings, jnp.float32(e))) for e in range(6)]
+    found = [float(strength(settings, jnp.float32(e))) for e in range(6)]
     assert found == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
-    assert training._strength(FeatureCoordination(), jnp.float32(99)) == 1
+    assert strength(FeatureCoordination(), jnp.float32(99)) == 1
 
 
 def test_the_heads_move_as_if_their_rate_were_multiplied():
@@ -245,7 +243,7 @@ def test_the_heads_move_as_if_their_rate_were_multiplied():
     moved = []
     for rate in (1.0, 10.0):
         config = dataclasses.replace(CONFIG, head_rate=rate, weight_decay=0.1)
-        optimizer = training._optimizer(config, None, steps=4)
+        optimizer = optimizer_of(config, None, steps=4)
         state, total = optimizer.init(params), jax.tree.map(jnp.zeros_like, params)
         for scale in (1.0, -3.0):  # with momentum
             gradients = jax.tree.map(lambda leaf, s=scale: s * leaf, params)

@@ -1,0 +1,88 @@
+"""One of several processes that train the tiny problem, for test_processes.py.
+
+    python -m tests.gcd.one_process ADDRESS PROCESSES PROCESS DEVICES FILE [CHANGE]
+
+DEVICES are this process's; process 0 writes parameters and history to FILE. A CHANGE
+makes the last process another than the others: "config", "data", "aggregator",
+"backbone", or "lost" (it ends after the first epoch, without a word).
+"""
+
+import dataclasses
+import os
+import sys
+
+import jax
+
+
+def tiny_run(mesh, change=None):
+    """The run, and everything that a change may alter."""
+    # Here, since importing these already asks JAX for its devices.
+    import numpy as np
+    from flax import nnx
+
+    from eagc_jax.gcd import data, models
+    from eagc_jax.gcd.aggregation import Aggregation
+    from eagc_jax.gcd.training import TrainingRun
+    from tests.gcd import tiny
+
+    whole = data.load_digits()
+    labels = np.array(whole.labels[:96])
+    if change == "data":
+        labels[0] = (labels[0] + 1) % 10
+    few = dataclasses.replace(whole, images=whole.images[:96], labels=labels)
+    config = dataclasses.replace(tiny.CONFIG, epochs=2, log_every=0)
+    if change == "config":
+        config = dataclasses.replace(config, learning_rate=0.05)
+    seed = 1 if change == "backbone" else 0
+    backbone = nnx.jit(
+        lambda: models.VisionTransformer(tiny.VIT, rngs=nnx.Rngs(seed))
+    )()
+    options = {"granularity": "tensor", "warmup_steps": 2}
+    floor = 0.1 if change == "aggregator" else 0.0
+    aggregation = Aggregation("eagc", {**options, "floor": floor})
+    return TrainingRun(
+        config,
+        data.split_categories(few, range(5)),
+        backbone,
+        aggregation.build(tiny.METHOD.objective_weights),
+        method=tiny.METHOD,
+        mesh=mesh,
+    )
+
+
+def found(run):
+    """Parameters by name, losses and predictions, as NumPy arrays."""
+    import numpy as np
+    from flax import nnx
+
+    from eagc_jax.objectives import named_leaves
+
+    params = named_leaves(nnx.to_pure_dict(nnx.state(run.model, nnx.Param)))
+    arrays = {name: np.asarray(leaf) for name, leaf in params.items()}
+    losses = [run.history.losses[name] for name in run.history.objective_names]
+    return arrays | {
+        "losses": np.array(losses, np.float32),
+        "predictions": run.evaluation.predictions,
+    }
+
+
+def main(arguments):
+    address, number, process, devices, target, *rest = arguments
+    number, process = int(number), int(process)
+    change = rest[0] if rest and process == number - 1 else None
+    jax.config.update("jax_num_cpu_devices", int(devices))
+    import numpy as np
+
+    from eagc_jax.gcd import parallel
+
+    parallel.start(address, number, process, heartbeat_seconds=10)
+    run = tiny_run(parallel.data_mesh(), change)
+    for _ in run:
+        if change == "lost":
+            os._exit(3)
+    if parallel.is_first():
+        np.savez(target, **found(run))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,176 @@
+"""Two processes train what one trains, say where they differ, and don't wait for ever.
+
+They are real ones, started here, that meet on the loopback interface
+(`tests/gcd/one_process.py`). JAX sums over their CPU devices by Gloo.
+"""
+
+import contextlib
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from eagc_jax.gcd import parallel
+from tests.gcd.one_process import found, tiny_run
+
+LIMIT = 1500  # seconds until processes are killed; they need some twenty
+EPS = float(np.finfo(np.float32).eps)
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def processes(target, number, devices, change=()):
+    """Popen objects, with their errors in files; killed at the end, whatever happens."""
+    address = f"127.0.0.1:{free_port()}"
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    program = [sys.executable, "-m", "tests.gcd.one_process", address, str(number)]
+    running = []
+    try:
+        for index in range(number):
+            with open(target.with_name(f"stderr{index}"), "w") as errors:
+                running.append(
+                    subprocess.Popen(
+                        [*program, str(index), str(devices), str(target), *change],
+                        cwd=ROOT,
+                        env=environment,
+                        stdout=subprocess.DEVNULL,
+                        stderr=errors,
+                    )
+                )
+        yield running
+    finally:
+        for one in running:
+            one.kill()
+            one.wait()
+
+
+def run_all(target, number, devices, change=()):
+    """Exit statuses and what each process said; fails where one doesn't end."""
+    limit = time.monotonic() + LIMIT
+    with processes(target, number, devices, change) as running:
+        late = []
+        for index, one in enumerate(running):
+            try:
+                one.wait(max(limit - time.monotonic(), 0))
+            except subprocess.TimeoutExpired:
+                late.append(index)
+        statuses = [one.poll() for one in running]
+    said = [target.with_name(f"stderr{i}").read_text() for i in range(number)]
+    assert not late, f"processes {late} did not end\n" + "\n---\n".join(said)
+    return statuses, said
+
+
+def assert_same_training(left, right):
+    """Equal to the rounding of float32.
+
+    Sums over rows are taken in another order, which moves a gradient by some eps of its
+    largest entries. Six steps of a learning rate of 0.1 with momentum 0.9 add up to a
+    factor below six; losses near 8 carry the largest error, some eps of 8.
+    """
+    assert left.keys() == right.keys()
+    for name in left:
+        if name == "predictions":
+            np.testing.assert_array_equal(left[name], right[name])
+            continue
+        size = max(float(np.max(np.abs(right[name]))), 1.0)
+        np.testing.assert_allclose(
+            left[name], right[name], rtol=0, atol=32 * EPS * size, err_msg=name
+        )
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """One process, one device."""
+    run = tiny_run(None)
+    list(run)
+    return found(run)
+
+
+def test_two_processes_train_what_one_trains(tmp_path, alone):
+    target = tmp_path / "run.npz"
+    statuses, said = run_all(target, 2, 1)
+    assert statuses == [0, 0], "\n---\n".join(said)
+    with np.load(target) as stored:
+        assert_same_training(dict(stored), alone)
+
+
+@pytest.mark.slow
+def test_eight_devices_of_one_process_train_it_too(alone):
+    run = tiny_run(parallel.data_mesh())
+    list(run)
+    assert_same_training(found(run), alone)
+    # Every device holds the parameters, and its own rows of the images' tokens.
+    for leaf in jax.tree.leaves(run._carry[0]):
+        assert leaf.sharding.is_fully_replicated
+    assert len({s.index for s in run._tokens.addressable_shards}) == 8
+
+
+@pytest.mark.slow
+def test_two_processes_with_four_devices_each(tmp_path, alone):
+    target = tmp_path / "run.npz"
+    statuses, said = run_all(target, 2, 4)
+    assert statuses == [0, 0], "\n---\n".join(said)
+    with np.load(target) as stored:
+        assert_same_training(dict(stored), alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("config", "config.learning_rate (process 0: 0.1, 1: 0.05)"),
+        ("data", "data (process 0: "),
+        ("backbone", "backbone (process 0: "),
+        ("aggregator", "aggregator (process 0: "),
+    ],
+)
+def test_processes_that_differ_say_in_what(tmp_path, change, named):
+    target = tmp_path / "run.npz"
+    statuses, said = run_all(target, 2, 1, [change])
+    assert all(statuses), statuses
+    for text in said:
+        assert f"they differ in {named}" in text, text
+    assert not target.exists()
+
+
+@pytest.mark.slow
+def test_a_lost_process_ends_the_other(tmp_path):
+    """Not at once: after the seconds without a sign of life, ten here."""
+    target = tmp_path / "run.npz"
+    statuses, said = run_all(target, 2, 1, ["lost"])
+    assert statuses[1] == 3
+    assert statuses[0] not in (0, None), said[0]
+    assert not target.exists()
+
+
+def test_a_batch_that_cannot_be_divided_is_refused():
+    mesh = parallel.data_mesh()
+    with pytest.raises(ValueError, match="batch_size must be a multiple of the 8"):
+        parallel.check_divides("batch_size", 12, mesh)
+
+
+def test_starting_needs_all_three_arguments():
+    with pytest.raises(ValueError, match="needed together"):
+        parallel.start("127.0.0.1:1", 2)
+
+
+def test_digests_tell_arrays_apart():
+    array = np.arange(6.0)
+    assert parallel.digest({"a": array}) == parallel.digest({"a": array.copy()})
+    others = [{"b": array}, {"a": array.reshape(2, 3)}, {"a": array + 1e-12}]
+    others += [{"a": array.astype(np.float32)}, {"a": array, "b": array}, None]
+    found = {parallel.digest(tree) for tree in [{"a": array}, *others]}
+    assert len(found) == 1 + len(others)
