@@ -34,8 +34,8 @@ def free_port():
 def processes(target, number, devices, change=()):
     """Popen objects, with their errors in files; killed at the end, whatever happens."""
     address = f"127.0.0.1:{free_port()}"
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    # Compiled as here: XLA_FLAGS of tests/conftest.py are in the environment.
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     program = [sys.executable, "-m", "tests.gcd.one_process", address, str(number)]
     running = []
     try:
