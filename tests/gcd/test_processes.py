@@ -19,7 +19,7 @@ import pytest
 from eagc_jax.gcd import parallel
 from tests.gcd.one_process import found, tiny_run
 
-LIMIT = 1500  # seconds until processes are killed; they need some twenty
+LIMIT = 300  # seconds until processes are killed; they need some twenty
 EPS = float(np.finfo(np.float32).eps)
 ROOT = pathlib.Path(__file__).parents[2]
 
