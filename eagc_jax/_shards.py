@@ -11,11 +11,13 @@ What is reduced are numerators and denominators, never a result of a division.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # None, the name of a mesh axis, or several.
 AxisName = str | Sequence[str] | None
@@ -81,7 +83,7 @@ def sum_leaves(
       An array of that shape, the same on all devices; one ``psum`` for all leaves split
       alike.
     """
-    return _by_split(parts, leaves, names, jnp.add, jax.lax.psum)
+    return _by_split(alike(parts), leaves, names, jnp.add, jax.lax.psum)
 
 
 def max_leaves(
@@ -126,6 +128,12 @@ def check_averaged(updates: Any, params: Any, names: tuple[str, ...]) -> None:
                 f"jax.lax.pmean(gradients, {missing}). Coordination is not linear: "
                 "averaging its results is something else."
             )
+
+
+def alike(parts: Sequence[jax.Array]) -> list[jax.Array]:
+    """The same in the widest of their dtypes: leaves may be of several."""
+    dtype = functools.reduce(np.promote_types, [part.dtype for part in parts])
+    return [part.astype(dtype) for part in parts]
 
 
 def _by_split(parts, leaves, names, combine, collective) -> jax.Array:

@@ -326,7 +326,7 @@ def _finish(
         for group, square in step.squares.items()
     }
     share = _shared_share(by_leaf["magnitude"], takes_part, layout)
-    references = {kind: jnp.sum(v * share, axis=1) for kind, v in by_leaf.items()}
+    references = {kind: jnp.sum(v * share[None], axis=1) for kind, v in by_leaf.items()}
     if options.granularity == GLOBAL:
         statistics = {
             kind: {GLOBAL: value[:, None]} for kind, value in references.items()

@@ -305,10 +305,10 @@ def _centred(
     The largest is taken off first, so that equal energies give exactly 0.
     """
     prior = jnp.where(active, expand_to(weights, active.ndim), 0.0)
-    total = reduce_objectives(jnp.add, prior)
-    largest = reduce_objectives(jnp.maximum, jnp.where(active, log_energies, -jnp.inf))
+    total = _over_objectives(jnp.add, prior)
+    largest = _over_objectives(jnp.maximum, jnp.where(active, log_energies, -jnp.inf))
     below = jnp.where(active, log_energies - largest, 0.0)
-    mean = reduce_objectives(jnp.add, prior * below) / jnp.where(total > 0, total, 1.0)
+    mean = _over_objectives(jnp.add, prior * below) / jnp.where(total > 0, total, 1.0)
     return below - mean
 
 
@@ -319,15 +319,20 @@ def _gate(
     weights = expand_to(options.weights, active.ndim)
     logits = expand_to(logits, active.ndim)
     prior = jnp.where(active, weights, 0.0)
-    top = reduce_objectives(jnp.maximum, jnp.where(active, logits, -jnp.inf))
+    top = _over_objectives(jnp.maximum, jnp.where(active, logits, -jnp.inf))
     odds = jnp.where(active, jnp.exp(logits - top), 0.0)
-    budget = reduce_objectives(jnp.add, prior)
-    normaliser = reduce_objectives(jnp.add, prior * odds)
+    budget = _over_objectives(jnp.add, prior)
+    normaliser = _over_objectives(jnp.add, prior * odds)
     # Where all odds are 1, budget and normaliser are the same sum, and share is 1.0 to
     # the last bit: equal energies leave the weighted sum untouched.
     share = odds * budget / jnp.where(normaliser > 0, normaliser, 1.0)
     gate = weights * jnp.maximum(1 + strength * (share - 1), options.floor)
     return jnp.where(active, gate, weights).astype(jnp.float32)
+
+
+def _over_objectives(operator: Callable, values: jax.Array) -> jax.Array:
+    """``(K, ...)`` to ``(1, ...)``, which broadcasts in every mode of JAX."""
+    return reduce_objectives(operator, values)[None]
 
 
 def _ramp(count: jax.Array, warmup_steps: Any) -> jax.Array:
@@ -362,7 +367,7 @@ def _guard(
             found[name] = product[None]
     inner, square = layout.block_means(inner), layout.block_means(square)
     if layout.granularity == GLOBAL:
-        sizes = layout.sizes()
+        sizes = layout.sizes()[None]
         inner, square = (
             jnp.sum(layout.leaf_means(value) * sizes, axis=1, keepdims=True)
             for value in (inner, square)

@@ -60,13 +60,15 @@ def smooth_gram(
         return gram, average
     decay = jnp.asarray(decay, jnp.float32)
     both = active[:, None] & active[None, :]
-    scale = jnp.maximum(gram.scale, average.scale).astype(jnp.float32)
+    gram = jax.tree.map(lambda x: x.astype(jnp.float32), gram)
+    scale = jnp.maximum(gram.scale, average.scale)
     safe = jnp.where(scale > 0, scale, 1.0)
     old = average.matrix * ((average.scale / safe) ** 2)[:, None, None]
     new = jax.vmap(lambda g: g.matrix)(gram) * ((gram.scale / safe) ** 2)[:, None, None]
-    matrix = _moved(old, new, both, decay)
+    matrix = _moved(old, new, both[None], decay)
     mass = _moved(average.mass, jnp.ones_like(average.mass), both, decay)
-    shown = jnp.where(both, matrix / jnp.where(mass > 0, mass, 1.0), 0.0)
+    shown = matrix / jnp.where(mass > 0, mass, 1.0)[None]
+    shown = jnp.where(both[None], shown, 0.0)
     parts = jax.vmap(_split_relative)(shown, scale)
     return parts, GramAverage(matrix, scale, mass)
 
@@ -78,10 +80,11 @@ def smooth_weights(
     if not isinstance(average, WeightAverage):
         return weights, average
     decay = jnp.asarray(decay, jnp.float32)
-    kept = _moved(average.weights, weights, active, decay)
+    weights = weights.astype(jnp.float32)
+    kept = _moved(average.weights, weights, active[None], decay)
     mass = _moved(average.mass, jnp.ones_like(average.mass), active, decay)
-    shown = kept / jnp.where(mass > 0, mass, 1.0)
-    return jnp.where(active, shown, 0.0), WeightAverage(kept, mass)
+    shown = kept / jnp.where(mass > 0, mass, 1.0)[None]
+    return jnp.where(active[None], shown, 0.0), WeightAverage(kept, mass)
 
 
 def _moved(

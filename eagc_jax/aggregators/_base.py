@@ -225,7 +225,7 @@ def from_weighting(
         else:
             decided = jax.lax.cond(
                 state.count % recompute_every == 0,
-                lambda: _decide(step, state, options, weighting),
+                lambda: _in_single(*_decide(step, state, options, weighting)),
                 lambda: _repeat(step, state),
             )
         weights, finite, new_state = decided
@@ -335,6 +335,13 @@ def _layout(leaves: dict[str, jax.Array], options: _Options) -> Layout:
                 "jit without shard_map."
             )
     return layout
+
+
+def _in_single(
+    weights: jax.Array, finite: jax.Array, state: AggregateState
+) -> tuple[jax.Array, jax.Array, AggregateState]:
+    """Weights as the state keeps them, of float64 gradients too."""
+    return weights.astype(jnp.float32), finite, state
 
 
 def _repeat(
@@ -455,7 +462,8 @@ def _initial_state(
     blocks = layout.number_of_blocks()
     weights: Any = jnp.zeros((number,), jnp.float32)
     if options.granularity != GLOBAL:
-        weights = layout.show(_by_group(jnp.zeros((blocks, number)), layout))
+        zeros = jnp.zeros((blocks, number), jnp.float32)
+        weights = layout.show(_by_group(zeros, layout))
     method = jax.tree.map(
         lambda x: jnp.repeat(jnp.asarray(x)[None], blocks, axis=0),
         weighting.init(number),

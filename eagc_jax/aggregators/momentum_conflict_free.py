@@ -129,7 +129,8 @@ def momentum_conflict_free(
         _check_leaves(updates, state)
         check_averaged(updates, params, names)
         turn = state.step % number if objective is None else objective
-        chosen = jnp.arange(number) == _check_objective(turn, number)
+        turn = jnp.asarray(_check_objective(turn, number)).astype(jnp.int32)
+        chosen = jnp.arange(number, dtype=jnp.int32) == turn
         finite = all_finite(updates, names)
         momenta = jax.tree.map(
             lambda m, g: _moved(m, g, chosen, b1), state.momenta, updates
@@ -171,7 +172,7 @@ def momentum_conflict_free(
 
 def _moved(momentum: jax.Array, grad: jax.Array, chosen: jax.Array, b1: Any):
     """Momenta ``(K, *shape)`` with the chosen one moved towards the gradient."""
-    moved = b1 * momentum + (1 - b1) * _arithmetic.widened(grad)
+    moved = b1 * momentum + (1 - b1) * _arithmetic.widened(grad)[None]
     return jnp.where(expand_to(chosen, momentum.ndim), moved, momentum)
 
 
@@ -185,7 +186,7 @@ def _weights(
     steps = jnp.maximum(visits, 1).astype(jnp.float32)
     unbiased = 1 / (1 - b1**steps)
     gram = jax.tree.map(lambda x: x[0], parts)
-    norms = gram.norms * unbiased
+    norms = gram.norms * unbiased.astype(gram.norms.dtype)
     problem = Problem(
         gram._replace(norms=norms),
         preference=jnp.full((len(steps),), 1 / len(steps), norms.dtype),

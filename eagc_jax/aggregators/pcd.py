@@ -167,7 +167,7 @@ def _observe(
     scale = jnp.maximum(gram.scale.astype(jnp.float32), state.scale)
     safe = jnp.where(scale > 0, scale, 1)
     old = state.squares * (state.scale / safe) ** 2
-    norms = gram.norms * (gram.scale / safe)
+    norms = gram.norms * (gram.scale / safe.astype(gram.scale.dtype))
     decay = jnp.asarray(decay, jnp.float32)
     moved = decay * old + (1 - decay) * norms.astype(jnp.float32) ** 2
     squares = jnp.where(active, moved, old)

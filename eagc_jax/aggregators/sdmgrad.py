@@ -192,7 +192,7 @@ def begin(problem: Problem, start: jax.Array) -> jax.Array:
 def keep_absent(point: jax.Array, start: jax.Array, problem: Problem) -> jax.Array:
     """The next start: absent objectives keep theirs, a matrix with NaN changes none."""
     take = problem.active & jnp.all(jnp.isfinite(point))
-    return jnp.where(take, point, start).astype(start.dtype)
+    return jnp.where(take, point.astype(start.dtype), start)
 
 
 def _matrix_of(problem: Problem) -> jax.Array:

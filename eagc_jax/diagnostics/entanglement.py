@@ -128,8 +128,8 @@ def subspace_overlap(
     new, counted = _rows(new_features, new_mask, "new_mask")
     number = jnp.maximum(jnp.sum(used, dtype=jnp.int32), 1).astype(jnp.float32)
     mean = jnp.sum(old, axis=0) / number
-    old = jnp.where(used[:, None], old - mean, 0.0)
-    new = jnp.where(counted[:, None], new - mean, 0.0)
+    old = jnp.where(used[:, None], old - mean[None], 0.0)
+    new = jnp.where(counted[:, None], new - mean[None], 0.0)
     values, vectors = jnp.linalg.eigh(jnp.matmul(old.T, old, precision="highest"))
     values, vectors = values[::-1][:k], vectors[:, ::-1][:, :k]  # largest first
     # What float32 leaves of a zero.

@@ -175,10 +175,7 @@ def _measure(losses, gradients, last):
     norms = unit * jnp.sqrt(jnp.sum(share * share, axis=1))
     share = lengths / _nonzero(norms)[:, None]  # of the objective's length, by leaf
     cosines = jnp.sum(within * share[:, None] * share[None], axis=-1)
-    units = jax.tree.map(
-        lambda g: g.astype(compute_dtype(g.dtype)) / expand_to(_nonzero(norms), g.ndim),
-        gradients,
-    )
+    units = jax.tree.map(lambda g: _over(g, _nonzero(norms)), gradients)
     across = cross_gram(last, units).astype(norms.dtype)
     relative = norms / _nonzero(jnp.max(norms))
     even = (norms > 0).astype(norms.dtype)
@@ -195,6 +192,12 @@ def _measure(losses, gradients, last):
         progress_across=_along_sum(across, cosines, relative),
     )
     return measured, units
+
+
+def _over(leaf, lengths):
+    """``(K, *shape)`` over ``(K,)``, in the leaf's dtype or float32 at least."""
+    dtype = compute_dtype(leaf.dtype)
+    return leaf.astype(dtype) / expand_to(lengths, leaf.ndim).astype(dtype)
 
 
 def _along_sum(with_others, cosines, lengths):

@@ -52,7 +52,7 @@ def edit(
     everything = projected == tuple(range(wide.shape[0]))
     index = slice(None) if everything else np.array(projected)
     inside = jnp.matmul(wide[index], plan.conceptor, precision="highest")
-    removed = plan.weights[:, None] * inside
+    removed = plan.weights[None, :, None] * inside
     edited = wide - removed if everything else wide.at[index].add(-removed)
     edited = edited.at[supervised].add(plan.added)
     gradient = _norm(jnp.sum(wide, axis=0))

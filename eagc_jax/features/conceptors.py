@@ -133,10 +133,11 @@ def conceptor_from_moment(
     values = jnp.maximum(values, 0.0)  # rounding can put them below
     # In float32 the vectors are orthonormal to some ten roundings, which would go into
     # C's eigenvalues; one Newton-Schulz step leaves one or two.
-    excess = jnp.matmul(vectors.T, vectors, precision="highest") - jnp.eye(len(values))
+    excess = jnp.matmul(vectors.T, vectors, precision="highest")
+    excess = excess - jnp.eye(len(values), dtype=excess.dtype)
     vectors = vectors - jnp.matmul(vectors, excess / 2, precision="highest")
     soft = values / (values + jnp.asarray(aperture, jnp.float32) ** -2)
-    result = jnp.matmul(vectors * soft, vectors.T, precision="highest")
+    result = jnp.matmul(vectors * soft[None], vectors.T, precision="highest")
     # A product of floats is symmetric only to rounding.
     return jnp.where(seen, (result + result.T) / 2, 0.0)
 
@@ -255,7 +256,7 @@ def structured(features: Any, normalize: bool, center: Any) -> jax.Array:
         raise ValueError(
             f"center must be one row, shape {rows.shape[-1:]}; got {np.shape(center)}."
         )
-    return rows - jnp.asarray(center).astype(jnp.float32)
+    return rows - jnp.asarray(center).astype(jnp.float32)[None]
 
 
 def _rescaled(rows: jax.Array) -> jax.Array:

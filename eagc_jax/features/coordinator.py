@@ -347,7 +347,9 @@ def _quantiles(values: jax.Array, mask: jax.Array) -> jax.Array:
     """Quantiles of ``values[mask]``, linear between ranks; 0 where nothing is chosen."""
     number = jnp.sum(mask, dtype=jnp.int32)
     ranked = jnp.sort(jnp.where(mask, values, jnp.inf))
-    ranked = jnp.where(jnp.arange(values.shape[0]) < number, ranked, 0.0)
+    ranked = jnp.where(
+        jnp.arange(values.shape[0], dtype=jnp.int32) < number, ranked, 0.0
+    )
     place = _LEVELS * jnp.maximum(number - 1, 0).astype(jnp.float32)
     below = jnp.floor(place)
     low = ranked[below.astype(jnp.int32)]

@@ -12,6 +12,7 @@ import optax
 from eagc_jax import blocks as blocks_lib
 from eagc_jax._shards import (
     AxisName,
+    alike,
     check_averaged,
     check_axis_name,
     max_each,
@@ -250,7 +251,7 @@ def _measure(
     def collect(left, right):
         groups = layout.block_means({n: _product(left[n], right[n]) for n in leaves})
         if everything:
-            sums = layout.leaf_means(groups) * layout.sizes()
+            sums = layout.leaf_means(groups) * layout.sizes()[None]
             return {GLOBAL: jnp.sum(sums, axis=1, keepdims=True)}
         return groups
 
@@ -275,8 +276,12 @@ def _units(
     }
     largest = max_each(largest, leaves, names)
     if everything:
-        overall = jnp.max(jnp.stack([x for x in largest.values()]), axis=0)
-        largest = dict.fromkeys(largest, overall)
+        overall = jnp.max(jnp.stack(alike(list(largest.values()))), axis=0)
+        # In the leaf's dtype, which may be narrower: inside its range.
+        largest = {
+            n: jnp.minimum(overall, float(jnp.finfo(x.dtype).max)).astype(x.dtype)
+            for n, x in largest.items()
+        }
     return {name: jnp.where(x == 0, 1.0, x) for name, x in largest.items()}
 
 

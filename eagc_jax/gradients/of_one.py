@@ -84,8 +84,10 @@ def _of_one_output(losses_fn: Callable[..., Any], has_aux: bool) -> Callable:
         )
         vector, pullback, (losses, aux) = pull_back_vector(of_chosen, chosen)
         index = jnp.clip(index, 0, vector.size - 1)
-        unit = jnp.zeros_like(vector) + (jnp.arange(vector.size) == index)
-        (gradient,) = pullback(unit.astype(vector.dtype))
+        chosen = (jnp.arange(vector.size, dtype=jnp.int32) == index).astype(
+            vector.dtype
+        )
+        (gradient,) = pullback(jnp.zeros_like(vector) + chosen)
         return ((losses, aux) if has_aux else losses), gradient
 
     return wrapped

@@ -66,7 +66,7 @@ def tapped_two_phase(
         number, dtype = _number(losses_fn, has_aux, params, args)
         probe = jnp.zeros((number,), dtype)
         vector, pullback, out = _pull_back(losses_fn, has_aux, params, probe, args)
-        eye = jnp.zeros_like(vector) + jnp.eye(number, dtype=vector.dtype)
+        eye = jnp.zeros_like(vector)[None] + jnp.eye(number, dtype=vector.dtype)
         gram = jax.vmap(lambda unit: pullback(unit)[1])(eye)
         weights = weights_of(weighting, gram)
         return out, pullback(weights.astype(vector.dtype))[0], weights
@@ -130,7 +130,7 @@ def tapped_grams(
             return as_vector(out[0] if has_aux else out), out
 
         vector, pullback, out = jax.vjp(of_probe, probe, has_aux=True)
-        eye = jnp.zeros_like(vector) + jnp.eye(number, dtype=vector.dtype)
+        eye = jnp.zeros_like(vector)[None] + jnp.eye(number, dtype=vector.dtype)
         return out, jax.vmap(pullback, out_axes=-2)(eye)[0]
 
     return wrapped

@@ -148,7 +148,7 @@ def _check_gram(gram: Any) -> None:
 
 
 def _gram(vector: jax.Array, pullback: Callable, gram: str) -> jax.Array:
-    eye = jnp.zeros_like(vector) + jnp.eye(vector.size, dtype=vector.dtype)
+    eye = jnp.zeros_like(vector)[None] + jnp.eye(vector.size, dtype=vector.dtype)
     if gram == "batched":
         return gram_matrix(jax.vmap(pullback)(eye))
     # The transpose of J^T, not a second linearization: code with a backward pass of its

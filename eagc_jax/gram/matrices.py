@@ -238,9 +238,8 @@ def _block_grams(
         return _shards.sum_leaves(list(by_leaf.values()), list(leaves.values()), names)[
             None
         ]
-    return jnp.concatenate(
-        [_of_group(layout, group, by_leaf) for group in layout.groups], axis=0
-    )
+    groups = [_of_group(layout, group, by_leaf) for group in layout.groups]
+    return jnp.concatenate(_shards.alike(groups), axis=0)
 
 
 def _kept_axes(layout: Layout, name: str) -> tuple[int, ...]:
@@ -259,7 +258,7 @@ def _real_parts(leaf: jax.Array) -> list[jax.Array]:
 def _of_group(layout: Layout, group: str, by_leaf: dict[str, jax.Array]) -> jax.Array:
     """``(blocks, K, K)`` of a group's leaves, on every device."""
     names = layout.groups[group]
-    found = [by_leaf[name] for name in names]
+    found = _shards.alike([by_leaf[name] for name in names])
     if any(axis is not None for x in found for axis in jax.typeof(x).sharding.spec):
         # Explicit axes; block values are small.
         found = [

@@ -130,7 +130,7 @@ def scale_by_stability(
         finite = _base.all_finite(updates)
         grads = jax.tree.map(_base.wide, updates)
         cosines, known = _cosines(layout, grads, state.reference)
-        visits = {g: state.visits[g] + known[g] for g in known}
+        visits = {g: state.visits[g] + known[g].astype(jnp.float32) for g in known}
         memory = {
             g: jnp.where(
                 known[g],
@@ -226,7 +226,9 @@ def _means(layout: Layout, leaves: dict[str, jax.Array]) -> dict[str, jax.Array]
     means = layout.block_means(leaves)
     if layout.granularity != GLOBAL:
         return means
-    total = jnp.sum(layout.leaf_means(means) * layout.sizes(), axis=1, keepdims=True)
+    total = jnp.sum(
+        layout.leaf_means(means) * layout.sizes()[None], axis=1, keepdims=True
+    )
     return {GLOBAL: total}
 
 
