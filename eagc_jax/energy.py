@@ -18,6 +18,7 @@ from eagc_jax._shards import (
     max_leaves,
     split_over,
 )
+from eagc_jax._states import check_state
 from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity
 from eagc_jax.objectives import (
     AssessedUpdates,
@@ -25,7 +26,6 @@ from eagc_jax.objectives import (
     check_objective_axis,
     check_same_names,
     check_same_shapes,
-    check_state,
     check_weights,
     concrete,
     expand_to,
@@ -209,6 +209,8 @@ def assess_energy(
             nothing = jnp.ones([], jnp.float32), jnp.ones([], bool)
             return AssessedUpdates(updates, {}, {}, *nothing), state
         check_averaged(updates, params, options.names)
+        kept = {"direction": keeps_direction, "second_moment": keeps_moment}
+        _check_averages(state, named_leaves(updates), kept)
         step = _start(updates, options)
         count = jnp.where(step.advance, optax.safe_increment(state.count), state.count)
         new_direction, new_moment = (), ()
@@ -549,6 +551,24 @@ def _required(
                 f"parameter's, {np.shape(leaves[name])[1:]}."
             )
     return {name: _as_float32(jnp.asarray(leaf)) for name, leaf in named.items()}
+
+
+def _check_averages(
+    state: AssessEnergyState, leaves: dict[str, jax.Array], kept: dict[str, bool]
+) -> None:
+    """Raises ValueError where a state's running averages are of other energies."""
+    for field, wanted in kept.items():
+        found = named_leaves(getattr(state, field))
+        if bool(found) != wanted:
+            raise ValueError(
+                f"the state keeps {'a' if found else 'no'} running '{field}', but these "
+                f"energies need {'one' if wanted else 'none'}: it was made with another "
+                "energy, direction_decay or moment_decay. Call init again."
+            )
+        if wanted:
+            shapes = {name: np.shape(leaf)[1:] for name, leaf in leaves.items()}
+            check_same_names(shapes, found, "updates", f"the state's {field}")
+            check_same_shapes(shapes, {n: np.shape(x) for n, x in found.items()}, 1)
 
 
 def _check_energy(energy: str | Mapping[str, float]) -> dict[str, float]:

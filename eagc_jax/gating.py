@@ -11,6 +11,7 @@ import optax
 
 from eagc_jax import blocks as blocks_lib
 from eagc_jax._shards import AxisName, check_axis_name
+from eagc_jax._states import check_state
 from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
 from eagc_jax.energy import assess_magnitude
 from eagc_jax.gram.sums import materialized, rescaled
@@ -20,7 +21,6 @@ from eagc_jax.objectives import (
     check_objective_axis,
     check_same_names,
     check_same_shapes,
-    check_state,
     check_weights,
     compute_dtype,
     concrete,
@@ -180,6 +180,7 @@ def soft_gate(
             granularity, leaves, options.names, options.specs
         )
         _check_assessed(updates, state, layout)
+        _check_memory(state, updates.log_energies if keeps_memory else {})
         tau = temperature(state.count) if callable(temperature) else temperature
         strength = (1 - jnp.asarray(floor, jnp.float32)) * _ramp(
             state.count, warmup_steps
@@ -489,10 +490,17 @@ def _check_assessed(
     shown, kept = dict(layout.shown_spec()), blocks_lib.spec_of(state.gates)
     check_same_names(shown, kept, "updates", "state")
     check_same_shapes(shown, kept, number)
-    for name in layout.alone:
-        if name in state.memory:
-            remembered = state.memory[name].logits.shape[1:]
-            check_same_shapes({name: layout.shapes[name]}, {name: remembered}, number)
+
+
+def _check_memory(state: SoftGateState, groups: dict[str, jax.Array]) -> None:
+    found = {name: memory.logits.shape for name, memory in state.memory.items()}
+    wanted = {name: value.shape for name, value in groups.items()}
+    if found != wanted:
+        raise ValueError(
+            f"the state remembers logits of shapes {found}, this gate of {wanted}: it "
+            "was made with another granularity, or with or without smoothing, "
+            "hysteresis and slew. Call init again."
+        )
 
 
 def _is_memoryless(options: _Options) -> bool:

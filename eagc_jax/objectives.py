@@ -267,31 +267,6 @@ def check_same_shapes(
             )
 
 
-def check_state(state: Any, kind: type, number: int, per_objective: Any) -> None:
-    """Raises ValueError for a state that isn't this transformation's.
-
-    Args:
-      state: what ``update`` was given.
-      kind: the NamedTuple that ``init`` returns.
-      number: K.
-      per_objective: the name of a field with one entry, or row, for each objective.
-    """
-    if not isinstance(state, kind):
-        raise ValueError(
-            f"the state must be a {kind.__name__}, as init returns it; got "
-            f"{type(state).__name__}. It is another transformation's, an older "
-            "version's, or was restored without a target: restore it into "
-            "jax.eval_shape(tx.init, params), or call init again."
-        )
-    leaves = jax.tree.leaves(getattr(state, per_objective))
-    found = {leaf.shape[0] if leaf.ndim else None for leaf in leaves}
-    if leaves and max(leaf.size for leaf in leaves) and found != {number}:
-        raise ValueError(
-            f"the state is of {found.pop()} objectives (its {per_objective!r}), this "
-            f"transformation of {number}: call init again."
-        )
-
-
 # ---------------------------------------------------------------------------
 # Stacking
 # ---------------------------------------------------------------------------

@@ -45,6 +45,7 @@ from eagc_jax._shards import (
     check_axis_name,
     max_leaves,
 )
+from eagc_jax._states import check_state
 from eagc_jax.aggregators._averages import (
     GramAverage,
     init_gram_average,
@@ -71,7 +72,6 @@ from eagc_jax.objectives import (
     check_objective_axis,
     check_same_names,
     check_same_shapes,
-    check_state,
     compute_dtype,
     concrete,
     finite_rows,

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from eagc_jax._shards import AxisName, check_averaged, check_axis_name
+from eagc_jax._states import check_state
 from eagc_jax.aggregators import _arithmetic
 from eagc_jax.aggregators._base import RESCALES
 from eagc_jax.aggregators._signature import shows_options_of
@@ -25,7 +26,6 @@ from eagc_jax.objectives import (
     check_mask,
     check_num_objectives,
     check_objective_axis,
-    check_state,
     concrete,
     expand_to,
 )

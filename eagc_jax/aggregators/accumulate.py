@@ -8,8 +8,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from eagc_jax._states import check_state
 from eagc_jax.aggregators import _arithmetic, _direct
-from eagc_jax.objectives import check_mask, check_objective_axis, expand_to
+from eagc_jax.objectives import (
+    check_mask,
+    check_objective_axis,
+    check_same_names,
+    check_same_shapes,
+    expand_to,
+    named_leaves,
+)
 
 
 class AccumulateState(NamedTuple):
@@ -89,6 +97,8 @@ def accumulate_objectives(
         updates, state, params=None, *, active_mask=None, value=None, **extra_args
     ):
         check_objective_axis(updates, number, params)
+        check_state(state, AccumulateState, number, "visits")
+        _check_sums(state.sums, updates)
         mask = check_mask(active_mask, number)
         sums = jax.tree.map(lambda s, g: s + _kept(g, mask), state.sums, updates)
         values = state.values
@@ -121,6 +131,13 @@ def accumulate_objectives(
         return jax.lax.cond(state.position + 1 >= every, finish, go_on)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _check_sums(sums: Any, updates: Any) -> None:
+    found, wanted = named_leaves(sums), named_leaves(updates)
+    check_same_names(wanted, found, "updates", "the state's sums")
+    shapes = [{n: leaf.shape[1:] for n, leaf in x.items()} for x in (wanted, found)]
+    check_same_shapes(*shapes, len(next(iter(wanted.values()), ())))
 
 
 def _kept(leaf: jax.Array, mask: jax.Array) -> jax.Array:

@@ -10,13 +10,13 @@ import optax
 
 from eagc_jax import blocks as blocks_lib
 from eagc_jax._shards import AxisName, check_averaged, check_axis_name
+from eagc_jax._states import check_like, check_state
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._weighting import Problem
 from eagc_jax.aggregators.conflict_free import solve
 from eagc_jax.blocks import GLOBAL
 from eagc_jax.gram import gram_blocks
 from eagc_jax.objectives import (
-    check_same_names,
     concrete,
     expand_to,
     named_leaves,
@@ -126,7 +126,9 @@ def momentum_conflict_free(
         check_updates(updates, params)
         if not jax.tree.leaves(updates):  # an empty group of optax.partition
             return updates, state
-        _check_leaves(updates, state)
+        check_state(state, MomentumConflictFreeState, number, "visits")
+        _check_no_axis(updates, state)
+        check_like(state, init_fn, updates)
         check_averaged(updates, params, names)
         turn = state.step % number if objective is None else objective
         turn = jnp.asarray(_check_objective(turn, number)).astype(jnp.int32)
@@ -211,11 +213,10 @@ def _check_objective(objective: Any, number: int) -> Any:
     return objective
 
 
-def _check_leaves(updates: Any, state: MomentumConflictFreeState) -> None:
-    leaves, known = named_leaves(updates), named_leaves(state.last)
-    check_same_names(leaves, known, "updates", "state")
-    for name, leaf in leaves.items():
-        if jnp.shape(leaf) != jnp.shape(known[name]):
+def _check_no_axis(updates: Any, state: MomentumConflictFreeState) -> None:
+    known = named_leaves(state.last)
+    for name, leaf in named_leaves(updates).items():
+        if name in known and jnp.ndim(leaf) == jnp.ndim(known[name]) + 1:
             raise ValueError(
                 f"leaf '{name}' has shape {jnp.shape(leaf)}, but momentum_conflict_free "
                 f"takes the gradient of one objective, {jnp.shape(known[name])}, without "

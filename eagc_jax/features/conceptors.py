@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eagc_jax._states import check_kind
 from eagc_jax.objectives import concrete
 
 
@@ -78,6 +79,7 @@ def add_features(
       >>> moment.total.tolist(), float(moment.weight)
       ([[10.0, 2.0], [2.0, 4.0]], 2.0)
     """
+    check_kind(moment, SecondMoment)
     dim = moment.total.shape[0]
     if np.ndim(features) != 2 or np.shape(features)[1] != dim:
         raise ValueError(

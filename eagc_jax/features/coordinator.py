@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from eagc_jax._states import check_kind
 from eagc_jax.features.alignment import (
     attraction,
     check_features,
@@ -371,6 +372,7 @@ def _check(
     max_projection: Any,
 ) -> None:
     check_features(features, reference_features)
+    check_kind(state, CoordinatorState)
     dim = np.shape(features)[1]
     if np.shape(state.conceptor) != (dim, dim):
         raise ValueError(

@@ -18,13 +18,12 @@ from eagc_jax._shards import (
     max_each,
     max_leaves,
 )
+from eagc_jax._states import check_like, check_state
 from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
 from eagc_jax.objectives import (
     AssessedUpdates,
     check_num_objectives,
     check_objective_axis,
-    check_same_names,
-    check_same_shapes,
     compute_dtype,
     concrete,
     expand_to,
@@ -177,12 +176,9 @@ def elastic_projection(
         layout = blocks_lib.layout_of_updates(
             granularity, leaves, options.names, options.specs
         )
-        shown, kept = dict(layout.shown_spec()), blocks_lib.spec_of(state.weights)
-        check_same_names(shown, kept, "updates", "state")
-        check_same_shapes(shown, kept, number)
+        check_state(state, ElasticProjectionState, number, "weights")
+        check_like(state, init_fn, jax.tree.map(lambda leaf: leaf[0], updates))
         direction = named_leaves(state.direction)
-        if direction:
-            check_same_names(leaves, direction, "updates", "state")
         found = _measure(leaves, direction, layout, options)
         squares = list(found.square.values())
         bad = [jnp.any(~jnp.isfinite(x)).astype(jnp.int32) for x in squares]

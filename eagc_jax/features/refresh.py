@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from eagc_jax._states import check_kind
 from eagc_jax.features.conceptors import (
     SecondMoment,
     add_features,
@@ -65,6 +66,7 @@ def refresh_conceptor(
     known = concrete(every)
     if known is not None and not known >= 1:
         raise ValueError(f"every must be at least 1, got {every!r}.")
+    check_kind(state, CoordinatorState)
     if not isinstance(moment, SecondMoment):
         empty = init_moment(state.conceptor.shape[0])
         moment = add_features(empty, moment, normalize=normalize, center=state.center)

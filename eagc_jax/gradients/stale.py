@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eagc_jax._states import check_kind
 from eagc_jax.gradients._common import (
     Weighting,
     as_vector,
@@ -104,6 +105,7 @@ def stale_weights(
 
     def wrapped(params: Any, state: StaleWeightsState, *args: Any):
         check_differentiable(params, "params")
+        check_kind(state, StaleWeightsState)
 
         def fresh(params: Any, weights: jax.Array):
             out, gradient, new = fresh_step(params, *args)

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from eagc_jax import blocks as blocks_lib
+from eagc_jax._states import check_like
 from eagc_jax.blocks import ByLeaf, Granularity
 from eagc_jax.objectives import named_leaves
 from eagc_jax.scaling import _base
@@ -120,6 +121,7 @@ def scale_by_adamp(
                 "update(updates, state, params)."
             )
         _base.check_updates(updates, params)
+        check_like(state, init_fn, updates)
         finite = _base.all_finite(updates)
         grads = jax.tree.map(_base.wide, updates)
         count = _base.increment(state.count)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from eagc_jax._states import check_like
 from eagc_jax.scaling import _base
 
 
@@ -90,6 +91,7 @@ def scale_by_diffgrad(
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         _base.check_updates(updates, params)
+        check_like(state, init_fn, updates)
         finite = _base.all_finite(updates)
         grads = jax.tree.map(_base.wide, updates)
         count = _base.increment(state.count)

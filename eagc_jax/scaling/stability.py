@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from eagc_jax import blocks as blocks_lib
+from eagc_jax._states import check_like
 from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
 from eagc_jax.objectives import (
-    check_same_names,
-    check_same_shapes,
     concrete,
     named_leaves,
 )
@@ -126,7 +125,9 @@ def scale_by_stability(
         _base.check_updates(updates, params)
         if not jax.tree.leaves(updates):  # an empty group of optax.partition
             return updates, state
-        layout = _layout_like(granularity, updates, state)
+        check_like(state, init_fn, updates)
+        leaves = {name: leaf[None] for name, leaf in named_leaves(updates).items()}
+        layout = blocks_lib.layout_of_updates(granularity, leaves)
         finite = _base.all_finite(updates)
         grads = jax.tree.map(_base.wide, updates)
         cosines, known = _cosines(layout, grads, state.reference)
@@ -176,16 +177,6 @@ def _groups_of_zeros(layout: Layout, params: dict[str, Any]) -> dict[str, jax.Ar
     if layout.granularity == GLOBAL:
         return {GLOBAL: jnp.zeros((1, 1), jnp.float32)}
     return layout.zeros(params, 1)
-
-
-def _layout_like(granularity: Granularity, updates: Any, state: Any) -> Layout:
-    """The layout of these updates, checked against what ``init`` saw."""
-    leaves = {name: leaf[None] for name, leaf in named_leaves(updates).items()}
-    known = named_leaves(state.reference)
-    check_same_names(leaves, known, "updates", "state")
-    shapes = {name: jnp.shape(leaf)[1:] for name, leaf in leaves.items()}
-    check_same_shapes(shapes, {n: jnp.shape(v) for n, v in known.items()}, 1)
-    return blocks_lib.layout_of_updates(granularity, leaves)
 
 
 def _cosines(
