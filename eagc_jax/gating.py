@@ -180,7 +180,8 @@ def soft_gate(
             granularity, leaves, options.names, options.specs
         )
         _check_assessed(updates, state, layout)
-        _check_memory(state, updates.log_energies if keeps_memory else {})
+        remembered = updates.log_energies if keeps_memory else {}
+        _check_memory(state, remembered, number)
         tau = temperature(state.count) if callable(temperature) else temperature
         strength = (1 - jnp.asarray(floor, jnp.float32)) * _ramp(
             state.count, warmup_steps
@@ -492,15 +493,18 @@ def _check_assessed(
     check_same_shapes(shown, kept, number)
 
 
-def _check_memory(state: SoftGateState, groups: dict[str, jax.Array]) -> None:
-    found = {name: memory.logits.shape for name, memory in state.memory.items()}
-    wanted = {name: value.shape for name, value in groups.items()}
-    if found != wanted:
+def _check_memory(
+    state: SoftGateState, groups: dict[str, jax.Array], number: int
+) -> None:
+    kept = {name: memory.logits.shape[1:] for name, memory in state.memory.items()}
+    found = {name: value.shape[1:] for name, value in groups.items()}
+    if set(found) != set(kept):
         raise ValueError(
-            f"the state remembers logits of shapes {found}, this gate of {wanted}: it "
-            "was made with another granularity, or with or without smoothing, "
-            "hysteresis and slew. Call init again."
+            f"the state remembers logits of the blocks {sorted(kept)}, this gate those "
+            f"of {sorted(found)}: it was made with another granularity, or with or "
+            "without smoothing, hysteresis and slew. Call init again."
         )
+    check_same_shapes(found, kept, number)
 
 
 def _is_memoryless(options: _Options) -> bool:
