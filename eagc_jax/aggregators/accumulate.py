@@ -98,7 +98,7 @@ def accumulate_objectives(
     ):
         check_objective_axis(updates, number, params)
         check_state(state, AccumulateState, number, "visits")
-        _check_sums(state.sums, updates)
+        _check_sums(state.sums, updates, number)
         mask = check_mask(active_mask, number)
         sums = jax.tree.map(lambda s, g: s + _kept(g, mask), state.sums, updates)
         values = state.values
@@ -133,11 +133,14 @@ def accumulate_objectives(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _check_sums(sums: Any, updates: Any) -> None:
-    found, wanted = named_leaves(sums), named_leaves(updates)
-    check_same_names(wanted, found, "updates", "the state's sums")
-    shapes = [{n: leaf.shape[1:] for n, leaf in x.items()} for x in (wanted, found)]
-    check_same_shapes(*shapes, len(next(iter(wanted.values()), ())))
+def _check_sums(sums: Any, updates: Any, number: int) -> None:
+    kept, found = named_leaves(sums), named_leaves(updates)
+    check_same_names(found, kept, "updates", "the state's sums")
+    check_same_shapes(
+        {name: leaf.shape[1:] for name, leaf in found.items()},
+        {name: leaf.shape[1:] for name, leaf in kept.items()},
+        number,
+    )
 
 
 def _kept(leaf: jax.Array, mask: jax.Array) -> jax.Array:
