@@ -126,7 +126,8 @@ OF_TREES = [n for n in ROWS if not (n in AGGREGATORS and shapeless(n))]
 OF_SHAPES = [n for n in OF_TREES if not shapeless(n)]
 
 
-@pytest.mark.parametrize("name", ROWS)
+# Of aggregators test_modes.py shows it.
+@pytest.mark.parametrize("name", [*PER_OBJECTIVE, *OF_ONE])
 def test_its_own_state_is_taken(name):
     update(name, jax.eval_shape(made(name).init, PARAMS))
 
