@@ -267,8 +267,13 @@ class Layout:
         """((name, shape), ...) of what a state shows."""
         return tuple((place.name, place.shape) for place in self.places())
 
-    def show(self, by_group: dict[str, jax.Array]) -> Any:
-        """Values by group ``(K, ...)`` as a state shows them."""
+    def show(
+        self, by_group: dict[str, jax.Array], of_nothing: jax.Array | None = None
+    ) -> Any:
+        """Values by group ``(K, ...)`` as a state shows them.
+
+        A mean of no entries is ``of_nothing``, ``(K,)``, or 0.
+        """
         if not self.axes:
             return stand_in()
         if self.granularity == GLOBAL:
@@ -277,12 +282,13 @@ class Layout:
             return ByLeaf((only,), self.places())
         parts = [by_group[group] for group in self.groups]
         if self.alone:
-            parts.append(
-                jnp.stack([self._shown_mean(by_group[n]) for n in self.alone], 1)
-            )
+            means = [self._shown_mean(by_group[n], of_nothing) for n in self.alone]
+            parts.append(jnp.stack(means, 1))
         return ByLeaf(tuple(parts), self.places())
 
-    def _shown_mean(self, values: jax.Array) -> jax.Array:
+    def _shown_mean(self, values: jax.Array, of_nothing: jax.Array | None) -> jax.Array:
+        if not values.size and of_nothing is not None:
+            return of_nothing
         axes = tuple(range(1, values.ndim))
         across = self._across(values, axes)
         size = max(math.prod(values.shape[1:]) * axis_sizes(across), 1)

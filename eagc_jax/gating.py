@@ -207,7 +207,7 @@ def soft_gate(
         )
         gated = [rescaled(leaf, applied[name]) for name, leaf in leaves.items()]
         out = jax.tree.unflatten(jax.tree.structure(updates.updates), gated)
-        shown = layout.show(gates)
+        shown = layout.show(gates, of_nothing=options.weights)
         return out, SoftGateState(
             gates=jax.tree.map(
                 lambda new, old: jnp.where(updates.advance, new, old),

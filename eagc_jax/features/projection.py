@@ -24,6 +24,7 @@ from eagc_jax.objectives import (
     AssessedUpdates,
     check_num_objectives,
     check_objective_axis,
+    check_same_names,
     compute_dtype,
     concrete,
     expand_to,
@@ -177,6 +178,8 @@ def elastic_projection(
             granularity, leaves, options.names, options.specs
         )
         check_state(state, ElasticProjectionState, number, "weights")
+        shown, kept = dict(layout.shown_spec()), blocks_lib.spec_of(state.weights)
+        check_same_names(shown, kept, "updates", "state")
         check_like(state, init_fn, jax.tree.map(lambda leaf: leaf[0], updates))
         direction = named_leaves(state.direction)
         found = _measure(leaves, direction, layout, options)
