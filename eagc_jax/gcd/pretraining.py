@@ -11,11 +11,15 @@ projection, InfoNCE. No label is read at any point.
 
 import argparse
 import dataclasses
+import functools
 import pathlib
+import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -121,6 +125,9 @@ def recipe(dataset: str) -> tuple[ViTConfig, PretrainConfig]:
     return _RECIPES[dataset]
 
 
+_STEPS_OF_A_CALL = 10
+
+
 class _Pupil(nnx.Module):
     """The backbone and the projector that is dropped after pretraining."""
 
@@ -137,6 +144,8 @@ def pretrain(
     vit: ViTConfig,
     config: PretrainConfig,
     on_epoch: Callable[[int, float], None] | None = None,
+    *,
+    seconds: float | None = None,
 ) -> VisionTransformer:
     """Pretrains a backbone on images alone.
 
@@ -144,13 +153,17 @@ def pretrain(
       images: (N, H, W, C) floats in [0, 1], N >= batch_size.
       vit: shape of the backbone.
       config: how it is taught.
-      on_epoch: called after each epoch with its number (1, 2, ...) and mean loss.
+      on_epoch: called after each epoch with its number (1, 2, ...) and mean loss; after
+        the last one, too, if the time ended in the middle of it.
+      seconds: train for about so long, compilation aside, and `config.epochs` at most.
+        The learning rate warms up and falls to 0 within that time, so how far it gets,
+        and the result, depend on the machine. None for all epochs.
 
     Returns:
       The backbone.
 
     Raises:
-      ValueError: there are fewer images than one batch needs.
+      ValueError: there are fewer images than one batch needs, or no time.
 
     References:
       Chen et al., "A Simple Framework for Contrastive Learning of Visual
@@ -163,46 +176,120 @@ def pretrain(
             f"images must number at least batch_size = {config.batch_size}, "
             f"got {len(images)}"
         )
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0,
-        config.learning_rate,
-        config.warmup_epochs * steps,
-        config.epochs * steps,
-    )
-    optimizer = optax.adamw(schedule, weight_decay=config.weight_decay)
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"seconds must be positive, got {seconds}")
+    # Looking at the clock needs calls that are short; all of an epoch is one otherwise.
+    size = steps if seconds is None else min(steps, _STEPS_OF_A_CALL)
+    steps = steps // size * size
     graphdef, params = nnx.split(_Pupil(vit, config))
-
-    @jax.jit
-    def run_epoch(carry, key):
-        order_key, view_key = jax.random.split(key)
-        order = jax.random.permutation(order_key, len(images))
-        batches = order[: steps * config.batch_size].reshape(steps, -1)
-
-        def step(carry, inputs):
-            params, opt_state = carry
-            indices, key = inputs
-            views = data.two_views(key, images[indices], config.augmentation)
-
-            def loss_fn(params):
-                pupil = nnx.merge(graphdef, params)
-                projections = pupil.projector(pupil.backbone(views))
-                return losses.info_nce(projections, temperature=config.temperature)
-
-            loss, gradients = jax.value_and_grad(loss_fn)(params)
-            updates, opt_state = optimizer.update(gradients, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), loss
-
-        keys = jax.random.split(view_key, steps)
-        carry, epoch_losses = jax.lax.scan(step, carry, (batches, keys))
-        return carry, epoch_losses.mean()
-
-    carry = params, optimizer.init(params)
+    carry = params, _optimizer(config).init(params)
+    run = _compiled(graphdef, config, carry, images, size)
+    progress = _Progress(config, steps, seconds)
     key = jax.random.key(config.seed)
     for epoch in range(config.epochs):
-        carry, loss = run_epoch(carry, jax.random.fold_in(key, epoch))
+        batches, keys = _draw(
+            jax.random.fold_in(key, epoch), len(images), steps, config.batch_size
+        )
+        losses_seen = []
+        for start in range(0, steps, size):
+            part = slice(start, start + size)
+            rates = progress.learning_rates(size)
+            carry, loss = run(carry, images, batches[part], keys[part], rates)
+            losses_seen.append(float(loss))  # waits for it
+            if progress.is_over():
+                break
         if on_epoch is not None:
-            on_epoch(epoch + 1, float(loss))
+            on_epoch(epoch + 1, sum(losses_seen) / len(losses_seen))
+        if progress.is_over():
+            break
     return nnx.merge(graphdef, carry[0]).backbone
+
+
+class _Progress:
+    """How much of a lesson is over, in [0, 1], and the learning rates that follow."""
+
+    def __init__(self, config: PretrainConfig, steps: int, seconds: float | None):
+        self._config, self._seconds = config, seconds
+        self._total, self._done = config.epochs * steps, 0
+        self._start = time.perf_counter()
+        self._share = 1 / self._total  # of a step; measured where time is short
+
+    def learning_rates(self, number: int) -> np.ndarray:
+        """(number,) float32, of the next steps."""
+        begun = self._passed()
+        shares = begun + self._share * np.arange(number)
+        self._done += number
+        return _learning_rate(self._config, shares).astype(np.float32)
+
+    def is_over(self) -> bool:
+        """After a call of steps: measures how long they took."""
+        return self._passed() >= 1
+
+    def _passed(self) -> float:
+        share = self._done / self._total
+        if self._seconds is None:
+            return share
+        passed = (time.perf_counter() - self._start) / self._seconds
+        if self._done:
+            self._share = max(passed / self._done, 1 / self._total)
+        return max(share, passed)
+
+
+def _learning_rate(config: PretrainConfig, progress: np.ndarray) -> np.ndarray:
+    """Linear warm-up from 0, then half a cosine to 0."""
+    warmup = config.warmup_epochs / config.epochs
+    rest = np.clip((progress - warmup) / (1 - warmup), 0, 1)
+    falling = (1 + np.cos(np.pi * rest)) / 2
+    rising = progress / warmup if warmup else np.ones_like(progress)
+    return config.learning_rate * np.where(progress < warmup, rising, falling)
+
+
+def _optimizer(config: PretrainConfig) -> optax.GradientTransformation:
+    """AdamW but for the learning rate, which each step is given."""
+    return optax.chain(
+        optax.scale_by_adam(), optax.add_decayed_weights(config.weight_decay)
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _draw(key, number, steps, batch_size):
+    """An epoch's batches (steps, B) and the keys of their views."""
+    order_key, view_key = jax.random.split(key)
+    order = jax.random.permutation(order_key, number)[: steps * batch_size]
+    return order.reshape(steps, batch_size), jax.random.split(view_key, steps)
+
+
+def _compiled(graphdef, config: PretrainConfig, carry, images, size: int) -> Any:
+    """`size` training steps as one program, compiled before the clock is started."""
+    optimizer = _optimizer(config)
+
+    def step(carry, inputs, images):
+        params, opt_state = carry
+        indices, key, rate = inputs
+        views = data.two_views(key, images[indices], config.augmentation)
+
+        def loss_fn(params):
+            pupil = nnx.merge(graphdef, params)
+            projections = pupil.projector(pupil.backbone(views))
+            return losses.info_nce(projections, temperature=config.temperature)
+
+        loss, gradients = jax.value_and_grad(loss_fn)(params)
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        updates = jax.tree.map(lambda leaf: -rate * leaf, updates)
+        return (optax.apply_updates(params, updates), opt_state), loss
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def run(carry, images, batches, keys, rates):
+        def one(carry, inputs):
+            return step(carry, inputs, images)
+
+        carry, seen = jax.lax.scan(one, carry, (batches, keys, rates))
+        return carry, seen.mean()
+
+    keys = jax.random.split(jax.random.key(0), size)
+    batches = jax.ShapeDtypeStruct((size, config.batch_size), jnp.int32)
+    rates = jax.ShapeDtypeStruct((size,), jnp.float32)
+    return run.lower(carry, images, batches, keys, rates).compile()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -216,6 +303,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--data", help="file or folder of the data set")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument(
+        "--minutes", type=float, help="at most; the recipe's epochs too"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     name = options.dataset or "digits"
@@ -232,12 +322,13 @@ def main(arguments: list[str] | None = None) -> None:
     every = max(1, config.epochs // 20)
 
     def show(epoch: int, loss: float) -> None:
-        if epoch % every == 0 or epoch == config.epochs:
+        if epoch % every == 0 or epoch == config.epochs or options.minutes is not None:
             print(
                 f"epoch {epoch:3d} of {config.epochs}: InfoNCE {loss:.3f}", flush=True
             )
 
-    backbone = pretrain(jnp.asarray(dataset.images), vit, config, show)
+    seconds = None if options.minutes is None else 60 * options.minutes
+    backbone = pretrain(jnp.asarray(dataset.images), vit, config, show, seconds=seconds)
     save_backbone(options.output, backbone)
     print(f"wrote {options.output} ({options.output.stat().st_size / 1e3:.0f} kB)")
 

@@ -128,7 +128,86 @@ def test_flips_mirror_and_change_nothing_else(digits):
     assert 70 < same.sum() < 130  # four standard deviations of 200 tosses
 
 
+def colours(number=200, side=9):
+    return jax.random.uniform(jax.random.key(5), (number, side, side, 3))
+
+
+def test_crops_lie_within_the_image_and_have_the_sizes_drawn():
+    # A picture of its own coordinates shows where a view was taken from.
+    rows, columns = np.meshgrid(
+        np.linspace(0, 1, 9), np.linspace(0, 1, 9), indexing="ij"
+    )
+    image = np.stack([rows, columns, rows], axis=2).astype(np.float32)
+    crop = dataclasses.replace(NOTHING, crop=0.8)
+    views = augment(jax.random.key(0), jnp.asarray(np.stack([image] * 400)), crop)
+    views = np.asarray(views)
+    tops, bottoms = views[:, 0, 0, 0], views[:, -1, 0, 0]
+    lefts, rights = views[:, 0, 0, 1], views[:, 0, -1, 1]
+    heights, widths = bottoms - tops, rights - lefts
+    # Straight, and evenly spaced: only rounding is between a view and its corners.
+    step = np.linspace(0, 1, 9)
+    expected = tops[:, None] + heights[:, None] * step
+    np.testing.assert_allclose(views[:, :, 3, 0], expected, atol=1e-5)
+    areas, aspects = heights * widths, widths / heights
+    assert 0.2 - 1e-4 <= areas.min() < 0.25
+    assert 0.9 < areas.max() <= 1 + 1e-5
+    assert aspects.min() >= 0.75 - 1e-4
+    assert aspects.max() <= 4 / 3 + 1e-4
+    for low, high in ((tops, bottoms), (lefts, rights)):
+        assert low.min() < 0.02  # crops reach every border
+        assert high.max() > 0.98
+
+
+def test_colours_turn_around_gray_and_keep_brightness():
+    images = np.asarray(
+        0.3 + 0.2 * colours()
+    )  # far enough from 0 and 1: nothing is cut
+    grays = np.broadcast_to(images[..., :1], images.shape)
+    luma = np.array([0.299, 0.587, 0.114])
+    for name, amount in (("saturation", 0.4), ("hue", 0.1), ("gray", 0.5)):
+        amounts = dataclasses.replace(NOTHING, **{name: amount})
+        both = augment(jax.random.key(1), np.concatenate([images, grays]), amounts)
+        views, still_gray = np.asarray(both).reshape(2, *images.shape)
+        np.testing.assert_allclose(still_gray, grays, atol=1e-5)
+        np.testing.assert_allclose(views @ luma, images @ luma, atol=1e-4)
+        away, before = (x - (x @ luma)[..., None] for x in (views, images))
+        ratios = np.sqrt((away**2).sum((1, 2, 3)) / (before**2).sum((1, 2, 3)))
+        if name == "saturation":
+            assert 0.6 - 1e-3 <= ratios.min() < 0.65
+            assert 1.35 < ratios.max() <= 1.4 + 1e-3
+        elif name == "gray":
+            assert 70 < (ratios < 1e-3).sum() < 130  # of 200 tosses
+            assert np.all((ratios < 1e-3) | (np.abs(ratios - 1) < 1e-3))
+        else:
+            # The angle between colours, in the plane that YIQ turns.
+            plane = augmentation._TO_YIQ[1:]
+            turned, straight = (x.reshape(200, -1, 3) @ plane.T for x in (away, before))
+            angles = np.arctan2(*np.moveaxis(turned, 2, 0)) - np.arctan2(
+                *np.moveaxis(straight, 2, 0)
+            )
+            angles = np.abs((angles + np.pi) % (2 * np.pi) - np.pi).mean(axis=1)
+            assert 0.9 * 0.2 * np.pi < angles.max() <= 0.2 * np.pi + 1e-2
+
+
+def test_colours_leave_the_other_draws_as_they_were():
+    images, key = colours(20), jax.random.key(2)
+    plain = dataclasses.replace(NOTHING, contrast=0.5, flip=0.5)
+    nearly = dataclasses.replace(plain, saturation=1e-7, hue=1e-7, gray=1e-7)
+    np.testing.assert_allclose(
+        augment(key, images, nearly), augment(key, images, plain), atol=1e-4
+    )
+
+
 def test_wrong_use_names_the_argument(digits):
+    for name in ("gray", "saturation", "hue"):
+        with pytest.raises(ValueError, match=f"{name} must be at most 1"):
+            data.Augmentation(**{name: 1.5})
+    with pytest.raises(ValueError, match="crop must be below 1"):
+        data.Augmentation(crop=1.0)
+    with pytest.raises(ValueError, match=r"need images \(B, H, W, 3\), got shape"):
+        data.augment(
+            jax.random.key(0), jnp.ones((2, 4, 4, 1)), data.Augmentation(hue=0.1)
+        )
     with pytest.raises(ValueError, match="known_classes must be some, but not all"):
         data.split_categories(digits, range(10))
     with pytest.raises(ValueError, match="known_classes"):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from eagc_jax.gcd import data
-from eagc_jax.gcd.data import idx, omniglot
+from eagc_jax.gcd.data import cifar10, idx, omniglot
 
 PER_CLASS = np.array([9, 4, 7, 7, 7, 7, 7, 7, 7, 8])
 
@@ -19,6 +19,66 @@ PER_CLASS = np.array([9, 4, 7, 7, 7, 7, 7, 7, 7, 8])
 def idx_bytes(array):
     header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
     return header + array.tobytes()
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two of each class, whose colour says which one of which class it is."""
+    path = tmp_path / "photos.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("train/", "")
+        for number, name in enumerate(cifar10.CLASSES):
+            for item in (1, 0):  # not in order
+                archive.writestr(
+                    f"train/{name}/000{item}.jpg", jpeg((20 * number, 200 * item, 128))
+                )
+        archive.writestr("train/bird/._0001.jpg", b"an operating system's")
+        archive.writestr("train/notes/0001.jpg", b"of no class")
+    return path
+
+
+def jpeg(colour, size=(32, 32)):
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def test_cifar10_is_read_from_a_zip_file_and_from_a_folder(photos, tmp_path):
+    found = data.read_cifar10(photos)
+    assert found.images.shape == (20, 32, 32, 3)
+    assert found.images.dtype == np.float32
+    assert found.class_names == cifar10.CLASSES
+    np.testing.assert_array_equal(found.labels, np.repeat(np.arange(10), 2))
+    colours = np.array([(20 * (i // 2), 200 * (i % 2), 128) for i in range(20)]) / 255
+    # JPEG rounds colours to about one part in 64.
+    np.testing.assert_allclose(found.images[:, 5, 5], colours, atol=0.02)
+    folder = tmp_path / "unpacked"
+    with zipfile.ZipFile(photos) as archive:
+        archive.extractall(folder)
+    np.testing.assert_array_equal(data.read_cifar10(folder).images, found.images)
+    few = data.read_cifar10(photos, per_class=1)
+    np.testing.assert_array_equal(few.images, found.images[::2])
+
+
+def test_cifar10_says_what_is_wrong(photos, tmp_path):
+    with pytest.raises(ValueError, match="at least 3 images named like airplane/"):
+        data.read_cifar10(photos, per_class=3)
+    with pytest.raises(FileNotFoundError, match=r"absent\.zip was not found"):
+        data.read_cifar10(tmp_path / "absent.zip")
+    (tmp_path / "text.zip").write_text("no archive")
+    with pytest.raises(ValueError, match="should be a zip file"):
+        data.read_cifar10(tmp_path / "text.zip")
+    for content, message in (
+        (b"no picture", r"bird/0000\.jpg in .* is damaged"),
+        (jpeg((0, 0, 0), (32, 31)), "should have 32 x 32 pixels, found 32 x 31"),
+    ):
+        changed = tmp_path / "changed.zip"
+        with zipfile.ZipFile(photos) as old, zipfile.ZipFile(changed, "w") as new:
+            for name in old.namelist():
+                replaced = name == "train/bird/0000.jpg"
+                new.writestr(name, content if replaced else old.read(name))
+        with pytest.raises(ValueError, match=message):
+            data.read_cifar10(changed)
 
 
 @pytest.fixture

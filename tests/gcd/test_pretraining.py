@@ -1,7 +1,10 @@
 """Recipes and the command; the lessons' success is test_training's."""
 
 import dataclasses
+import time
 
+import numpy as np
+import optax
 import pytest
 
 from eagc_jax.gcd import data, pretraining
@@ -35,6 +38,69 @@ def test_the_command_writes_a_backbone_of_the_recipe(tmp_path, monkeypatch, caps
     )
     assert load_backbone(output).config == vit
     assert "epoch   1 of 1: InfoNCE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_the_learning_rate_is_optaxs_schedule(warmup):
+    config = pretraining.PretrainConfig(epochs=10, warmup_epochs=warmup)
+    steps = 7
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, warmup * steps, 10 * steps
+    )
+    progress = pretraining._Progress(config, steps, None)
+    found = []
+    for _ in range(10):
+        assert not progress.is_over()
+        found.append(progress.learning_rates(steps))
+    assert progress.is_over()
+    expected = [schedule(step) for step in range(10 * steps)]
+    # The schedule counts in float32, whose cosine near 0 is as far off.
+    np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-5, atol=1e-9)
+
+
+def test_a_lesson_with_a_time_limit_ends_in_time_at_a_rate_of_zero(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(pretraining.time, "perf_counter", lambda: now[0])
+    config = pretraining.PretrainConfig(epochs=1000, warmup_epochs=100)
+    progress = pretraining._Progress(config, steps=50, seconds=60.0)
+    rates = []
+    while not progress.is_over():
+        rates.append(progress.learning_rates(5))
+        now[0] += 2.5  # half a second a step
+    assert len(rates) == 24  # of 5 steps in 2.5 s each
+    rates = np.concatenate(rates)
+    peak = rates.argmax()
+    assert 10 <= peak <= 15  # a tenth of 120 steps
+    np.testing.assert_allclose(rates[peak], config.learning_rate, rtol=0.01)
+    assert np.all(np.diff(rates[peak:]) < 0)
+    assert rates[-1] < 0.001 * config.learning_rate
+    # With time to spare, the epochs end it, as without a limit.
+    progress = pretraining._Progress(config, steps=50, seconds=1e9)
+    without = pretraining._Progress(config, steps=50, seconds=None)
+    for _ in range(10):
+        np.testing.assert_allclose(
+            progress.learning_rates(50), without.learning_rates(50), rtol=1e-5
+        )
+        now[0] += 1
+        progress.is_over()
+
+
+def test_a_time_limit_is_kept_and_the_epoch_it_ends_in_is_told():
+    images = np.random.default_rng(0).random((60, 8, 8, 1), np.float32)
+    vit = dataclasses.replace(pretraining.DIGITS_VIT, width=8, depth=1, heads=1)
+    config = pretraining.PretrainConfig(
+        epochs=10**6, warmup_epochs=0, batch_size=2, hidden=8
+    )
+    seen = []
+    start = time.perf_counter()
+    pretraining.pretrain(
+        images, vit, config, lambda epoch, loss: seen.append(epoch), seconds=0.05
+    )
+    assert time.perf_counter() - start < 60  # compilation, most of it
+    assert seen == list(range(1, len(seen) + 1))
+    assert len(seen) >= 1
+    with pytest.raises(ValueError, match="seconds must be positive, got 0"):
+        pretraining.pretrain(images, vit, config, seconds=0)
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Images, the split into known and novel categories, batches and augmentations."""
 
 from eagc_jax.gcd.data.augmentation import Augmentation, augment, two_views
+from eagc_jax.gcd.data.cifar10 import read_cifar10
 from eagc_jax.gcd.data.datasets import ImageDataset, load_digits
 from eagc_jax.gcd.data.idx import load_fashion_mnist, load_mnist, read_idx
 from eagc_jax.gcd.data.omniglot import load_omniglot
@@ -28,6 +29,7 @@ __all__ = [
     "load_mnist",
     "load_omniglot",
     "load_split",
+    "read_cifar10",
     "read_idx",
     "sample_indices",
     "split_categories",
