@@ -161,7 +161,7 @@ def _random_colours(key: jax.Array, batch: int, amounts: Augmentation) -> jax.Ar
         ],
         axis=1,
     )
-    return _FROM_YIQ @ turned @ _TO_YIQ
+    return jnp.matmul(jnp.matmul(_FROM_YIQ, turned), _TO_YIQ)
 
 
 def _resample(image: jax.Array, affine: jax.Array) -> jax.Array:
