@@ -254,7 +254,7 @@ def test_peak_memory_counts_what_is_written_in_place_once():
         program = compiling.compile_all(
             {"add": lambda f=function: f.lower(jnp.zeros(1000))}, threads=1
         )["add"]
-        peaks.append(compiling.peak_bytes(program.compiled))
+        peaks.append(program.peak_bytes())
     assert peaks == [8000, 4000]
 
 

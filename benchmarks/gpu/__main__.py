@@ -138,4 +138,6 @@ def run(options: argparse.Namespace, sizes: Sizes) -> int:
 
 
 if __name__ == "__main__":
+    # Compile seconds are of compiling, whatever a run before this one has kept.
+    jax.config.update("jax_enable_compilation_cache", False)
     sys.exit(main())

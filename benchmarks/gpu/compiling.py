@@ -16,6 +16,25 @@ class Program(NamedTuple):
     compile_seconds: float  # among others that compiled at the same time
     error: Exception | None = None
 
+    def call(self, *arguments: Any) -> Any:
+        """What it returns, maybe not ready yet; raises what went wrong in compiling."""
+        return self._existing()(*arguments)
+
+    def peak_bytes(self) -> int:
+        """The most device memory a call needs: arguments, results and temporaries."""
+        sizes = self._existing().memory_analysis()
+        return (
+            sizes.temp_size_in_bytes
+            + sizes.argument_size_in_bytes
+            + sizes.output_size_in_bytes
+            - sizes.alias_size_in_bytes
+        )
+
+    def _existing(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.compiled
+
 
 def compile_all(
     lower: Mapping[str, Callable[[], Any]], threads: int
@@ -41,17 +60,6 @@ def compile_all(
             traced = time.perf_counter() - start
             futures[name] = pool.submit(_compile, lowered, traced)
         return {name: future.result() for name, future in futures.items()}
-
-
-def peak_bytes(compiled: Any) -> int:
-    """The most device memory a call needs: its arguments, results and temporaries."""
-    sizes = compiled.memory_analysis()
-    return (
-        sizes.temp_size_in_bytes
-        + sizes.argument_size_in_bytes
-        + sizes.output_size_in_bytes
-        - sizes.alias_size_in_bytes
-    )
 
 
 def _compile(lowered: Any, traced: float) -> Program:

@@ -57,6 +57,16 @@ def gram_by_products(gradients: Any, precision: Any) -> jax.Array:
     return sum(_product(leaf, precision) for leaf in jax.tree.leaves(gradients))
 
 
+def gram_by_leaf(gradients: Any) -> jax.Array:
+    """The package's, leaf by leaf: ten shapes compile sooner than 150 leaves."""
+    return sum(_gram(leaf) for leaf in jax.tree.leaves(gradients))
+
+
+@jax.jit
+def _gram(leaf):
+    return gram_matrix([leaf])
+
+
 @functools.partial(jax.jit, static_argnums=1)
 def _product(leaf, precision):
     rows = leaf.reshape(leaf.shape[0], -1)
@@ -67,5 +77,5 @@ _WAYS: dict[str, Callable[[Any], jax.Array]] = {
     "products at default precision": functools.partial(
         gram_by_products, precision=DEFAULT
     ),
-    "gram_matrix": gram_matrix,
+    "gram_matrix": gram_by_leaf,
 }

@@ -32,7 +32,7 @@ from eagc_jax.gcd.models import DiscoveryModel, VisionTransformer, ViTConfig
 
 GOAL = 1.05  # over the plain step
 PLAIN, TWO_PASSES, AT_FEATURE = "plain", "two passes", "at the feature"
-_FIRST = (PLAIN, TWO_PASSES, AT_FEATURE)  # compiled and timed before the others
+_FIRST = (PLAIN, TWO_PASSES, AT_FEATURE)  # where threads are few, timed before others
 _TRAINED_BLOCKS = 1
 
 
@@ -66,44 +66,48 @@ def _rows(model: str, dtype: str, context: Context) -> Iterator[Row]:
     problem = make_problem(context.sizes, config)
     seconds: dict[str, float] = {}
     arrays = None
-    for name, program in _programs(problem):
+    for name, program, init in _programs(problem):
         row = {"model": model, "dtype": dtype, "step": name}
         if program.error is None:
             row["compile_seconds"] = program.compile_seconds
 
-        def measure(name=name, program=program):
+        def measure(name=name, program=program, init=init):
             nonlocal arrays
-            if program.error is not None:
-                raise program.error
             if arrays is None:
                 arrays = make_arrays(problem)
-            return _measure(context, problem, name, program, arrays, seconds)
+            # Donated below, so each program gets its own.
+            params = jax.tree.map(jnp.copy, arrays.params)
+            carry = (params, init.call(params), arrays.state)
+            return _measure(context, problem, name, program, carry, arrays, seconds)
 
         yield attempt(row, measure)
 
 
-def _programs(problem: Problem) -> Iterator[tuple[str, Program]]:
-    for names in (_FIRST, tuple(COORDINATORS)):
-        reductions = ways(problem.sizes)
-        yield from compile_all(
-            {
-                name: functools.partial(lower, problem, name, reductions[name])
-                for name in names
-            },
-            problem.sizes.threads,
-        ).items()
+def _programs(problem: Problem) -> Iterator[tuple[str, Program, Program]]:
+    """Each way's step, and what makes its optimizer's state."""
+    reductions, threads = ways(problem.sizes), problem.sizes.threads
+    groups = [_FIRST, tuple(COORDINATORS)]
+    if threads >= len(reductions):  # all at once is the quickest
+        groups = [(*_FIRST, *COORDINATORS)]
+    for names in groups:
+        made = {
+            name: functools.partial(lower, problem, name, reductions[name])
+            for name in names
+        }
+        for name in names:
+            made[f"{name}, init"] = functools.partial(
+                lower_init, problem, reductions[name]
+            )
+        programs = compile_all(made, threads)
+        for name in names:
+            yield name, programs[name], programs[f"{name}, init"]
 
 
-def _measure(context, problem, name, program: Program, arrays, seconds) -> Row:
-    optimizer = make_optimizer(ways(problem.sizes)[name])
-    # Donated below, so each program gets its own.
-    params = jax.tree.map(jnp.copy, arrays.params)
-    kept = [(params, jax.jit(optimizer.init)(params), arrays.state)]
+def _measure(context, problem, name, program, carry, arrays, seconds) -> Row:
+    kept = [carry]
 
     def call():
-        kept[0] = program.compiled(
-            *kept[0], arrays.frozen, arrays.reference, arrays.views
-        )
+        kept[0] = program.call(*kept[0], arrays.frozen, arrays.reference, arrays.views)
         return kept[0]
 
     timing = context.time(call)
@@ -240,6 +244,11 @@ def lower(problem: Problem, name: str, reduce: Callable[[], Any] | None) -> Any:
         problem.params["backbone"],
         problem.views,
     )
+
+
+def lower_init(problem: Problem, reduce: Callable[[], Any] | None) -> Any:
+    """Of the optimizer's state."""
+    return jax.jit(make_optimizer(reduce).init).lower(problem.params)
 
 
 def step_flops(problem: Problem) -> int:
