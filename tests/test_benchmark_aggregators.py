@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import aggregator_quality, aggregators, draws
+from benchmarks import aggregator_compile, aggregator_quality, aggregators, draws
 
 KEYS = {
     "method",
@@ -14,6 +14,7 @@ KEYS = {
     "parameters",
     "seconds",
     "over_bound",
+    "over_own_bound",
     "over_sum",
     "torchjd_seconds",
 }
@@ -40,6 +41,7 @@ def test_update_rows_have_the_promised_keys(rows):
         40,
     )
     assert min(row["seconds"], row["over_bound"], row["over_sum"]) > 0
+    assert row["over_own_bound"] == row["over_bound"]  # it has no state of trees
     assert row["torchjd_seconds"] is None  # without --torchjd
 
 
@@ -51,6 +53,32 @@ def test_other_parts_are_flagged(rows):
     assert checks["worst cosine"]["value"] >= checks["worst cosine"]["goal"]
     assert checks["units"]["value"] <= checks["units"]["goal"]
     assert checks["bfloat16"]["value"] <= checks["bfloat16"]["goal"]
+
+
+def test_own_bounds_count_copies_of_the_parameters():
+    """For K = 2: each tree of K that an equation reads or writes, and the single ones."""
+    assert {name: copies(2) for name, copies in aggregators.OWN_BOUNDS.items()} == {
+        "moco": 11,  # g; g, Y -> Y; Y -> d
+        "sam_gs": 11,  # g; g, M -> M; d, d -> d
+        "gcond": 11,  # g, previous; g -> previous; m -> m, d
+    }
+
+
+def test_compile_rows_are_those_of_the_sum_and_the_methods(
+    monkeypatch, capsys, tmp_path
+):
+    target = tmp_path / "rows.json"
+    arguments = ["--compile", "--fast", "--only", "eagc", "dwa", "--json", str(target)]
+    monkeypatch.setattr(sys, "argv", ["aggregators", *arguments])
+    monkeypatch.setitem(aggregator_compile.LAYOUTS, "one leaf, 1e6", {"w": (3, 4)})
+    aggregators.main()
+    rows = json.loads(target.read_text())
+    assert [row["method"] for row in rows] == ["sum", "eagc", "dwa"]
+    assert rows[0]["over_sum"] == 0
+    assert all(set(aggregator_compile.FORMATS) <= set(row) for row in rows)
+    assert all(row["compile_seconds"] > 0 for row in rows)
+    assert "over_sum" in capsys.readouterr().out
+    assert {"gcond", "upgrad", "eagc"} <= set(aggregator_compile.methods())
 
 
 def test_layouts_have_the_size_that_names_them():

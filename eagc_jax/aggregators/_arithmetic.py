@@ -7,27 +7,34 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from eagc_jax._shards import max_leaves, sum_leaves
+from eagc_jax.gram import row_norms
 from eagc_jax.objectives import (
     compute_dtype,
     expand_to,
-    largest_entries,
-    reduce_objectives,
-    weighted_sum,
 )
 
 
 def reduced(updates: Any, weights: jax.Array) -> Any:
     """``sum_k w_k g_k``, leaf by leaf, in float32 or wider."""
-    return jax.tree.map(lambda leaf: weighted_sum(leaf, weights), updates)
+    return jax.tree.map(lambda leaf: weighted(rows(leaf), weights), updates)
+
+
+def weighted(rows: list[jax.Array], weights: jax.Array) -> jax.Array:
+    """``sum_k w_k g_k`` of K arrays of one shape, entry by entry."""
+    weights = weights.astype(rows[0].dtype)
+    return total([row * weights[k] for k, row in enumerate(rows)])
 
 
 def widened(leaf: jax.Array) -> jax.Array:
     """The leaf in float32, or wider as it is."""
     return leaf.astype(compute_dtype(leaf.dtype))
+
+
+def rows(leaf: jax.Array) -> list[jax.Array]:
+    """The K gradients of one leaf, in float32 or wider."""
+    return [widened(leaf[k]) for k in range(leaf.shape[0])]
 
 
 def wide_zeros(params: Any, number: int | None = None) -> Any:
@@ -46,57 +53,15 @@ def per_objective(values: jax.Array, leaf: jax.Array) -> jax.Array:
     return expand_to(values, leaf.ndim).astype(leaf.dtype)
 
 
-def total(values: jax.Array) -> jax.Array:
-    """The sum over objectives of ``(K, *shape)``."""
-    return reduce_objectives(jnp.add, values)
+def total(rows: list[jax.Array]) -> jax.Array:
+    """The sum of K arrays of one shape, in order."""
+    return functools.reduce(jnp.add, rows)
 
 
 def tree_norm(tree: Any, names: tuple[str, ...] = ()) -> jax.Array:
     """The norm of a whole tree: of entries as small or large as the dtype holds."""
-    return row_norms(jax.tree.map(lambda leaf: leaf[None], tree), names=names)[0]
-
-
-def largest_of_tree(updates: Any, names: tuple[str, ...] = ()) -> jax.Array:
-    """The largest magnitude in each of K gradients, ``(K,)``; infinity for a NaN.
-
-    Args:
-      updates: leaves ``(K, *shape)``.
-      names: inside ``shard_map``, the mesh axes over which leaves may be split.
-
-    Returns:
-      Float32, or wider where a leaf is.
-    """
-    leaves = jax.tree.leaves(updates)
-    dtypes = [compute_dtype(leaf.real.dtype) for leaf in leaves]
-    dtype = functools.reduce(np.promote_types, dtypes)
-    tops = [largest_entries(leaf).astype(dtype) for leaf in leaves]
-    # What the largest of a NaN and a number is depends on who is asked.
-    tops = [jnp.where(jnp.isnan(top), jnp.inf, top) for top in tops]
-    return max_leaves(tops, leaves, names)
-
-
-def row_norms(
-    updates: Any, largest: jax.Array | None = None, names: tuple[str, ...] = ()
-) -> jax.Array:
-    """Norms of K gradients, ``(K,)`` float32, of entries of any size.
-
-    Args:
-      updates: leaves ``(K, *shape)``.
-      largest: ``(K,)``, as :func:`largest_of_tree` finds them, where that is known.
-      names: inside ``shard_map``, the mesh axes over which leaves may be split.
-    """
-    leaves = jax.tree.leaves(updates)
-    top = largest_of_tree(updates, names) if largest is None else largest
-    top = top.astype(jnp.float32)
-    safe = jnp.where(top > 0, top, 1.0)
-
-    def squares(leaf):
-        wide = widened(leaf)
-        wide = wide / per_objective(safe, wide)
-        square = jnp.sum(jnp.abs(wide) ** 2, axis=tuple(range(1, leaf.ndim)))
-        return square.astype(jnp.float32)
-
-    return top * jnp.sqrt(sum_leaves([squares(x) for x in leaves], leaves, names))
+    leaves = [leaf[None] for leaf in jax.tree.leaves(tree)]
+    return row_norms(leaves, jnp.ones((1,), bool), names)[0][0]
 
 
 def ratio(

@@ -22,6 +22,7 @@ from eagc_jax.aggregators import _arithmetic
 from eagc_jax.aggregators._base import RESCALES
 from eagc_jax.aggregators._signature import shows_options_of
 from eagc_jax.energy import NONFINITE_POLICIES
+from eagc_jax.gram import row_norms
 from eagc_jax.objectives import (
     check_mask,
     check_num_objectives,
@@ -52,17 +53,58 @@ class DirectState(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What a method sees of one step."""
+    """What a method sees of one step.
 
-    updates: Any  # leaves (K, *shape) in their own dtype; zeros where not active.
+    Gradients are those of :meth:`rows`, :meth:`masked` or :meth:`weighted`: in float32 or
+    wider, multiplied by the preference where the method doesn't return weights, zeros
+    where an objective doesn't take part.
+    """
+
+    updates: Any  # leaves (K, *shape) as they came: absent objectives' may be NaN.
     active: jax.Array  # shape=(K,), bool: who takes part.
+    advance: jax.Array  # shape=(), bool: whether the state may change in this step.
+    factors: jax.Array | None  # shape=(K,), float32: of the gradients; None for ones.
     values: jax.Array  # shape=(K,), float32: losses, 1 where not active.
-    # The same leaves, those of inactive objectives as they came, so perhaps NaN. Where
-    # updates would have to be written out, as before a loop, these needn't be.
-    unmasked: Any
-    largest: jax.Array  # shape=(K,), float: each gradient's largest entry; 0 likewise.
+    seen: Any  # what the method's ``look`` returned, of the updates as they came.
     extra: dict[str, Any]  # further keyword arguments of ``update``.
     names: tuple[str, ...]  # mesh axes over which shard_map may have split leaves.
+
+    def rows(self, leaf: jax.Array) -> list[jax.Array]:
+        """The K gradients of one leaf of ``updates``, each ``(*shape)``.
+
+        What is made of rows entry by entry is one pass on CPU; XLA would write out a
+        ``(K, *shape)`` that more than a few of its own slices are taken from.
+        """
+        found = _arithmetic.rows(leaf)
+        if self.factors is not None:
+            factors = self.factors.astype(found[0].dtype)
+            found = [row * factors[k] for k, row in enumerate(found)]
+        return [jnp.where(self.active[k], row, 0) for k, row in enumerate(found)]
+
+    def masked(self, leaf: jax.Array) -> jax.Array:
+        """The K gradients of one leaf of ``updates``, ``(K, *shape)``."""
+        wide = _arithmetic.widened(leaf)
+        if self.factors is not None:
+            wide = wide * _arithmetic.per_objective(self.factors, wide)
+        return jnp.where(expand_to(self.active, wide.ndim), wide, 0)
+
+    def weighted(self, weights: jax.Array) -> Any:
+        """The tree ``sum_k w_k g_k``."""
+        return jax.tree.map(
+            lambda leaf: _arithmetic.weighted(self.rows(leaf), weights), self.updates
+        )
+
+    def norms(self) -> jax.Array:
+        """``(K,)`` float32, of the gradients; where ``look`` is :func:`look_at_norms`."""
+        norms = self.seen if self.factors is None else self.seen * self.factors
+        return jnp.where(self.active, norms, 0).astype(jnp.float32)
+
+
+def look_at_norms(
+    updates: Any, mask: jax.Array, names: tuple[str, ...]
+) -> tuple[jax.Array, jax.Array]:
+    """The norms of K gradients, ``(K,)``, and who is finite or not in the mask."""
+    return row_norms(jax.tree.leaves(updates), mask, names)
 
 
 class Method(NamedTuple):
@@ -77,6 +119,13 @@ class Method(NamedTuple):
     apply: Callable[[Step, Any], tuple[Any, Any]]
     weighs: bool = True  # whether ``apply`` returns weights.
     needs_values: bool = False
+    # The first pass over (updates, mask, mesh axes) -> (what it saw, who is finite).
+    look: Callable[[Any, jax.Array, tuple[str, ...]], tuple[Any, jax.Array]] = (
+        look_at_norms
+    )
+    # Whether ``apply`` itself keeps the state where the step doesn't advance: another
+    # pass over a state as large as the gradients is saved.
+    keeps: bool = False
 
 
 def from_method(
@@ -140,50 +189,45 @@ def from_method(
         if method.needs_values:
             values = required_values(value, number, method.name)
         mask = check_mask(active_mask, number)
-        largest = _arithmetic.largest_of_tree(updates, names)
-        finite = (jnp.isfinite(largest) & jnp.isfinite(values)) | ~mask
-        active = mask & finite
+        seen, finite = method.look(updates, mask, names)
+        finite = (finite & jnp.isfinite(values)) | ~mask
+        active, all_finite = mask & finite, jnp.all(finite)
+        enough = finite if nonfinite == "skip_objective" else all_finite
         factors = _normalised(ratios, active)
         step = Step(
-            updates=_masked(updates, active),
+            updates=updates,
             active=active,
+            advance=jnp.any(mask & enough),
+            factors=None if method.weighs or preference is None else factors,
             values=jnp.where(active, values, 1.0),
-            unmasked=updates,
-            largest=jnp.where(active, largest, 0.0),
+            seen=seen,
             extra=extra_args,
             names=names,
         )
-        if not method.weighs and preference is not None:
-            step = step._replace(
-                updates=_multiplied(step.updates, factors),
-                unmasked=_multiplied(step.unmasked, factors),
-                largest=step.largest * factors.astype(largest.dtype),
-            )
         result, own = method.apply(step, state.method)
-        weights = ()
+        weights: Any = ()
         if method.weighs:
-            weights = jnp.where(active, result * factors, 0.0).astype(jnp.float32)
-            result = _arithmetic.reduced(step.updates, weights)
-        length = _length_factor(result, step, factors, method, rescale, preference)
-        if method.weighs and length is not None:
-            weights = weights * length
-        all_finite = jnp.all(finite)
-        enough = finite if nonfinite == "skip_objective" else all_finite
-        advance = jnp.any(mask & enough)
+            weights = jnp.where(active, result * factors, 0.0)
+            result = step.weighted(weights)
+        length = _length_factor(result, step, factors, method, rescale)
+        if method.weighs:
+            weights = weights if length is None else weights * length
+            weights = weights.astype(jnp.float32)
+            weights = jnp.where(step.advance, weights, state.weights)
         fill = jnp.where(all_finite | (nonfinite != "propagate"), 0.0, jnp.nan)
 
         def emit(total, leaf):
             total = total if length is None else total * length.astype(total.dtype)
             fill_as = fill.astype(total.dtype)
-            return jnp.where(advance, total, fill_as).astype(leaf.dtype)
+            return jnp.where(step.advance, total, fill_as).astype(leaf.dtype)
 
-        new = DirectState(
-            weights, state.nonfinite_count, _arithmetic.increment(state.count), own
-        )
-        kept = _arithmetic.select(advance, new, state)
+        if not method.keeps:
+            own = _arithmetic.select(step.advance, own, state.method)
         missed = state.nonfinite_count + (~finite).astype(jnp.int32)
-        out = jax.tree.map(emit, result, updates)
-        return out, kept._replace(nonfinite_count=missed)
+        steps = _arithmetic.increment(state.count)
+        count = jnp.where(step.advance, steps, state.count)
+        new = DirectState(weights, missed, count, own)
+        return jax.tree.map(emit, result, updates), new
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -309,13 +353,6 @@ def check_real(updates: Any, name: str) -> None:
 # ---------------------------------------------------------------------------
 
 
-def _masked(updates: Any, active: jax.Array) -> Any:
-    return jax.tree.map(
-        lambda x: jnp.where(expand_to(active, x.ndim), x, jnp.zeros((), x.dtype)),
-        updates,
-    )
-
-
 def _normalised(ratios: jax.Array, active: jax.Array) -> jax.Array:
     """The preference over its mean among the active, ``(K,)``."""
     kept = jnp.where(active, ratios, 0.0)
@@ -324,21 +361,12 @@ def _normalised(ratios: jax.Array, active: jax.Array) -> jax.Array:
     return kept * number / jnp.where(total > 0, total, 1.0)
 
 
-def _multiplied(updates: Any, factors: jax.Array) -> Any:
-    def multiply(leaf):
-        wide = _arithmetic.widened(leaf)
-        return wide * _arithmetic.per_objective(factors, wide)
-
-    return jax.tree.map(multiply, updates)
-
-
 def _length_factor(
     result: Any,
     step: Step,
     factors: jax.Array,
     method: Method,
     rescale: str,
-    preference: Any,
 ) -> jax.Array | None:
     """What the update is multiplied by, or None for 1."""
     number = jnp.maximum(jnp.sum(step.active, dtype=jnp.int32), 1).astype(jnp.float32)
@@ -347,9 +375,8 @@ def _length_factor(
         return None
     if rescale != "norm_of_mean" and own != "unit":
         return number if rescale == "sum" else 1.0 / number
-    applied = method.weighs or preference is None  # else they are in the updates
-    shares = factors if applied else jnp.ones_like(factors)
-    mean = _arithmetic.reduced(step.updates, shares)
+    # Where factors are in the step's gradients, they aren't applied a second time.
+    mean = step.weighted(factors if step.factors is None else jnp.ones_like(factors))
     target = _arithmetic.tree_norm(mean, step.names) / number
     found = _arithmetic.tree_norm(result, step.names)
     target = target * number if rescale == "sum" else target

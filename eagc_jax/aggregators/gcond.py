@@ -9,12 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax import blocks as blocks_lib
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
-from eagc_jax.blocks import GLOBAL
-from eagc_jax.gram import cross_gram, gram_blocks
-from eagc_jax.objectives import named_leaves
+from eagc_jax.gram import Gram, cross_gram, gram_of_tree
+from eagc_jax.objectives import expand_to
 
 # What float32 can't tell apart: 84 roundings. A cosine this far below the threshold is a
 # conflict: after a full projection it is 0 to rounding, and without the margin the same
@@ -170,26 +168,35 @@ def gcond(
             rounds,
             floor,
         )
-        weights = jnp.sum(mixing, axis=0)
-        d = _arithmetic.reduced(step.updates, weights)
+        weights = jnp.sum(mixing, axis=0).astype(jnp.float32)
         count = _arithmetic.increment(state.count)
-        moved = jax.tree.map(
-            lambda m, x: momentum * m + (1 - momentum) * x, state.momentum, d
-        )
+
+        def move(m, x):
+            moved = momentum * m + (1 - momentum) * x
+            return jnp.where(step.advance, moved, m)
+
+        moved = jax.tree.map(move, state.momentum, step.weighted(weights))
         correction = 1 - momentum ** count.astype(jnp.float32)
+        visits = state.visits + step.active.astype(jnp.int32)
+        small = {
+            "norm_average": average.astype(jnp.float32),
+            "visits": visits,
+            "history": history,
+            "weights": weights,
+            "conflicts": conflicts,
+            "count": count,
+        }
+        before = {name: getattr(state, name) for name in small}
         new = GcondState(
             previous=_resolved(step, state.previous, mixing, gram),
-            norm_average=average,
-            visits=state.visits + step.active.astype(jnp.int32),
-            history=history,
             momentum=moved,
-            weights=weights,
-            conflicts=conflicts,
-            count=count,
+            **_arithmetic.select(step.advance, small, before),
         )
         return jax.tree.map(lambda m: m / correction.astype(m.dtype), moved), new
 
-    method = _direct.Method("gcond", "sum", init, apply, weighs=False)
+    method = _direct.Method(
+        "gcond", "sum", init, apply, weighs=False, look=gram_of_tree, keeps=True
+    )
     return _direct.from_method(num_objectives, method, **options)
 
 
@@ -234,7 +241,7 @@ def resolve(
         usable = (squares >= floor) & (squares > 0)
         usable = pairs & usable[:, None] & usable[None, :]
         cosines = jnp.where(usable, now / jnp.where(size > 0, size, 1.0), jnp.inf)
-        place = jnp.argmin(cosines)
+        place = jnp.argmin(cosines).astype(jnp.int32)
         i, j = place // number, place % number
         cosine = jnp.clip(cosines[i, j], -1.0, 1.0)
         conflict = cosines[i, j] < rules.thresholds[2] - _MARGIN
@@ -298,35 +305,46 @@ def _projected(mixing, now, winner, loser, angle) -> jax.Array:
 # ---------------------------------------------------------------------------
 
 
-def _gram(step: _direct.Step) -> Any:
-    leaves = named_leaves(step.updates)
-    layout = blocks_lib.layout_of_updates(GLOBAL, leaves, step.names)
-    parts, _ = gram_blocks(leaves, layout, step.active, step.names)
-    return jax.tree.map(lambda x: x[0], parts)
+def _gram(step: _direct.Step) -> Gram:
+    """The Gram matrix of the step's gradients, from that of the updates."""
+    gram = step.seen
+    norms = jnp.where(step.active, gram.norms, 0.0)
+    if step.factors is not None:
+        norms = norms * step.factors.astype(norms.dtype)
+    largest = jnp.max(norms)
+    return Gram(gram.cosines, _arithmetic.ratio(norms, largest), gram.scale * largest)
 
 
 def _along_previous(step: _direct.Step, previous: Any, scale: jax.Array) -> jax.Array:
     wide = jax.tree.map(
         lambda p, u: p.astype(_arithmetic.widened(u).dtype), previous, step.updates
     )
-    safe = jnp.where(scale > 0, scale, 1.0)
-    return cross_gram(step.updates, wide, axis_name=step.names or None) / safe
+    products = cross_gram(step.updates, wide, axis_name=step.names or None)
+    if step.factors is not None:
+        products = products * step.factors.astype(products.dtype)[:, None]
+    products = jnp.where(step.active[:, None], products, 0.0)
+    return _arithmetic.ratio(products, scale.astype(products.dtype))
 
 
-def _resolved(step: _direct.Step, previous: Any, mixing: jax.Array, gram: Any) -> Any:
+def _resolved(step: _direct.Step, previous: Any, mixing: jax.Array, gram: Gram) -> Any:
     """This step's resolved gradients over their norms; the old ones of the absent."""
     squares = jnp.diagonal(_product(_product(mixing, gram.matrix), mixing.T))
     norms = jnp.sqrt(jnp.maximum(squares, 0.0)) * gram.scale
-    rows = _arithmetic.ratio(mixing, jnp.broadcast_to(norms[:, None], mixing.shape))
+    over_norms = _arithmetic.ratio(
+        mixing, jnp.broadcast_to(norms[:, None], mixing.shape)
+    )
+    moves = step.active & step.advance
 
     def mix(old, leaf):
-        wide = _arithmetic.widened(leaf)
-        found = [
-            _arithmetic.total(wide * _arithmetic.per_objective(row, wide))
-            for row in rows
-        ]
-        keep = _arithmetic.per_objective(step.active.astype(jnp.float32), wide) > 0
-        return jnp.where(keep, jnp.stack(found), old).astype(old.dtype)
+        rows = step.rows(leaf)
+        # K outer products, entry by entry: one pass, the rows of a (K, K) product.
+        found = _arithmetic.total(
+            [
+                expand_to(over_norms[:, k], leaf.ndim).astype(row.dtype) * row[None]
+                for k, row in enumerate(rows)
+            ]
+        )
+        return jnp.where(expand_to(moves, leaf.ndim), found.astype(old.dtype), old)
 
     return jax.tree.map(mix, previous, step.updates)
 

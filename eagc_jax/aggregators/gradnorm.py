@@ -11,6 +11,7 @@ import optax
 
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
+from eagc_jax.gram import row_norms
 from eagc_jax.objectives import named_leaves
 
 
@@ -175,9 +176,9 @@ def gradnorm_step(
 
 def _norms(step: _direct.Step, layers: str | Callable[[str], bool] | None) -> jax.Array:
     if layers is None:
-        return _arithmetic.row_norms(step.updates, step.largest, step.names)
-    chosen = _chosen(step.updates, layers)
-    return _arithmetic.row_norms(chosen, names=step.names)
+        return step.norms()
+    chosen = list(_chosen(step.updates, layers).values())
+    return row_norms(chosen, step.active, step.names)[0].astype(jnp.float32)
 
 
 def _chosen(updates: Any, layers: str | Callable[[str], bool]) -> dict[str, Any]:

@@ -12,11 +12,13 @@ import optax
 from eagc_jax._shards import sum_leaves
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
-from eagc_jax.gram import may_be_sharded, sum_over_blocks
+from eagc_jax.gram import gram_of_tree, may_be_sharded, sum_over_blocks
 
-# Columns of a block on CPU: its pairs of rows are reduced one by one, out of the cache.
-_BLOCK_COLUMNS = 2**15
-_UNROLLED = 16  # beyond so many objectives, K^2 reductions take long to compile
+# Pairs' entries in a block on CPU, where they are written and read in the cache.
+_BLOCK_ENTRIES = 2**18
+# Pairs whose squared distance is below this share of the longer's square are near: of
+# the Gram matrix's digits, less than two are lost above it.
+_NEAR = 1 / 64
 
 
 @_direct.shows_options
@@ -32,14 +34,15 @@ def krum(
     With f the number of gradients that may be arbitrary, objective k's score is the sum
     of its :math:`K-f-2` smallest :math:`\|g_k-g_j\|^2`, :math:`j\ne k`; d is the mean of
     the m gradients with the smallest scores (m = 1 is Krum, more is Multi-Krum). Ties go
-    to the first. Distances are of differences, not from the Gram matrix: they are exact
-    also where gradients are nearly equal.
+    to the first. Distances come from the Gram matrix, or, where two gradients are nearly
+    equal, from differences: they are exact to a few 1e-5 everywhere.
 
     With fewer objectives active, K is their number, and one neighbour at least is used.
     Guarantee (paper): with :math:`K\ge2f+3`, an update within a bounded angle of the true
     gradient, if all honest gradients estimate the same one; made for workers rather than
-    objectives, it ignores objectives that differ. Length: "convex". Cost: one pass for
-    the distances, one weighted sum. Memory: none.
+    objectives, it ignores objectives that differ. Length: "convex". Cost: one
+    Gram pass, one weighted sum (K + K read, 1 written, in copies of the parameters); one
+    more pass where two gradients are nearly equal. Memory: none.
 
     Args:
       num_objectives: K, a Python int.
@@ -81,11 +84,10 @@ def krum(
     faulty, chosen = byzantine, selected
 
     def apply(step, state):
-        distances = squared_distances(step.unmasked, step.largest, step.names)
-        weights = krum_weights(distances, step.active, faulty, chosen)
+        weights = krum_weights(step.seen, step.active, faulty, chosen)
         return weights, state
 
-    method = _direct.Method("krum", "convex", lambda params: (), apply)
+    method = _direct.Method("krum", "convex", lambda _: (), apply, look=_look)
     return _direct.from_method(num_objectives, method, **options)
 
 
@@ -113,60 +115,62 @@ def krum_weights(
     order = jnp.argsort(jnp.where(active, scores, jnp.inf))  # stable
     rank = jnp.argsort(order)
     taken = active & (rank < selected)
-    return taken / jnp.maximum(jnp.sum(taken, dtype=jnp.int32), 1).astype(jnp.float32)
+    share = 1 / jnp.maximum(jnp.sum(taken, dtype=jnp.int32), 1).astype(jnp.float32)
+    return taken.astype(jnp.float32) * share
+
+
+def _look(
+    updates: Any, mask: jax.Array, names: tuple[str, ...]
+) -> tuple[jax.Array, jax.Array]:
+    """Squared distances in a unit of their own, ``(K, K)``; who is finite, ``(K,)``."""
+    gram, finite = gram_of_tree(updates, mask, names)
+    norms = gram.norms
+    low = jnp.minimum(norms[:, None], norms[None, :])
+    high = jnp.maximum(norms[:, None], norms[None, :])
+    ratio = _arithmetic.ratio(low, high, 1.0)
+    # Over the longer's square: near 0 what is left of the Gram matrix is rounding.
+    relative = (1 - ratio) ** 2 + 2 * ratio * (1 - gram.cosines)
+    pairs = np.triu(np.ones(norms.shape * 2, bool), 1)
+    near = jnp.any(pairs & (high > 0) & (relative < _NEAR))
+    distances = jax.lax.cond(
+        near,
+        lambda: squared_distances(updates, gram.scale, names),
+        lambda: (relative * high**2).astype(jnp.float32),
+    )
+    return distances, finite
 
 
 def squared_distances(
-    updates: Any, largest: jax.Array | None = None, names: tuple[str, ...] = ()
+    updates: Any, scale: jax.typing.ArrayLike = 1.0, names: tuple[str, ...] = ()
 ) -> jax.Array:
-    """Squared distances of K gradients, over the largest entry squared: ``(K, K)``.
+    """Squared distances of K gradients over ``scale`` squared: ``(K, K)`` float32.
 
     Of differences, not from a Gram matrix: they are exact where gradients nearly agree.
-    Those of objectives that aren't active may be NaN.
-
-    Args:
-      updates: leaves ``(K, *shape)``.
-      largest: ``(K,)``, the largest entry of each, 0 of one that isn't active; or None.
-      names: inside ``shard_map``, the mesh axes over which leaves may be split.
+    Those of objectives with a NaN are NaN.
     """
+    scale = jnp.asarray(scale)
+    scale = jnp.where(scale > 0, scale, 1)
     leaves = jax.tree.leaves(updates)
-    number = leaves[0].shape[0]
-    if largest is None:
-        largest = _arithmetic.largest_of_tree(updates, names)
-    top = jnp.max(largest)
-    top = jnp.where(top > 0, top, 1.0)
-    found = [_leaf_distances(leaf, top).astype(jnp.float32) for leaf in leaves]
-    rows, columns = np.triu_indices(number, 1)
-    upper = jnp.zeros((number, number), jnp.float32)
-    upper = upper.at[rows, columns].set(sum_leaves(found, leaves, names))
-    return upper + upper.T
+    found = [_leaf_distances(leaf, scale).astype(jnp.float32) for leaf in leaves]
+    return sum_leaves(found, leaves, names)
 
 
-def _leaf_distances(leaf: jax.Array, top: jax.Array) -> jax.Array:
-    """One leaf's squared distances, over ``top`` squared, of all pairs k < l in order."""
+def _leaf_distances(leaf: jax.Array, scale: jax.Array) -> jax.Array:
+    """One leaf's squared distances, over ``scale`` squared, ``(K, K)``."""
     number = leaf.shape[0]
 
     def of_pairs(part):
         wide = _arithmetic.widened(part)
-        wide = wide / top.astype(wide.dtype)
-        if number > _UNROLLED:
-            axes = tuple(range(1, part.ndim))
-            found = jax.lax.map(
-                lambda row: jnp.sum(jnp.abs(wide - row) ** 2, axis=axes), wide
-            )
-            return found[np.triu_indices(number, 1)]
-        found = [
-            jnp.sum(jnp.abs(wide[k] - wide[m]) ** 2)
-            for k in range(number)
-            for m in range(k + 1, number)
-        ]
-        return jnp.stack(found) if found else jnp.zeros((0,), jnp.float32)
+        wide = wide / scale.astype(wide.dtype)
+        axes = tuple(range(2, part.ndim + 1))
+        return jnp.sum(jnp.abs(wide[:, None] - wide[None]) ** 2, axis=axes)
 
-    if may_be_sharded(leaf) or not leaf.size:
+    columns = max(_BLOCK_ENTRIES // number**2, 1)
+    if may_be_sharded(leaf) or leaf.size <= number * columns:
         return of_pairs(leaf)
     flat = (number, leaf.size // number)
     return jax.lax.platform_dependent(
         leaf,
-        cpu=lambda leaf: sum_over_blocks(leaf, flat, _BLOCK_COLUMNS, of_pairs),
+        cpu=lambda leaf: sum_over_blocks([leaf], [flat], columns, of_pairs),
         default=of_pairs,
     )

@@ -8,12 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax import blocks as blocks_lib
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
-from eagc_jax.blocks import GLOBAL
-from eagc_jax.gram import gram_blocks
-from eagc_jax.objectives import named_leaves
+from eagc_jax.gram import gram_of_tree
 from eagc_jax.solvers.simplex import project_simplex
 
 PROJECTIONS = ("simplex", "softmax")
@@ -107,12 +104,11 @@ def moco(
         count = _arithmetic.increment(state.count)
         t = count.astype(jnp.float32)
         beta = _arithmetic.scheduled(tracking_rate, t)
-        moves = step.active.astype(jnp.float32) * beta
+        moves = jnp.where(step.active & step.advance, beta, 0.0).astype(jnp.float32)
 
         def track(y, leaf):
-            return y + _arithmetic.per_objective(moves, y) * (
-                _arithmetic.widened(leaf) - y
-            )
+            moved = y + _arithmetic.per_objective(moves, y) * (step.masked(leaf) - y)
+            return moved.astype(y.dtype)
 
         tracked = jax.tree.map(track, state.tracked, step.updates)
         gram = _gram(tracked, step, relative)
@@ -121,24 +117,26 @@ def moco(
         moved = state.weights - _arithmetic.scheduled(weight_rate, t) * slope
         weights = _among(moved, state.weights, step.active, projection)
         present = jnp.where(step.active, weights, 0.0)
-        equal = step.active / jnp.maximum(jnp.sum(step.active, dtype=jnp.int32), 1)
+        among = jnp.maximum(jnp.sum(step.active, dtype=jnp.int32), 1)
+        equal = step.active.astype(jnp.float32) / among.astype(jnp.float32)
         mass = jnp.sum(present)
-        share = jnp.where(mass > 0, _arithmetic.ratio(present, mass), equal)
-        return _arithmetic.reduced(tracked, share), MocoState(tracked, weights, count)
+        shares = jnp.where(mass > 0, _arithmetic.ratio(present, mass), equal)
+        d = _arithmetic.reduced(tracked, shares)
+        small = _arithmetic.select(
+            step.advance, (weights, count), (state.weights, state.count)
+        )
+        return d, MocoState(tracked, *small)
 
-    method = _direct.Method("moco", "convex", init, apply, weighs=False)
+    method = _direct.Method("moco", "convex", init, apply, weighs=False, keeps=True)
     return _direct.from_method(num_objectives, method, **options)
 
 
 def _gram(tracked: Any, step: _direct.Step, relative: bool) -> jax.Array:
-    leaves = named_leaves(tracked)
-    layout = blocks_lib.layout_of_updates(GLOBAL, leaves, step.names)
-    parts, _ = gram_blocks(leaves, layout, step.active, step.names)
-    gram = jax.tree.map(lambda x: x[0], parts)
+    gram, _ = gram_of_tree(tracked, step.active, step.names)
     if not relative:
-        return gram.matrix * gram.scale**2
+        return (gram.matrix * gram.scale**2).astype(jnp.float32)
     size = _arithmetic.masked_mean(jnp.diagonal(gram.matrix), step.active)
-    return gram.matrix / jnp.where(size > 0, size, 1.0)
+    return (gram.matrix / jnp.where(size > 0, size, 1.0)).astype(jnp.float32)
 
 
 def _among(

@@ -10,6 +10,7 @@ import optax
 
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
+from eagc_jax.objectives import expand_to
 
 SCALES = ("published", "norm")
 
@@ -109,36 +110,34 @@ def sam_gs(
 
     def apply(step, state):
         _direct.check_real(step.updates, "sam_gs")
-        state, norms = _remember(step, state, b1, b2)
+        norms = step.norms()
+        state = _remember(step, norms, state, b1, b2)
         steps = jnp.maximum(state.visits, 1).astype(jnp.float32)
         correction = 1 / (1 - b1**steps)
-        if scale == "norm":  # momenta relative to the longest: d is of degree 1
-            lengths = _arithmetic.row_norms(state.momenta, names=step.names)
-            longest = jnp.max(lengths * correction)
-            correction = _arithmetic.ratio(correction, longest)
+        if scale == "norm":  # momenta over the longest gradient: d is of degree 1
+            correction = _arithmetic.ratio(correction, jnp.max(norms))
         else:
-            spread = state.spread / (1 - b2 ** state.count.astype(jnp.float32))
+            counted = jnp.maximum(state.count, 1).astype(jnp.float32)
+            spread = state.spread / (1 - b2**counted)
             correction = correction / jnp.sqrt(spread)
         mean = _arithmetic.masked_mean(norms, step.active)
         equal = _arithmetic.ratio(jnp.broadcast_to(mean, norms.shape), norms)
         unlike = state.similarity < gamma
 
         def combine(leaf, momentum):
-            leaf = _arithmetic.widened(leaf)
-            modulation = jnp.abs(momentum) * _arithmetic.per_objective(
-                correction, momentum
-            )
-            factor = jnp.where(
-                unlike, _arithmetic.per_objective(equal, leaf), modulation
-            )
-            return _arithmetic.total(leaf * factor)
+            found = []
+            for k, row in enumerate(step.rows(leaf)):
+                modulation = jnp.abs(momentum[k]) * correction[k].astype(momentum.dtype)
+                same = equal[k].astype(row.dtype)
+                found.append(row * jnp.where(unlike, same, modulation))
+            return _arithmetic.total(found)
 
         d = jax.tree.map(combine, step.updates, state.momenta)
         length = _length(d, step, scale, max_norm)
         return jax.tree.map(lambda x: x * length.astype(x.dtype), d), state
 
     convention = "sum" if scale == "norm" else "unit"
-    method = _direct.Method("sam_gs", convention, init, apply, weighs=False)
+    method = _direct.Method("sam_gs", convention, init, apply, weighs=False, keeps=True)
     return _direct.from_method(num_objectives, method, **options)
 
 
@@ -166,40 +165,40 @@ def norm_similarity(norms: jax.Array, active: jax.Array | None = None) -> jax.Ar
 
 
 def _remember(
-    step: _direct.Step, state: SamGsState, b1: Any, b2: Any
-) -> tuple[SamGsState, jax.Array]:
-    """The state with this step in it, and the norms."""
-    norms = _arithmetic.row_norms(step.updates, step.largest, step.names)
+    step: _direct.Step, norms: jax.Array, state: SamGsState, b1: Any, b2: Any
+) -> SamGsState:
+    """The state with this step in it, where it advances."""
     similarity = norm_similarity(norms, step.active)
     spread = b2 * state.spread + (1 - b2) * (1 - similarity) ** 2 + 1e-8
+    moves = step.active & step.advance
 
     def move(momentum, leaf):
-        moved = b1 * momentum + (1 - b1) * _arithmetic.widened(leaf)
-        kept = _arithmetic.per_objective(step.active.astype(jnp.float32), moved) > 0
-        return jnp.where(kept, moved, momentum)
+        moved = b1 * momentum + (1 - b1) * step.masked(leaf)
+        return jnp.where(expand_to(moves, moved.ndim), moved, momentum)
 
+    count, similarity, spread = _arithmetic.select(
+        step.advance,
+        (_arithmetic.increment(state.count), similarity, spread),
+        (state.count, state.similarity, state.spread),
+    )
     return SamGsState(
         momenta=jax.tree.map(move, state.momenta, step.updates),
-        visits=state.visits + step.active.astype(jnp.int32),
+        visits=state.visits + moves.astype(jnp.int32),
         spread=spread,
-        count=_arithmetic.increment(state.count),
+        count=count,
         similarity=similarity,
-    ), norms
+    )
 
 
 def _length(d: Any, step: _direct.Step, scale: str, max_norm: Any) -> jax.Array:
     """What d is multiplied by."""
-    ones = jnp.ones(step.active.shape, jnp.float32)
     if scale == "norm":
-        plain = _arithmetic.reduced(step.updates, ones)
-        return _arithmetic.ratio(
-            _arithmetic.tree_norm(plain, step.names),
-            _arithmetic.tree_norm(d, step.names),
-        )
+        plain = step.weighted(jnp.ones(step.active.shape, jnp.float32))
+        target = _arithmetic.tree_norm(plain, step.names)
+        return _arithmetic.ratio(target, _arithmetic.tree_norm(d, step.names))
     number = jnp.sum(step.active, dtype=jnp.int32).astype(jnp.float32)
     if max_norm is None:
         return number
     norm = number * _arithmetic.tree_norm(d, step.names)
-    return jnp.where(
-        norm > max_norm, number * _arithmetic.ratio(max_norm, norm), number
-    )
+    clipped = number * _arithmetic.ratio(max_norm, norm)
+    return jnp.where(norm > max_norm, clipped, number)

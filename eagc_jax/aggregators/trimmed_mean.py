@@ -10,7 +10,6 @@ import optax
 
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
-from eagc_jax.objectives import expand_to
 
 # Up to this many objectives are sorted by a network of minima and maxima, which fuses;
 # XLA's sort along the leading axis of a large array is many times slower on CPU.
@@ -70,16 +69,16 @@ def trimmed_mean(
         _direct.check_real(step.updates, "trimmed_mean")
         count = jnp.sum(step.active, dtype=jnp.int32)
         cut = jnp.minimum(trim, jnp.maximum(count - 1, 0) // 2)
-        rank = jnp.arange(number)
+        rank = jnp.arange(number, dtype=jnp.int32)
         kept = (rank >= cut) & (rank < count - cut)
-        weights = kept / jnp.maximum(count - 2 * cut, 1).astype(jnp.float32)
+        share = 1 / jnp.maximum(count - 2 * cut, 1).astype(jnp.float32)
 
         def reduce(leaf):
-            wide = _arithmetic.widened(leaf)
-            active = expand_to(step.active, wide.ndim)
-            ordered = _sorted(jnp.where(active, wide, jnp.inf))
-            inside = jnp.where(expand_to(kept, wide.ndim), ordered, 0.0)
-            return _arithmetic.total(inside * _arithmetic.per_objective(weights, wide))
+            rows = enumerate(step.rows(leaf))
+            # The absent come last.
+            ordered = _sorted([jnp.where(step.active[k], x, jnp.inf) for k, x in rows])
+            inside = [jnp.where(kept[k], row, 0) for k, row in enumerate(ordered)]
+            return _arithmetic.total(inside) * share.astype(inside[0].dtype)
 
         return jax.tree.map(reduce, step.updates), state
 
@@ -89,14 +88,14 @@ def trimmed_mean(
     return _direct.from_method(num_objectives, method, **options)
 
 
-def _sorted(values: jax.Array) -> jax.Array:
-    """Sorted along axis 0."""
-    number = values.shape[0]
+def _sorted(rows: list[jax.Array]) -> list[jax.Array]:
+    """The rows' entries in increasing order."""
+    number = len(rows)
     if number > _NETWORK_LIMIT:
-        return jnp.sort(values, axis=0)
-    rows = [values[k] for k in range(number)]
+        return list(jnp.sort(jnp.stack(rows), axis=0))
+    rows = list(rows)
     for turn in range(number):  # odd-even transposition
         for k in range(turn % 2, number - 1, 2):
             low, high = rows[k], rows[k + 1]
             rows[k], rows[k + 1] = jnp.minimum(low, high), jnp.maximum(low, high)
-    return jnp.stack(rows)
+    return rows

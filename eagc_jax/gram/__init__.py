@@ -1,7 +1,8 @@
 """Gram matrices and weighted sums: each defined once, with a kernel for each platform.
 
 ``parts``: a Gram matrix as cosines, norms and a scale. ``matrices``: those of whole
-trees. ``products``: one leaf's, by platform, chosen when a program is lowered.
+trees; ``norms`` alone. ``products``: one leaf's, by platform, chosen when a program is
+lowered.
 """
 
 from eagc_jax.gram.matrices import (
@@ -9,7 +10,9 @@ from eagc_jax.gram.matrices import (
     cross_gram,
     gram_blocks,
     gram_matrix,
+    gram_of_tree,
 )
+from eagc_jax.gram.norms import row_norms
 from eagc_jax.gram.parts import Gram, from_scaled, split_gram
 from eagc_jax.gram.products import may_be_sharded, sum_over_blocks
 
@@ -20,7 +23,9 @@ __all__ = [
     "from_scaled",
     "gram_blocks",
     "gram_matrix",
+    "gram_of_tree",
     "may_be_sharded",
+    "row_norms",
     "split_gram",
     "sum_over_blocks",
 ]

@@ -106,7 +106,9 @@ def cross_gram(
     parts = []
     for name in a:
         dtype = np.promote_types(products.wide_dtype(a[name]), b[name].dtype)
-        pairs = zip(_real_parts(a[name]), _real_parts(b[name]), strict=False)
+        pairs = zip(
+            products.real_parts(a[name]), products.real_parts(b[name]), strict=False
+        )
         real = jnp.finfo(dtype).dtype  # of complex numbers, their parts'
         parts.append(
             functools.reduce(
@@ -117,6 +119,16 @@ def cross_gram(
     if not parts:
         return jnp.zeros((number, other), jnp.float32)
     return _shards.sum_leaves(parts, list(a.values()), names)
+
+
+def gram_of_tree(
+    updates: Any, active: jax.Array, names: tuple[str, ...] = ()
+) -> tuple[Gram, jax.Array]:
+    """:func:`gram_blocks` of the whole tree as one block, without the axis of blocks."""
+    leaves = named_leaves(updates)
+    layout = blocks_lib.layout_of_updates(GLOBAL, leaves, names)
+    parts, finite = gram_blocks(leaves, layout, active, names)
+    return jax.tree.map(lambda x: x[0], parts), finite
 
 
 def gram_blocks(
@@ -151,7 +163,7 @@ def gram_blocks(
     def body(carry):
         turn, exponents, powers, _ = carry
         grams = measure(powers)
-        wanted = jnp.where(active, _exponents(_squares(grams)), 0)
+        wanted = jnp.where(active, exponents_for(_squares(grams)), 0)
         again = (turn == 0) & jnp.any(wanted != 0)
         exponents = jnp.where(again, wanted, exponents)
         rows = power_of_two(exponents, powers.dtype)
@@ -179,7 +191,7 @@ def _squares(grams: jax.Array) -> jax.Array:
     return jnp.sum(jnp.diagonal(grams, axis1=1, axis2=2), axis=0)
 
 
-def _exponents(squares: jax.Array) -> jax.Array:
+def exponents_for(squares: jax.Array) -> jax.Array:
     """The powers of two to compute with instead, 0 where the squares are good enough.
 
     Entries that underflow must be below eps of the norm, and sums must not overflow: a
@@ -226,7 +238,7 @@ def _block_grams(
             f"a matrix; it spans none of leaf '{layout.alone[0]}'."
         )
     kept = {name: _kept_axes(layout, name) for name in leaves}
-    halves = {name: _real_parts(leaf) for name, leaf in leaves.items()}
+    halves = {name: products.real_parts(leaf) for name, leaf in leaves.items()}
     flat = [half for parts in halves.values() for half in parts]
     axes = [kept[name] for name, parts in halves.items() for _ in parts]
     found = iter(products.leaf_grams(flat, axes, powers))
@@ -246,13 +258,6 @@ def _kept_axes(layout: Layout, name: str) -> tuple[int, ...]:
     """Of ``(K, *shape)``, those that a block doesn't span."""
     rank = len(layout.shapes[name])
     return tuple(axis + 1 for axis in range(rank) if axis not in layout.axes[name])
-
-
-def _real_parts(leaf: jax.Array) -> list[jax.Array]:
-    # <a, b> of complex numbers, its real part: that of the parts, added.
-    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-        return [leaf.real, leaf.imag]
-    return [leaf]
 
 
 def _of_group(layout: Layout, group: str, by_leaf: dict[str, jax.Array]) -> jax.Array:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -145,7 +146,7 @@ def _on_cpu(leaf, kept, powers):
         block, pairs = _CHANNEL_ROWS, number <= _PAIRS_OF_CHANNELS
         kernel = _pairs if pairs else _column_grams
     found = sum_over_blocks(
-        leaf, shape, block, lambda part: kernel(scaled(part, powers))
+        [leaf], [shape], block, lambda part: kernel(scaled(part, powers))
     )
     found = _square(found, number) if pairs else found
     sizes = tuple(leaf.shape[axis] for axis in kept)
@@ -161,35 +162,44 @@ def _block_columns(number: int) -> int:
 
 
 def sum_over_blocks(
-    leaf: jax.Array, shape: tuple[int, ...], block: int, function: Any
+    leaves: Sequence[jax.Array],
+    shapes: Sequence[tuple[int, ...]],
+    block: int,
+    function: Any,
 ) -> jax.Array:
-    """The sum of ``function`` over blocks of a leaf.
+    """The sum of ``function`` over blocks of one leaf, or of several alongside.
 
     Args:
-      leaf: an array.
-      shape: what it is seen as, of at least two axes.
+      leaves: arrays.
+      shapes: what each is seen as, of at least two axes; axis 1 is as long in all.
       block: the width of a slice of axis 1; the last one may be less.
-      function: from a slice to an array.
+      function: from a slice of each to an array.
 
     Returns:
       What ``function`` returns, summed.
     """
-    number, rest = divmod(shape[1], block)
+    number, rest = divmod(shapes[0][1], block)
+
+    def seen(leaves):
+        return [x.reshape(shape) for x, shape in zip(leaves, shapes, strict=True)]
 
     def body(index, total):
         # Reshaped in here: out there XLA may write the leaf a second time, so shaped.
-        part = jax.lax.dynamic_slice_in_dim(
-            leaf.reshape(shape), index * block, block, axis=1
-        )
-        return total + function(part)
+        parts = [
+            jax.lax.dynamic_slice_in_dim(x, index * block, block, axis=1)
+            for x in seen(leaves)
+        ]
+        return total + function(*parts)
 
-    last = leaf.reshape(shape)[:, number * block :]
+    last = [x[:, number * block :] for x in seen(leaves)]
     if not number:
-        return function(last)
-    of_one = jax.eval_shape(lambda x: function(x.reshape(shape)[:, :block]), leaf)
-    zeros = vary_like(jnp.zeros(of_one.shape, of_one.dtype), leaf)
+        return function(*last)
+    of_one = jax.eval_shape(
+        lambda xs: function(*[x[:, :block] for x in seen(xs)]), leaves
+    )
+    zeros = vary_like(jnp.zeros(of_one.shape, of_one.dtype), *leaves)
     total = jax.lax.fori_loop(0, number, body, zeros)
-    return total + function(last) if rest else total
+    return total + function(*last) if rest else total
 
 
 def _rows_gram(rows: jax.Array) -> jax.Array:
@@ -243,9 +253,26 @@ def inner(left: jax.Array, right: jax.Array) -> jax.Array:
             out_sharding=explicit(left),
         )
 
+    def in_blocks(left, right):
+        rows, others, size = left.shape[0], right.shape[0], left.size // left.shape[0]
+        block = max(_BLOCK_ENTRIES // max(rows, others), _MIN_BLOCK)
+        if may_be_sharded(left) or may_be_sharded(right) or size < 2 * block:
+            return product(left, right)
+        return sum_over_blocks(
+            (left, right), ((rows, size), (others, size)), block, product
+        )
+
     if max(left.shape[0], right.shape[0]) >= _PRODUCT_FROM:
         return product(left, right)
-    return jax.lax.platform_dependent(left, right, cpu=product, default=entries)
+    return jax.lax.platform_dependent(left, right, cpu=in_blocks, default=entries)
+
+
+def real_parts(leaf: jax.Array) -> list[jax.Array]:
+    """The leaf, or of a complex one its real and its imaginary part."""
+    # <a, b> of complex numbers, its real part: that of the parts, added.
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return [leaf.real, leaf.imag]
+    return [leaf]
 
 
 def may_be_sharded(leaf: jax.Array) -> bool:

@@ -251,3 +251,49 @@ def test_axis_name_is_checked():
     tx = aggregators.trimmed_mean(K, axis_name="model")
     with pytest.raises(ValueError, match=r"no jax\.shard_map"):
         tx.update(tree(stream(steps=1)[0]), tx.init(PARAMS))
+
+
+MODES = {
+    "strict promotion": lambda: jax.numpy_dtype_promotion("strict"),
+    "no rank promotion": lambda: jax.numpy_rank_promotion("raise"),
+    "64 bits": lambda: jax.enable_x64(True),
+}
+VARIANTS = {
+    "graddrop": {"leak": 0.5},
+    "sam_gs": {"scale": "norm"},
+    "gcond": {"relative": False, "memory_dtype": jnp.bfloat16},
+    "moco": {"projection": "softmax", "relative": False},
+}
+FROM_LOSSES = ("gradnorm", "dwa", "famo", "imtl_l", "smooth_chebyshev")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", [*NAMES, *FROM_LOSSES])
+def test_states_keep_their_types_in_every_mode(name, mode):
+    """Traced in a scan over steps, leaves of several dtypes; warnings are errors."""
+    params = {"w": jnp.zeros((3, 4), jnp.bfloat16), "b": jnp.zeros(())}
+    length = {"preference": (1.0, 2.0, 3.0), "rescale": "norm_of_mean"}
+    with MODES[mode]():
+        if mode == "64 bits":
+            params["wide"] = jnp.zeros(2, jnp.float64)
+        grads = jax.tree.map(lambda p: jnp.ones((5, K, *p.shape), p.dtype), params)
+        for options in ({}, length, VARIANTS.get(name, {})):
+            tx = getattr(aggregators, name)(K, **options)
+
+            def step(state, now, tx=tx):
+                out, state = tx.update(now[0], state, params, value=now[1])
+                return state, out
+
+            state = tx.init(params)
+            losses = jnp.ones((5, K), jnp.float32)
+            kept, outs = jax.eval_shape(
+                lambda s, *now, step=step: jax.lax.scan(step, s, now),
+                state,
+                grads,
+                losses,
+            )
+            assert jax.tree.map(jnp.result_type, kept) == jax.tree.map(
+                jnp.result_type, state
+            )
+            for leaf in ("w", "b"):
+                assert outs[leaf].dtype == params[leaf].dtype

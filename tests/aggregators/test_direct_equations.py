@@ -266,15 +266,25 @@ def test_distances_are_exact_where_gradients_nearly_agree(number, looped, monkey
     if looped:  # the path of one CPU device, in blocks that don't divide the leaf
         module = sys.modules[squared_distances.__module__]
         monkeypatch.setattr(module, "may_be_sharded", lambda leaf: False)
-        monkeypatch.setattr(module, "_BLOCK_COLUMNS", 16)
+        monkeypatch.setattr(module, "_BLOCK_ENTRIES", 16 * number**2)
     rng = np.random.default_rng(0)
     g = (1000 + rng.integers(0, 3, size=(number, 50)) / 1024).astype(np.float32)
-    found = jax.jit(squared_distances)({"w": g})
+    found = jax.jit(squared_distances)({"w": g}, g.max())
     wide = np.float64(g)
     expected = ((wide[:, None] - wide[None]) ** 2).sum(-1) / wide.max() ** 2
     # Through the Gram matrix, 1e6 against 1e-6, nothing would be left. Dividing by the
     # largest entry rounds each entry by half an ulp, of 16 to 32 ulps of difference.
     np.testing.assert_allclose(found, expected, rtol=0.05, atol=1e-12)
+
+
+def test_krum_sees_differences_that_the_gram_matrix_has_lost():
+    """The third is the closest to the others, by 2^-12 of gradients of length 7."""
+    g = np.ones((4, 50), np.float32)
+    g[[0, 1], [0, 1]] += 2.0**-11
+    g[3, :] += 2.0**-9
+    tx = aggregators.krum(4)
+    _, state = jax.jit(tx.update)({"w": g}, tx.init({"w": jnp.zeros(50)}))
+    np.testing.assert_array_equal(state.weights, [0.0, 0.0, 1.0, 0.0])
 
 
 @pytest.mark.parametrize("name", ["krum", "trimmed_mean"])
