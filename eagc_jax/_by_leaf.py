@@ -29,7 +29,7 @@ class ByLeaf(Mapping[str, jax.Array]):
     """
 
     def __init__(self, groups: tuple[Any, ...], places: tuple[Place, ...]):
-        self.groups = tuple(groups)  # each (*lead, leaves, *block without its ones).
+        self.groups = tuple(groups)  # each (*lead, leaves, *block), or (*lead, leaves).
         self.places = places  # in the leaves' order; static.
 
     @classmethod
@@ -63,11 +63,15 @@ class ByLeaf(Mapping[str, jax.Array]):
         raise KeyError(name)
 
     def _take(self, place: Place, position: int) -> jax.Array:
-        group = self.groups[place.group]
-        lead = group.ndim - 1 - sum(size != 1 for size in place.shape)
+        group, shape = self.groups[place.group], place.shape
+        single = all(size == 1 for size in shape)  # one block: its group has no axes.
+        lead = group.ndim - 1 - (0 if single else len(shape))
         found = group[(slice(None),) * lead + (position,)]
-        ones = [lead + axis for axis, size in enumerate(place.shape) if size == 1]
-        return jnp.expand_dims(found, ones)
+        return (
+            jnp.expand_dims(found, tuple(range(lead, lead + len(shape))))
+            if single
+            else found
+        )
 
     def __iter__(self) -> Iterator[str]:
         return (place.name for place in self.places)

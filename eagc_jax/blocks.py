@@ -1,8 +1,8 @@
 """Granularity: which entries of a leaf are assessed and gated together.
 
 A *block* is what shares one energy and one gate. What is computed per block is small,
-but there are many leaves: it is computed for all leaves whose blocks look alike at once,
-in *groups*, arrays ``(lead, leaves, *block)``. A ViT-B/16 has 152 leaves and six groups;
+but there are many leaves: it is computed for all leaves that look alike at once, in
+*groups*, arrays ``(lead, leaves, *block)``. A ViT-B/16 has 150 leaves and nine groups;
 leaf by leaf, its program compiled for minutes. Values are stacked, never concatenated:
 an axis of a leaf that is sharded over devices stays where it is. Only leaves of which
 every entry is a block stay by themselves: grouping them would copy the gradients.
@@ -79,8 +79,9 @@ class Layout:
 
     Values by *leaf* are dicts of ``(lead, *block)`` arrays, reduced axes kept with
     length 1 so that they broadcast over the leaf. Values by *group* are dicts of the
-    groups, ``(lead, leaves, *block without its ones)``, and of the leaves that stay by
-    themselves. The leading axis is the objectives', or 1.
+    groups, ``(lead, leaves, *block)``, or ``(lead, leaves)`` of leaves that are one block
+    each, and of the leaves that stay by themselves. The leading axis is the objectives',
+    or 1.
     """
 
     def __init__(
@@ -121,9 +122,16 @@ class Layout:
         return frozenset(self.alone)
 
     def _group_of(self, name: str) -> str:
-        split = self.splits.get(name, Split())
+        """Leaves of one shape; of any, where a leaf is one block.
+
+        Not all leaves whose blocks are as many: those of another shape may be sharded
+        along another axis. Stacked beside one whose blocks are on several devices, the
+        others' would be split as well, and gathered again for each leaf.
+        """
+        split, shape = self.splits.get(name, Split()), self.own_shape(name)
         parts = [
-            "x".join(str(size) for size in self.block_sizes(name)),
+            "x".join(str(size) for size in shape),
+            f"of{'x'.join(str(n) for n in self.shapes[name])}" if shape else "",
             *(f"@{'+'.join(names)}" if names else "" for names in split),
         ]
         return POOL + "".join(parts)
@@ -133,20 +141,25 @@ class Layout:
         axes, shape = self.axes[name], self.shapes[name]
         return tuple(1 if axis in axes else size for axis, size in enumerate(shape))
 
-    def block_sizes(self, name: str) -> tuple[int, ...]:
-        """The same without its ones: the shape of a leaf's values in its group."""
-        return tuple(size for size in self.block_shape(name) if size != 1)
+    def own_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a leaf's values in its group: () where it is one block.
+
+        Axes of length 1 stay: what is as large as another group but has another rank
+        shares no broadcast with it, through which the compiler would shard both alike.
+        """
+        shape = self.block_shape(name)
+        return shape if any(size != 1 for size in shape) else ()
 
     def _ones(self, name: str) -> tuple[int, ...]:
         """Which axes of ``(lead, *block)`` a group leaves out."""
         shape = self.block_shape(name)
-        return tuple(axis + 1 for axis, size in enumerate(shape) if size == 1)
+        return () if self.own_shape(name) else tuple(range(1, len(shape) + 1))
 
     def group_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each group, less the leading axis."""
         shapes = {name: self.block_shape(name) for name in self.alone}
         for group, names in self.groups.items():
-            shapes[group] = (len(names), *self.block_sizes(names[0]))
+            shapes[group] = (len(names), *self.own_shape(names[0]))
         return shapes or {POOL: (0,)}
 
     def number_of_blocks(self) -> int:

@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _write(_unfinished(options.json), list(measured.values()))
     rows = table.judged(measured, selected)
     table.show(rows)
+    table.show_by_method(rows)
     _finish(options.json, table.judged(measured, cases.all_cases()))
     failed = [row["row"] for row in rows if row["missed"]]
     print(f"{len(rows)} rows, {len(failed)} with a bound missed")

@@ -1,5 +1,6 @@
 """SimGCD's whole step, the batch split over the chips, for each coordinator."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -41,16 +42,17 @@ def program(
       small: a tiny model.
     """
     config = SMALL if small else MODELS[model]
+    config = dataclasses.replace(config, compute_dtype=dtype.name)
     graphdef, params, frozen = _whole(_parts(config), mesh)
     summed = coordinator in ("sum", "features")
     optimizer = _optimizer(None if summed else coordinator)
     opt_state = _whole(jax.eval_shape(optimizer.init, params), mesh)
     state = _whole(_coordinator_state(config.width), mesh)
-    views, batch = _batch(config, SMALL_BATCH if small else BATCH, dtype, mesh)
+    views, batch = _batch(config, SMALL_BATCH if small else BATCH, mesh)
 
     def one(params, opt_state, state, frozen, reference, views, batch):
         def rebuild(params):
-            return nnx.merge(graphdef, *_cast((nnx.State(params), frozen), dtype))
+            return nnx.merge(graphdef, nnx.State(params), frozen)
 
         coordination = None
         if coordinator == "features":
@@ -104,7 +106,7 @@ def _coordinator_state(width: int) -> features.CoordinatorState:
     )
 
 
-def _batch(config: ViTConfig, number: int, dtype: Any, mesh: Mesh) -> tuple[Any, Batch]:
+def _batch(config: ViTConfig, number: int, mesh: Mesh) -> tuple[Any, Batch]:
     def split(shape, dtype):
         where = NamedSharding(mesh, P(AXIS))
         return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
@@ -112,7 +114,7 @@ def _batch(config: ViTConfig, number: int, dtype: Any, mesh: Mesh) -> tuple[Any,
     pixels = (config.image_size, config.image_size, config.channels)
     epoch = _whole(jax.ShapeDtypeStruct((), jnp.float32), mesh)
     labels, labeled = split((number,), jnp.int32), split((number,), bool)
-    return split((2 * number, *pixels), dtype), Batch(labels, labeled, epoch)
+    return split((2 * number, *pixels), jnp.float32), Batch(labels, labeled, epoch)
 
 
 def _whole(tree: Any, mesh: Mesh) -> Any:
@@ -123,10 +125,3 @@ def _whole(tree: Any, mesh: Mesh) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
     return jax.tree.map(place, tree)
-
-
-def _cast(tree: Any, dtype: Any) -> Any:
-    def cast(leaf):
-        return leaf.astype(dtype) if leaf.dtype == jnp.float32 else leaf
-
-    return jax.tree.map(cast, tree)

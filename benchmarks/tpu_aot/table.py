@@ -39,40 +39,67 @@ def _missed(row: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:
     return bounds.missed(row, baseline, bounds.BOUNDS[row["bounds"]])
 
 
+COLUMNS = ("trace, s", "compile, s", "over sum", "all-reduce", "moves")
+COLUMNS += ("temporary, MB", "GFLOP")
+
+
 def show(rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints them."""
-    columns = [
-        "row",
-        "trace, s",
-        "compile, s",
-        "over sum",
-        "all-reduce",
-        "moves",
-        "temporary, MB",
-        "GFLOP",
-        "missed",
-    ]
+    columns = ("row", *COLUMNS, "missed")
     print_table([_cells(row) for row in rows], dict.fromkeys(columns, "s"))
+
+
+def show_by_method(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints, for every method, the most that its updates cost over the plain sum's.
+
+    Seconds to compile by placement, the most over K and dtypes; all-reduces and their
+    bytes, the most over all; how many rows were measured.
+    """
+    found = _by_method(rows)
+    if found:
+        print_table(found, dict.fromkeys(found[0], "s"))
+
+
+def _by_method(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    by_name = {row["row"]: row for row in rows if "error" not in row}
+    measured: dict[str, list[tuple[cases.Case, Any, Any]]] = {}
+    for case in cases.all_cases():
+        if case.kind == "update" and {case.name, case.baseline.name} <= set(by_name):
+            pair = by_name[case.name], by_name[case.baseline.name]
+            measured.setdefault(case.method, []).append((case, *pair))
+    return [
+        _cells_of_method(method, of)
+        for method, of in measured.items()
+        if method != cases.SUM
+    ]
+
+
+def _cells_of_method(method: str, measured: Sequence[tuple]) -> dict[str, str]:
+    def most(key, where=None):
+        values = [
+            key(row) - key(plain)
+            for case, row, plain in measured
+            if where in (None, case.placement)
+        ]
+        return max(values, default=None)
+
+    def reduced(part):
+        return most(lambda row: row["collectives"]["all-reduce"][part])
+
+    cells = {"method": method}
+    for placement in cases.PLACEMENTS:
+        seconds = most(lambda row: row["compile_seconds"], placement)
+        cells[f"{placement}, s"] = "-" if seconds is None else f"{seconds:.1f}"
+    cells["all-reduces"] = str(reduced("count"))
+    cells["bytes"] = _bytes(reduced("bytes"))
+    cells["rows"] = str(len(measured))
+    return cells
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     cells = {"row": row["row"], "missed": "; ".join(row["missed"]) or "-"}
     if "error" in row:
-        return (
-            dict.fromkeys(
-                (
-                    "trace, s",
-                    "compile, s",
-                    "over sum",
-                    "all-reduce",
-                    "moves",
-                    "temporary, MB",
-                    "GFLOP",
-                ),
-                "-",
-            )
-            | cells
-        )
+        return dict.fromkeys(COLUMNS, "-") | cells
     found = row["collectives"]
     reduced = found["all-reduce"]
     return cells | {
