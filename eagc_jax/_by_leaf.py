@@ -67,11 +67,8 @@ class ByLeaf(Mapping[str, jax.Array]):
         single = all(size == 1 for size in shape)  # one block: its group has no axes.
         lead = group.ndim - 1 - (0 if single else len(shape))
         found = group[(slice(None),) * lead + (position,)]
-        return (
-            jnp.expand_dims(found, tuple(range(lead, lead + len(shape))))
-            if single
-            else found
-        )
+        ones = range(lead, lead + len(shape)) if single else ()
+        return jnp.expand_dims(found, tuple(ones))
 
     def __iter__(self) -> Iterator[str]:
         return (place.name for place in self.places)

@@ -369,13 +369,16 @@ def parameters(seed=0):
     return {n: rng.normal(size=s).astype(np.float32) for n, s in SHAPES.items()}
 
 
-def remembered(gate, name):
+def remembered(gate, name, shapes=SHAPES):
     """What a ``SoftGateState`` remembers of one leaf's blocks, ``(..., K, *block)``."""
     if name in gate.memory and name != "global":
         return gate.memory[name]
     if name == "global":
         return jax.tree.map(lambda x: x[..., 0], gate.memory["global"])
-    sizes = "x".join(str(n) for n in dict(gate.gates.spec)[name] if n != 1)
+    shape = dict(gate.gates.spec)[name]
+    group = "*" + "x".join(str(n) for n in shape if set(shape) != {1})
+    if group != "*":
+        group += "of" + "x".join(str(n) for n in shapes[name])
     mine = next(place.group for place in gate.gates.places if place.name == name)
     alike = [place for place in gate.gates.places if place.group == mine]
 
@@ -383,4 +386,4 @@ def remembered(gate, name):
         groups = [None] * mine + [values]
         return ByLeaf(groups, tuple(alike))[name]
 
-    return jax.tree.map(take, gate.memory[f"*{sizes}"])
+    return jax.tree.map(take, gate.memory[group])

@@ -263,7 +263,7 @@ def test_skip_objective_equals_the_oracle_without_it():
         for name, value in expected.gates.items():
             np.testing.assert_allclose(states[1].gates[name][step], value, atol=1e-4)
     for name, value in oracle.as_arrays(oracle.logits).items():
-        found = remembered(states[1], name).logits[-1]
+        found = remembered(states[1], name, SHAPES).logits[-1]
         np.testing.assert_allclose(found, value, atol=1e-4)
 
 

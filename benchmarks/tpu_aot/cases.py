@@ -59,14 +59,15 @@ def methods() -> dict[str, Method]:
         found[f"eagc_{granularity}"] = Method(make, bounds)
     for energy in ("progress", "exploratory", "sensitivity", "fisher"):
         make = functools.partial(eagc, granularity="tensor", energy=energy)
-        found[f"eagc_tensor_{energy}"] = Method(make, "whole")
+        bounds = "fisher" if energy == "fisher" else "whole"
+        found[f"eagc_tensor_{energy}"] = Method(make, bounds)
         make = functools.partial(eagc, energy=energy)
         found[f"eagc_channel_{energy}"] = Method(make, "by block")
     return found | _aggregators() | _others()
 
 
 def _aggregators() -> dict[str, Method]:
-    direct = ("graddrop", "sam_gs", "gcond", "moco", "trimmed_mean", "krum")
+    direct = ("graddrop", "sam_gs", "gcond", "moco", "trimmed_mean", "krum", "gradnorm")
     left_out = ("from_weighting", "accumulate_objectives", "momentum_conflict_free")
     options = {
         "gradnorm": {"layers": lambda path: path.startswith("blocks/1")},
@@ -99,7 +100,7 @@ def _others() -> dict[str, Method]:
 
     return {
         "upgrad_tensor": Method(by_tensor, "whole"),
-        "upgrad_channel": Method(by_channel, "by block"),
+        "upgrad_channel": Method(by_channel, "grams by block"),
         "momentum_conflict_free": Method(
             aggregators.momentum_conflict_free, "whole", single=True
         ),
