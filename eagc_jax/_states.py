@@ -1,7 +1,7 @@
 """Whether a state is the one that a transformation's ``init`` makes.
 
 States are restored from checkpoints: of another number of objectives, another tree, other
-options, another version. Everything here is checked while tracing, from kinds and shapes.
+options, another version. All that is checked while tracing, from kinds and shapes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from eagc_jax._by_leaf import ByLeaf
@@ -66,6 +67,12 @@ def check_like(state: Any, init: Callable[[Any], Any], params: Any) -> None:
                 "number of objectives or set of options, or an older version's: "
                 f"{_RESTORE}"
             )
+
+
+def counted(count: jax.Array, more: jax.Array) -> jax.Array:
+    """int32 counts, one more where ``more``: they stay at the largest, as Optax's do."""
+    top = jnp.iinfo(jnp.int32).max
+    return count + (more & (count < top)).astype(jnp.int32)
 
 
 def _shapes(state: Any) -> dict[str, Any]:

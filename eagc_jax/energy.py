@@ -18,7 +18,7 @@ from eagc_jax._shards import (
     max_leaves,
     split_over,
 )
-from eagc_jax._states import check_state
+from eagc_jax._states import check_state, counted
 from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity
 from eagc_jax.objectives import (
     AssessedUpdates,
@@ -141,7 +141,8 @@ def assess_energy(
     Returns:
       A transformation whose ``update`` takes leaves ``(K, *param.shape)`` and returns
       ``AssessedUpdates``. Energies are float32 whatever the leaves' dtype. Gradients
-      below about 1e-19 square to 0 in float32 and count as absent.
+      below about 1e-19 square to 0 in float32 and count as absent. How long spikes
+      are remembered: see :func:`eagc_jax.eagc`.
 
     Raises:
       ValueError: bad arguments (at once); a missing objective axis, trees that differ,
@@ -232,7 +233,7 @@ def assess_energy(
         return assessed, AssessEnergyState(
             energies=_where(step.advance, energies, state.energies),
             gradient_rms=_where(step.advance, rms, state.gradient_rms),
-            nonfinite_count=state.nonfinite_count + (~step.finite).astype(jnp.int32),
+            nonfinite_count=counted(state.nonfinite_count, ~step.finite),
             direction=new_direction,
             second_moment=new_moment,
             count=count,

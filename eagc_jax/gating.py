@@ -11,7 +11,7 @@ import optax
 
 from eagc_jax import blocks as blocks_lib
 from eagc_jax._shards import AxisName, check_axis_name
-from eagc_jax._states import check_state
+from eagc_jax._states import check_state, counted
 from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
 from eagc_jax.energy import assess_magnitude
 from eagc_jax.gram.sums import materialized, rescaled
@@ -128,6 +128,7 @@ def soft_gate(
     Returns:
       A transformation from ``AssessedUpdates`` to leaves ``(K, *shape)``, each in its
       own dtype; gates are float32. Given bare updates it assesses magnitudes itself.
+      A gate may exceed 1, and take a float16 entry beyond 65504; bfloat16 has the room.
 
     Raises:
       ValueError: bad arguments (at once); updates without an objective axis, or assessed
@@ -287,7 +288,7 @@ def _remember(
     beta = jnp.asarray(options.smoothing, jnp.float32)
     average = beta * memory.average + (1 - beta) * logits
     average = jnp.where(active, average, memory.average)
-    visits = memory.visits + active.astype(jnp.int32)
+    visits = counted(memory.visits, active)
     correction = 1 - beta ** visits.astype(jnp.float32)
     smooth = average / jnp.where(visits > 0, correction, 1.0)
     target = jnp.clip(

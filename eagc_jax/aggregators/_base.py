@@ -45,7 +45,7 @@ from eagc_jax._shards import (
     check_axis_name,
     max_leaves,
 )
-from eagc_jax._states import check_state
+from eagc_jax._states import check_state, counted
 from eagc_jax.aggregators._averages import (
     GramAverage,
     init_gram_average,
@@ -376,7 +376,7 @@ def _finish(updates, step, weights, finite, state, new_state, options):
         lambda new, old: jnp.where(advance, new, old), new_state, state
     )
     new_state = new_state._replace(
-        nonfinite_count=state.nonfinite_count + (~finite).astype(jnp.int32)
+        nonfinite_count=counted(state.nonfinite_count, ~finite)
     )
     return jax.tree.unflatten(
         jax.tree.structure(updates), list(out.values())

@@ -18,7 +18,7 @@ from eagc_jax._shards import (
     max_each,
     max_leaves,
 )
-from eagc_jax._states import check_like, check_state
+from eagc_jax._states import check_like, check_state, counted
 from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
 from eagc_jax.objectives import (
     AssessedUpdates,
@@ -313,7 +313,7 @@ def _energies(
         decay = jnp.asarray(options.reference_decay, jnp.float32)
         new = decay * average[group] + (1 - decay) * energies[group][s : s + 1]
         average[group] = jnp.where(seen, new, average[group])
-        visits[group] = visits[group] + seen.astype(jnp.int32)
+        visits[group] = counted(visits[group], seen)
         correction = 1 - decay ** visits[group].astype(jnp.float32)
         mu[group] = average[group] / jnp.where(visits[group] > 0, correction, 1.0)
     return energies, mu, average, visits

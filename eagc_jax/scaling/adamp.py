@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from eagc_jax import blocks as blocks_lib
-from eagc_jax._states import check_like
+from eagc_jax._states import check_like, counted
 from eagc_jax.blocks import ByLeaf, Granularity
 from eagc_jax.objectives import named_leaves
 from eagc_jax.scaling import _base
@@ -146,7 +146,7 @@ def scale_by_adamp(
         missed = state.nonfinite_count
         new = ScaleByAdamPState(count, mu, nu, projected, missed)
         kept = _base.select(finite, new, state)
-        kept = kept._replace(nonfinite_count=missed + (~finite).astype(jnp.int32))
+        kept = kept._replace(nonfinite_count=counted(missed, ~finite))
         return _base.emit(step, updates, finite, nonfinite), kept
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

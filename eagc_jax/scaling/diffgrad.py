@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax._states import check_like
+from eagc_jax._states import check_like, counted
 from eagc_jax.scaling import _base
 
 
@@ -109,7 +109,7 @@ def scale_by_diffgrad(
         missed = state.nonfinite_count
         new = ScaleByDiffGradState(count, mu, nu, grads, missed)
         kept = _base.select(finite, new, state)
-        kept = kept._replace(nonfinite_count=missed + (~finite).astype(jnp.int32))
+        kept = kept._replace(nonfinite_count=counted(missed, ~finite))
         return _base.emit(step, updates, finite, nonfinite), kept
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from eagc_jax import blocks as blocks_lib
-from eagc_jax._states import check_like
+from eagc_jax._states import check_like, counted
 from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
 from eagc_jax.objectives import (
     concrete,
@@ -156,7 +156,7 @@ def scale_by_stability(
             nonfinite_count=state.nonfinite_count,
         )
         kept = _base.select(finite, new, state)
-        missed = state.nonfinite_count + (~finite).astype(jnp.int32)
+        missed = counted(state.nonfinite_count, ~finite)
         step = _scaled(layout, grads, factors)
         return _base.emit(step, updates, finite, nonfinite), kept._replace(
             nonfinite_count=missed
