@@ -8,6 +8,7 @@ the number of steps that ``eagc`` states.
 """
 
 import functools
+import inspect
 from typing import Any, NamedTuple
 
 import hypothesis
@@ -16,10 +17,16 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import optax
 import pytest
 
 from eagc_jax import (
+    aggregators,
+    assess_energy,
     eagc,
+    elastic_projection,
+    soft_gate,
+    sum_objectives,
 )
 
 STEPS = 5
@@ -48,7 +55,8 @@ TREES = {
     },
     "many": {"kernel": ((2, 3), "float32"), "half": ((2, 2), "bfloat16"), "vast": None},
 }
-NUMBERS = {"one": 1, "mixed": 3, "many": 16}
+TREES["five"] = {"layer": TREES["mixed"]["layer"], "rest": TREES["mixed"]["rest"]}
+NUMBERS = {"one": 1, "mixed": 3, "many": 16, "five": 5}
 MIXTURE = {"magnitude": 1.0, "progress": 0.7, "exploratory": 0.3, "sensitivity": 0.2}
 WEIGHTS = {"mixed": (1.0, 0.5, 2.0)}
 
@@ -111,9 +119,9 @@ class Stream(NamedTuple):
 
 
 @st.composite
-def streams(draw, tree, kinds=KINDS, steps=STEPS):
+def streams(draw, tree):
     """A :class:`Stream` in one of the trees."""
-    number, specs = NUMBERS[tree], specs_of(tree)
+    number, specs, steps = NUMBERS[tree], specs_of(tree), STEPS
     rng = np.random.default_rng(draw(st.integers(0, 2**31)))
     scales = draw(st.lists(st.integers(-15, 15), min_size=number, max_size=number))
     tilts = draw(st.lists(st.integers(-6, 6), min_size=len(specs), max_size=len(specs)))
@@ -126,7 +134,7 @@ def streams(draw, tree, kinds=KINDS, steps=STEPS):
         st.integers(0, steps - 1),
         st.integers(0, number - 1),
         st.integers(0, len(specs) - 1),
-        st.sampled_from(kinds),
+        st.sampled_from(KINDS),
         st.booleans(),
     )
     events = draw(st.lists(event, max_size=8))
@@ -221,8 +229,9 @@ def check_policy(policy, tree, updates, states, leaves, finite):
         assert leaf.shape[1:] == shape
         assert leaf.dtype == dtype_of(dtype)
     assert_finite(states, "state")
-    counts = states[0].nonfinite_count
-    np.testing.assert_array_equal(counts, np.cumsum(~finite, axis=0))
+    if hasattr(states, "nonfinite_count") or type(states) is tuple:
+        count = optax.tree.get(states, "nonfinite_count")
+        np.testing.assert_array_equal(count, np.cumsum(~finite, axis=0))
     for step, whole in enumerate(finite.all(axis=1)):
         outs = [np.asarray(u, np.float32) for u in jax.tree.leaves(row(updates, step))]
         if not whole and policy == "propagate":
@@ -301,3 +310,78 @@ def test_eagc(name, data):
 @hypothesis.given(data=st.data())
 def test_eagc_more(name, data):
     check_eagc(name, data)
+
+
+# ---------------------------------------------------------------------------
+# The stages by themselves, and elastic projection
+# ---------------------------------------------------------------------------
+
+STAGES = {
+    "assess_energy": optax.chain(assess_energy(5, energy=MIXTURE), sum_objectives()),
+    "soft_gate": optax.chain(soft_gate(5, warmup_steps=0), sum_objectives()),
+    "elastic_projection": optax.chain(
+        elastic_projection(5, eep_weight=1.0), sum_objectives()
+    ),
+    "elastic_projection_global": optax.chain(
+        elastic_projection(5, energy="current", granularity="global"), sum_objectives()
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[] if n == "elastic_projection" else [pytest.mark.slow])
+        for n in STAGES
+    ],
+)
+@hypothesis.given(data=st.data())
+def test_stages(name, data):
+    leaves, finite = data.draw(streams("five"))[:2]
+    tx = optax.with_extra_args_support(STAGES[name])
+    updates, states = run(tx, "five", leaves)
+    assert_finite(states, "state")
+    for step in np.flatnonzero(finite.all(axis=1)):
+        assert_finite(row(updates, step), "update")
+
+
+# ---------------------------------------------------------------------------
+# Aggregators
+# ---------------------------------------------------------------------------
+
+NOT_METHODS = {"from_weighting", "accumulate_objectives", "momentum_conflict_free"}
+NEED = {"gradnorm": {"layers": "layer/kernel"}}
+AGGREGATORS = [
+    name
+    for name in aggregators.__all__
+    if inspect.isfunction(getattr(aggregators, name)) and name not in NOT_METHODS
+]
+
+
+@functools.cache
+def aggregator(name, policy):
+    return getattr(aggregators, name)(5, nonfinite=policy, **NEED.get(name, {}))
+
+
+def check_aggregator(name, policy, data):
+    leaves, finite = data.draw(streams("five"))[:2]
+    absent = data.draw(st.lists(st.integers(0, 4), min_size=STEPS, max_size=STEPS))
+    mask = np.arange(5) != np.array(absent)[:, None]
+    updates, states = run(aggregator(name, policy), "five", leaves, mask)
+    # What an absent objective's gradients hold doesn't matter.
+    check_policy(policy, "five", updates, states, leaves, finite | ~mask)
+
+
+@pytest.mark.parametrize("name", ["pcgrad", "trimmed_mean"])
+@hypothesis.given(data=st.data())
+def test_aggregators(name, data):
+    check_aggregator(name, "skip_objective", data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["propagate", "skip_objective", "skip_update"])
+@pytest.mark.parametrize("name", AGGREGATORS)
+@hypothesis.settings(max_examples=100)
+@hypothesis.given(data=st.data())
+def test_aggregators_more(name, policy, data):
+    check_aggregator(name, policy, data)
