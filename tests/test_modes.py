@@ -30,10 +30,9 @@ from tests.interface import (
 UNMENDED = {
     "rules": {
         *("cagrad", "dualproj", "gem", "mgda", "pcd", "upgrad", "upgrad_with_all"),
-        *("mgda_by_tensor", "gcond", "gcond_masked", "krum", "moco", "trimmed_mean"),
+        *("mgda_by_tensor", "weightings.ensure_nonconflict", "probe"),
         *("weightings.cagrad", "weightings.dualproj", "weightings.gem"),
         *("weightings.mgda", "weightings.pcd", "weightings.upgrad"),
-        *("weightings.ensure_nonconflict", "probe"),
     },
 }
 

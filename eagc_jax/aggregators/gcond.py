@@ -152,12 +152,13 @@ def gcond(
         _direct.check_real(step.updates, "gcond")
         gram = _gram(step)
         norms = gram.norms * gram.scale
-        average = norm_decay * state.norm_average + (1 - norm_decay) * norms
+        last = state.norm_average.astype(norms.dtype)
+        average = norm_decay * last + (1 - norm_decay) * norms
         if relative:
             average = jnp.where(state.visits == 0, norms, average)
         else:
             average = jnp.maximum(average, 1e-8)
-        average = jnp.where(step.active, average, state.norm_average)
+        average = jnp.where(step.active, average, last)
         floor = 1e-10 if relative else 1e-8 / gram.scale**2
         history, mixing, conflicts = resolve(
             gram.matrix,

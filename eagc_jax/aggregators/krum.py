@@ -110,7 +110,7 @@ def krum_weights(
     ordered = jnp.sort(jnp.where(others, distances, jnp.inf), axis=1)
     count = jnp.sum(active, dtype=jnp.int32)
     neighbours = jnp.clip(count - byzantine - 2, 1, jnp.maximum(count - 1, 0))
-    near = jnp.arange(number)[None, :] < neighbours
+    near = jnp.arange(number, dtype=jnp.int32)[None, :] < neighbours
     scores = jnp.sum(jnp.where(near & jnp.isfinite(ordered), ordered, 0.0), axis=1)
     order = jnp.argsort(jnp.where(active, scores, jnp.inf))  # stable
     rank = jnp.argsort(order)
