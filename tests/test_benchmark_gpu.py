@@ -225,9 +225,9 @@ def test_the_watch_ends_the_program_in_the_middle(tmp_path, capsys):
     found = report.read(path)
     assert found["finished"]
     assert found["parts"][0]["missing"] == ["two", "three"]
-    assert (
-        "not measured: bandwidth: two, three (out of time)" in capsys.readouterr().out
-    )
+    printed = capsys.readouterr().out
+    assert "|  one |" in printed  # what was measured of the part that was broken off
+    assert "not measured: bandwidth: two, three (out of time)" in printed
     program.stop(made, left.append)  # one that comes when all is done
     assert left == [0]
 

@@ -48,7 +48,7 @@ from benchmarks.gpu.report import (
 from benchmarks.gpu.sizes import Sizes
 
 DTYPES = ("float32", "bfloat16")
-_LAST_SECONDS = 2.0  # to print and to leave
+_RESERVE = 10.0  # seconds to start, before the clock does, and to leave
 
 
 def parts(sizes: Sizes) -> list[Part]:
@@ -86,6 +86,8 @@ def stop(report: Report, leave: Callable[[int], None]) -> None:
     report.hold()
     if not report.content["finished"]:
         report.finish()
+        if report.current is not None and report.current["missing"]:
+            print_part(report.current)
         print_missing(report.content)
         leave(0)
 
@@ -115,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace, sizes: Sizes) -> int:
     """Measures, writes and prints."""
-    clock = Clock(max(60 * options.minutes - _LAST_SECONDS, 0.0))
+    clock = Clock(max(60 * options.minutes - _RESERVE, 0.0))
     settings = {
         "minutes": options.minutes,
         "tiny": options.tiny,

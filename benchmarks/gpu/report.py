@@ -106,7 +106,7 @@ class Report:
     ):
         self._path, self._clock = path, clock
         self._lock = threading.RLock()
-        self._current: dict[str, Any] | None = None
+        self.current: dict[str, Any] | None = None
         self._started = 0.0
         self.content: dict[str, Any] = {
             "format": FORMAT,
@@ -134,7 +134,7 @@ class Report:
         with self._lock:
             self._started = self._clock.passed()
             found = [p for p in self.content["parts"] if p["part"] == name]
-            self._current = found[0]
+            self.current = found[0]
             return found[0]
 
     def add(self, row: dict[str, Any]) -> None:
@@ -168,15 +168,15 @@ class Report:
         self._lock.acquire()
 
     def _part(self) -> dict[str, Any]:
-        if self._current is None:
+        if self.current is None:
             raise RuntimeError("no part has begun")
-        return self._current
+        return self.current
 
     def _save(self) -> None:
         self.content["seconds"] = round(self._clock.passed(), 2)
-        if self._current is not None:
+        if self.current is not None:
             passed = self._clock.passed() - self._started
-            self._current["seconds"] = round(passed, 2)
+            self.current["seconds"] = round(passed, 2)
         with contextlib.redirect_stdout(
             io.StringIO()
         ):  # once for each row says nothing
