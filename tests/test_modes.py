@@ -27,14 +27,7 @@ from tests.interface import (
 )
 
 # Rows known to fail in a mode, until they are mended: an entry that passes is an error.
-UNMENDED = {
-    "rules": {
-        *("cagrad", "dualproj", "gem", "mgda", "pcd", "upgrad", "upgrad_with_all"),
-        *("mgda_by_tensor", "weightings.ensure_nonconflict", "probe"),
-        *("weightings.cagrad", "weightings.dualproj", "weightings.gem"),
-        *("weightings.mgda", "weightings.pcd", "weightings.upgrad"),
-    },
-}
+UNMENDED = {"rules": {"probe"}}
 
 
 @contextlib.contextmanager

@@ -112,7 +112,7 @@ def _solve(problem: Problem, scale: str, rel_tol: float | None) -> jax.Array:
     kept = (values > share * values[-1]) & (values > 0)
     sigma = _common_length(values, kept, scale)
     factors = jnp.where(kept, jnp.sqrt(sigma / jnp.where(kept, values, 1)), 0)
-    weights = product(vectors, factors * product(preference, vectors))
+    weights = product(vectors, factors * product(vectors.T, preference))
     weights = jnp.where(live_rows(gram), weights, preference)
     return or_nan(weights, gram)
 

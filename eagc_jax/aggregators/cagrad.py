@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple, Unpack
 
 import jax
@@ -15,14 +16,14 @@ from eagc_jax.aggregators._unit_rows import (
     check_choice,
     live_rows,
     or_nan,
-    product,
     rounding,
 )
 from eagc_jax.aggregators._weighting import Problem, problem_of, stateless, unscale
 from eagc_jax.gram import Gram
 from eagc_jax.objectives import concrete
-from eagc_jax.solvers import SolveInfo, nnqp
-from eagc_jax.solvers.nnqp import no_solve
+from eagc_jax.solvers import SolveInfo, nnqp, two_float
+from eagc_jax.solvers.nnqp import no_solve, ridged, sweep
+from eagc_jax.solvers.two_float import TwoFloat
 
 SHRINKS = ("none", "linear", "quadratic")
 # By then halving alone has closed the bracket to rounding.
@@ -48,11 +49,14 @@ def cagrad(
     :math:`\frac12 x^\top G x - (s 1 - J g_0)^\top x` at the level s of the objective at
     which :math:`\|J^\top x\| = c \|g_0\|`. The level is found by Newton steps kept in a
     bracket, each of which solves that problem; for two objectives it is a closed form. A
-    gradient of zero doesn't limit the level. Where the solution is not unique (d may be
-    any of a range at a Pareto stationary point) :math:`x = 0` is taken.
+    gradient of zero doesn't limit the level. Where the gradients are Pareto stationary
+    and the ball holds directions without conflict, no level is above 0 and every such
+    direction is a solution: the one nearest to :math:`g_0` is taken, its projection on
+    the dual cone.
 
     Guarantee: :math:`\langle d, g_0 \rangle \ge (1 - c) \|g_0\|^2`, descent on the mean
-    for c < 1; conflicts with single objectives are possible. c = 0 is the mean. Length:
+    for c < 1, where conflicts with single objectives are possible; none for c >= 1, since
+    d = 0 is then in the ball. c = 0 is the mean. Length:
     "mean" (identical gradients give (1 + c) g). Cost: one Gram pass, some three to ten
     problems of K variables, one weighted sum.
 
@@ -114,7 +118,7 @@ def _check(c: Any, shrink: str) -> None:
 
 class _Ball(NamedTuple):
     gram: Gram
-    slopes: jax.Array  # shape=(K,): <u_k, g_0>.
+    slopes: TwoFloat  # shape=(K,): <u_k, g_0>.
     length: jax.Array  # shape=(): ||g_0||.
     radius: jax.Array  # shape=(): c ||g_0||.
 
@@ -122,32 +126,44 @@ class _Ball(NamedTuple):
 def _solve(problem: Problem, c: Any, shrink: str) -> tuple[jax.Array, SolveInfo]:
     gram = problem.gram
     mean = problem.preference * gram.norms  # g_0 on the unit gradients
-    slopes = product(gram.cosines, mean)
-    squared = jnp.sum(mean * slopes)
+    slopes = two_float.product(gram.cosines, mean)
+    squared = two_float.quadratic(gram.cosines, mean)
     # What is left where gradients cancel is rounding: there is no ball.
     cancels = squared <= rounding(mean.dtype) * jnp.sum(mean) ** 2
     length = jnp.sqrt(jnp.where(cancels, 0, squared))
     ball = _Ball(gram, slopes, length, c * length)
     info = no_solve()
     if mean.shape[0] == 1:
-        added = live_rows(gram).astype(mean.dtype)
+        added = nearest = live_rows(gram).astype(mean.dtype)
     elif mean.shape[0] == 2:
         added = _in_pair(ball)
+        nearest, _ = nnqp(gram.cosines, two_float.negative(slopes))
     else:
-        added, info = _at_level(ball)
-    weights = problem.preference + unscale(_to_radius(added, ball), gram.norms)
+        added, nearest, info = _at_level(ball)
+    added = _to_radius(added, nearest, ball)
+    weights = problem.preference + unscale(added, gram.norms)
     factor = {"none": 1.0, "linear": 1 / (1 + c), "quadratic": 1 / (1 + c * c)}[shrink]
     return or_nan(weights * factor, gram), info
 
 
-def _to_radius(added: jax.Array, ball: _Ball) -> jax.Array:
-    """Rescales ``sum_k added_k u_k`` to the radius; to 0 where it cancels."""
-    squared = jnp.sum(added * product(ball.gram.cosines, added))
+def _to_radius(added: jax.Array, nearest: jax.Array, ball: _Ball) -> jax.Array:
+    """Rescales ``sum_k added_k u_k`` to the radius.
+
+    Where it cancels, the gradients are Pareto stationary: then towards the projection on
+    the dual cone, at most to the radius.
+    """
+    cosines = ball.gram.cosines
+    squared, away = (two_float.quadratic(cosines, x) for x in (added, nearest))
+    none = _cancels(squared, added)
+    share = ball.radius / jnp.sqrt(jnp.where(none, 1, squared))
+    inside = away <= ball.radius**2
+    there = jnp.where(inside, 1, ball.radius / jnp.sqrt(jnp.where(inside, 1, away)))
+    return jnp.where(none, there * nearest, share * added)
+
+
+def _cancels(squared: jax.Array, added: jax.Array) -> jax.Array:
     size = jnp.sum(jnp.abs(added))
-    none = squared <= rounding(size.dtype) * size**2
-    return jnp.where(
-        none, 0, added * (ball.radius / jnp.sqrt(jnp.where(none, 1, squared)))
-    )
+    return squared <= rounding(added.dtype) * size**2
 
 
 def _in_pair(ball: _Ball) -> jax.Array:
@@ -161,7 +177,8 @@ def _in_pair(ball: _Ball) -> jax.Array:
     across = (first - second) ** 2 + 2 * first * second * (1 - cosine)  # |u|^2
     same = across <= 0
     across = jnp.sqrt(jnp.where(same, 1, across))
-    along = first * ball.slopes[0] - second * ball.slopes[1]  # <u, g_0>
+    slopes = ball.slopes.high
+    along = first * slopes[0] - second * slopes[1]  # <u, g_0>
     wanted = -along / jnp.where(ball.radius > 0, ball.radius * across, 1)
     inside = jnp.abs(wanted) < 1
     wanted = jnp.where(inside, wanted, jnp.sign(wanted))
@@ -179,57 +196,89 @@ def _in_pair(ball: _Ball) -> jax.Array:
 class _Search(NamedTuple):
     low: jax.Array  # shape=(): a level at which the radius isn't reached.
     high: jax.Array  # shape=(): one at which it is exceeded.
-    level: jax.Array  # shape=(): the next one to try.
+    level: TwoFloat  # shape=(): the next one to try.
     added: jax.Array  # shape=(K,): the last solution.
+    nearest: jax.Array  # shape=(K,): that of level 0, the projection on the dual cone.
     miss: jax.Array  # shape=(): how far its length is from the radius, relative to it.
+    stationary: jax.Array  # shape=(), bool: a level above 0 has no solution.
     iterations: jax.Array  # shape=(), int32.
 
 
-def _at_level(ball: _Ball) -> tuple[jax.Array, SolveInfo]:
-    """K > 2: what to add to g_0, on the unit gradients."""
+def _at_level(ball: _Ball) -> tuple[jax.Array, jax.Array, SolveInfo]:
+    """K > 2: what to add to g_0, on the unit gradients; the same at level 0."""
     gram, radius = ball.gram, jnp.where(ball.radius > 0, ball.radius, 1)
     live, dtype = live_rows(gram), radius.dtype
     inverse = unscale(jnp.ones_like(gram.norms), gram.norms)
+    against = jax.tree.map(lambda x: jnp.where(live, -x, 0), ball.slopes)
 
     def solve(level):
-        return nnqp(gram.cosines, jnp.where(live, level * inverse - ball.slopes, -1))[0]
+        wanted = two_float.multiply(level, two_float.exact(inverse))
+        wanted = jax.tree.map(lambda x: jnp.where(live, x, 0), wanted)
+        never = two_float.exact(jnp.where(live, 0, -jnp.ones_like(inverse)))
+        target = two_float.add(two_float.add(wanted, against), never)
+        return nnqp(gram.cosines, target)[0]
 
     def body(search):
         added = solve(search.level)
-        squared = jnp.sum(added * product(gram.cosines, added))
+        squared = two_float.quadratic(gram.cosines, added)
         miss = jnp.sqrt(jnp.maximum(squared, 0)) / radius - 1
-        low = jnp.where(miss < 0, search.level, search.low)
-        high = jnp.where(miss < 0, search.high, search.level)
-        level = _level_on(added > 0, inverse, ball)
-        inside = (level > low) & (level < high)
-        level = jnp.where(inside, level, 0.5 * (low + high))
-        return _Search(low, high, level, added, jnp.abs(miss), search.iterations + 1)
+        now = search.level.high
+        low = jnp.where(miss < 0, jnp.maximum(now, search.low), search.low)
+        high = jnp.where(miss < 0, search.high, now)
+        step = _step_on(added, squared, inverse, ball)
+        level = two_float.add(search.level, two_float.exact(step))
+        inside = (level.high >= low) & (level.high <= high)
+        middle = two_float.exact(0.5 * (low + high))
+        return _Search(
+            low=low,
+            high=high,
+            level=jax.tree.map(partial(jnp.where, inside), level, middle),
+            added=added,
+            nearest=jnp.where(search.iterations == 0, added, search.nearest),
+            miss=jnp.abs(miss),
+            stationary=(now > 0) & _cancels(squared, added),
+            iterations=search.iterations + 1,
+        )
 
     def unfinished(search):
-        return (search.miss > rounding(dtype)) & (search.iterations < _MAX_STEPS)
+        missed = (search.miss > rounding(dtype)) & ~search.stationary
+        return missed & (search.iterations < _MAX_STEPS)
 
     # From the level of g_0 itself to what no direction in the ball exceeds.
     bounds = jnp.stack(
-        [ball.slopes, jnp.broadcast_to(ball.length + radius, live.shape)]
+        [ball.slopes.high, jnp.broadcast_to(ball.length + radius, live.shape)]
     )
-    low, high = jnp.min(jnp.where(live, gram.norms * bounds, jnp.inf), axis=1)
-    miss = jnp.where(ball.radius > 0, jnp.asarray(jnp.inf, dtype), 0)
+    bounds = jnp.where(live[None, :], gram.norms[None, :] * bounds, jnp.inf)
+    low, high = jnp.min(bounds, axis=1)
+    zero = jnp.zeros_like(inverse)
     first = _Search(
-        low, high, 0.5 * (low + high), jnp.zeros_like(inverse), miss, jnp.int32(0)
+        low=low,
+        high=high,
+        level=two_float.exact(jnp.zeros([], dtype)),
+        added=zero,
+        nearest=zero,
+        miss=jnp.where(ball.radius > 0, jnp.asarray(jnp.inf, dtype), 0),
+        stationary=jnp.zeros([], bool),
+        iterations=jnp.int32(0),
     )
     last = jax.lax.while_loop(unfinished, body, first)
-    return last.added, SolveInfo(last.miss, last.iterations)
+    info = SolveInfo(jnp.where(last.stationary, 0, last.miss), last.iterations)
+    return last.added, last.nearest, info
 
 
-def _level_on(free: jax.Array, inverse: jax.Array, ball: _Ball) -> jax.Array:
-    """The level at which a given free set reaches the radius: a quadratic equation."""
-    kept = free.astype(inverse.dtype)
-    ridge = rounding(kept.dtype) * kept
-    system = ball.gram.cosines * (kept[:, None] * kept) + jnp.diag(1 - kept + ridge)
-    right, rest = inverse * kept, ball.slopes * kept
-    # The solution is level * slope - offset.
-    slope, offset = jnp.linalg.solve(system, jnp.stack([right, rest], axis=1)).T
-    square, middle = jnp.sum(right * slope), jnp.sum(right * offset)
-    last = jnp.sum(rest * offset) - ball.radius**2
-    root = jnp.sqrt(jnp.maximum(middle**2 - square * last, 0))
-    return (middle + root) / jnp.where(square > 0, square, jnp.nan)
+def _step_on(
+    added: jax.Array, squared: jax.Array, inverse: jax.Array, ball: _Ball
+) -> jax.Array:
+    """How far the level at which this free set reaches the radius is: by a quadratic."""
+    free = added > 0
+    matrix, ridge = ridged(ball.gram.cosines)
+    table = jax.tree.map(
+        lambda m, side: jnp.concatenate([m, side[:, None]], axis=1),
+        matrix,
+        two_float.exact(inverse),
+    )
+    slope = jnp.where(free, sweep(table, free, ridge / 4).high[:, -1], 0)
+    square, middle = jnp.sum(inverse * slope), jnp.sum(inverse * added)
+    rest = squared - ball.radius**2
+    root = jnp.sqrt(jnp.maximum(middle**2 - square * rest, 0))
+    return -rest / jnp.where(middle > 0, middle + root, jnp.nan)

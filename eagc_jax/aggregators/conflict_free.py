@@ -15,11 +15,10 @@ from eagc_jax.aggregators._unit_rows import (
     importance,
     live_rows,
     or_nan,
-    product,
-    rounding,
 )
 from eagc_jax.aggregators._weighting import Problem, problem_of, stateless, unscale
 from eagc_jax.gram import Gram
+from eagc_jax.solvers import pseudo_inverse, two_float
 
 LENGTHS = ("projection", "min", "max", "harmonic", "arithmetic", "geometric")
 
@@ -40,9 +39,9 @@ def conflict_free(
         \hat b = b / \|b\|.
 
     All of it comes from the K x K cosines: the pseudo-inverse of the K x N matrix, which
-    in float32 cuts off everything at some 1e7 parameters, is never formed. The inverse
-    is :math:`\lambda / (\lambda^2 + r^2)` on the eigenvalues of C, r = ten eps: no rank
-    is decided, and gradients that cancel give 0.
+    in float32 cuts off everything at some 1e7 parameters, is never formed.
+    Where C is singular, to rounding, and no direction has equal cosines other than 0,
+    the update is 0.
 
     Guarantee: where the gradients are linearly independent all cosines with the update
     are equal and positive, so it conflicts with none. The direction doesn't depend on
@@ -100,31 +99,28 @@ def solve(problem: Problem, length: str) -> jax.Array:
     """ConFIG's weights ``(K,)`` of one block's problem."""
     gram = problem.gram
     aims = jnp.where(live_rows(gram), importance(problem), 0)
-    coefficients = _coefficients(gram.cosines, aims)
-    slopes = product(gram.cosines, coefficients)
-    squared = jnp.sum(coefficients * slopes)
-    size = jnp.sum(jnp.abs(coefficients))
-    # Unit vectors are known to rounding: less than that is no direction.
-    cancels = squared <= rounding(size.dtype) * size**2
-    norm = jnp.sqrt(jnp.where(cancels, 1, squared))
+    coefficients, reached = _coefficients(gram.cosines, aims)
     if length == "projection":
-        along = jnp.sum(gram.norms * slopes)
+        along = jnp.sum(gram.norms * aims)
     else:
-        along = jnp.sum(slopes) * _typical_norm(gram, length)
-    coefficients = jnp.where(cancels, 0, coefficients / norm * (along / norm))
+        along = jnp.sum(aims) * _typical_norm(gram, length)
+    # The cosines times the coefficients are the aims, so this is the square of b.
+    terms = two_float.multiply(two_float.exact(coefficients), two_float.exact(aims))
+    squared = two_float.sum_last(terms).high
+    some = reached & ~(squared <= 0)  # NaN must come out
+    coefficients = jnp.where(some, coefficients * (along / squared), 0)
     return or_nan(unscale(coefficients, gram.norms), gram)
 
 
-def _coefficients(cosines: jax.Array, aims: jax.Array) -> jax.Array:
-    """``C^+ aims``; up to a factor where equal aims make it plain."""
+def _coefficients(cosines: jax.Array, aims: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``C^+ aims`` up to a factor, and whether C times it gives the aims."""
     if aims.shape[0] == 1:
-        return aims
-    values, vectors = jnp.linalg.eigh(cosines)
-    inverse = values / (values**2 + rounding(aims.dtype) ** 2)
-    solved = product(vectors, inverse * product(aims, vectors))
+        return aims, jnp.ones([], bool)
+    solved, _, reached = pseudo_inverse(cosines, aims)
+    found = solved.high
     if aims.shape[0] == 2:  # (1, 1) / (1 + c): without rounding at every angle
-        solved = jnp.where(aims[0] == aims[1], aims, solved)
-    return solved
+        found = jnp.where(aims[0] == aims[1], aims, found)
+    return found, reached
 
 
 def _typical_norm(gram: Gram, length: str) -> jax.Array:

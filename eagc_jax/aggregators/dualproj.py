@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Unpack
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._weighting import Problem, problem_of, stateless, unscale
+from eagc_jax.solvers import two_float
 from eagc_jax.solvers.nnqp import SolveInfo, nnqp
 
 
@@ -36,8 +36,7 @@ def dualproj(
       ValueError: bad arguments (at once); updates that don't fit (when traced).
 
     Examples:
-      >>> import jax.numpy as jnp
-      >>> from eagc_jax.aggregators import dualproj
+      >>>       >>> from eagc_jax.aggregators import dualproj
       >>> tx = dualproj(2)
       >>> grads = {"w": jnp.array([[1.0, 1.0], [-3.0, -1.0]])}
       >>> update, state = tx.update(grads, tx.init({"w": jnp.zeros(2)}))
@@ -65,7 +64,8 @@ def dualproj_weights(
 def _solve(problem: Problem) -> tuple[jax.Array, SolveInfo]:
     cosines, norms = problem.gram.cosines, problem.gram.norms
     lengths = problem.preference * norms
-    slopes = jnp.matmul(cosines, lengths, precision=jax.lax.Precision.HIGHEST)
-    added, info = nnqp(cosines, -slopes)
+    # Rounded, they would not fit a singular matrix, and the solution would magnify that.
+    slopes = two_float.product(cosines, lengths)
+    added, info = nnqp(cosines, two_float.negative(slopes))
     weights = problem.preference + unscale(added, norms)
     return weights, info

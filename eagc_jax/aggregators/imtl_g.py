@@ -12,6 +12,7 @@ import optax
 from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._unit_rows import importance, live_rows, or_nan, rounding
 from eagc_jax.aggregators._weighting import Problem, problem_of, stateless, unscale
+from eagc_jax.solvers import pseudo_inverse, two_float
 
 
 @shows_options
@@ -26,16 +27,18 @@ def imtl_g(
     :math:`d = \sum_k w_k g_k`, :math:`\sum_k w_k = 1`, with
     :math:`\langle d, g_k / \|g_k\| \rangle` equal for all k:
 
-    .. math:: w = v / \textstyle\sum_k v_k, \qquad v = D^{-1} (C + r I)^{-1} 1
+    .. math:: w = v / \textstyle\sum_k v_k, \qquad v = D^{-1} C^{-1} 1
 
-    with the norms :math:`D`, the cosines :math:`C` and a ridge r of ten eps, which keeps
-    the limits that a pseudo-inverse loses: exactly opposed gradients give 0. For two
-    objectives :math:`w = (n_2, n_1) / (n_1 + n_2)` whatever the angle. The direction is
-    ConFIG's, or its opposite where :math:`\sum_k v_k < 0`.
+    with the norms :math:`D` and the cosines :math:`C`. Where C is singular, to rounding,
+    v is the limit of :math:`D^{-1} (C + r I)^{-1} 1` for r towards 0: the pseudo-inverse
+    where it solves the system, else the part of 1 in the null space, which makes all
+    projections 0. So gradients that are opposed give 0. For two objectives
+    :math:`w = (n_2, n_1) / (n_1 + n_2)` whatever the angle. The direction is ConFIG's, or
+    its opposite where :math:`\sum_k v_k < 0`.
 
     Guarantee: equal projections; not descent. Weights may be negative and, where
     :math:`\sum_k v_k` is near 0, large. Length: "convex". Cost: one Gram pass, one
-    linear system of size K, one weighted sum.
+    eigendecomposition of size K, one weighted sum.
 
     Args:
       num_objectives: K, a Python int.
@@ -93,7 +96,7 @@ def _solve(problem: Problem, max_weight: float | None) -> jax.Array:
     live = live_rows(gram)
     aims = jnp.where(live, importance(problem), 0)
     free = unscale(_coefficients(gram.cosines, aims), gram.norms)
-    total = jnp.sum(free)
+    total = two_float.sum_last(two_float.exact(free)).high
     undefined = jnp.abs(total) <= rounding(total.dtype) * jnp.sum(jnp.abs(free))
     weights = free / jnp.where(undefined, 1, total)
     if max_weight is not None:
@@ -104,12 +107,12 @@ def _solve(problem: Problem, max_weight: float | None) -> jax.Array:
 
 
 def _coefficients(cosines: jax.Array, aims: jax.Array) -> jax.Array:
-    """``(C + r I)^-1 aims``, up to a factor where there are two objectives."""
+    """``(C + r I)^-1 aims`` for r towards 0, up to a factor."""
     if aims.shape[0] == 1:
         return aims
     if aims.shape[0] == 2:  # times 1 - c^2; exact where the aims are equal
         cosine = cosines[0, 1]
         apart = aims - cosine * aims[::-1]
         return jnp.where(aims[0] == aims[1], aims, apart)
-    ridge = rounding(aims.dtype) * jnp.eye(aims.shape[0], dtype=aims.dtype)
-    return jnp.linalg.solve(cosines + ridge, aims)
+    solved, missed, reached = pseudo_inverse(cosines, aims)
+    return jnp.where(reached, solved.high, missed)

@@ -139,7 +139,7 @@ def _least_norm(
     total = jnp.sum(x)
     number = jnp.maximum(jnp.sum(zero, dtype=jnp.int32), 1).astype(x.dtype)
     inner = x / jnp.where(total > 0, total, 1.0)
-    return jnp.where(jnp.any(zero), zero / number, inner), info
+    return jnp.where(jnp.any(zero), zero.astype(x.dtype) / number, inner), info
 
 
 def _check(normalizer: str, solver: str) -> None:

@@ -72,6 +72,6 @@ def _solve(problem: Problem) -> tuple[jax.Array, SolveInfo]:
     cosines, norms = problem.gram.cosines, problem.gram.norms
     added, info = nnqp_many(cosines, -cosines)
     projections = jnp.eye(norms.shape[0], dtype=norms.dtype) + added
-    lengths = (problem.preference * norms) @ projections
+    lengths = jnp.sum((problem.preference * norms)[:, None] * projections, axis=0)
     weights = unscale(lengths, norms, problem.preference)
     return weights, info

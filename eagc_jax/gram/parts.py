@@ -47,6 +47,7 @@ def from_scaled(gram: jax.Array, exponents: jax.Array) -> Gram:
     positive = squares > 0
     roots = jnp.sqrt(jnp.where(positive, squares, 1.0))
     cosines = gram / roots[:, None] / roots[None, :]
+    cosines = 0.5 * (cosines + cosines.T)  # divided in another order, rounded otherwise
     cosines = jnp.where(positive[:, None] & positive[None, :], cosines, 0.0)
     eye = jnp.eye(gram.shape[0], dtype=bool)
     # A NaN on the diagonal stays: it must reach the weights.

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eagc_jax.solvers import two_float
 from eagc_jax.solvers.nnqp import SolveInfo
 
 _HALVINGS = 12
@@ -76,14 +77,16 @@ def fair(
     undo = level ** (1 / (1 + power)) / length
 
     def gradient(v):
-        return _matvec(unit, v) - sides * v**-power
+        # Its terms cancel at the solution: rounded, it would end elsewhere in each order.
+        along = two_float.product(unit, v)
+        return two_float.add(along, two_float.exact(-sides * v**-power)).high
 
     def value(v):
         exponent = 1 - power
         flat = jnp.abs(exponent) < 1e-6
         safe = jnp.where(flat, 1.0, exponent)
         phi = jnp.where(flat, jnp.log(v), (v**safe - 1) / safe)
-        return 0.5 * v @ _matvec(unit, v) - jnp.sum(sides * phi)
+        return 0.5 * jnp.sum(v * _matvec(unit, v)) - jnp.sum(sides * phi)
 
     def body(newton):
         v = newton.w
@@ -120,4 +123,4 @@ def fair(
 
 
 def _matvec(matrix: jax.Array, x: jax.Array) -> jax.Array:
-    return jnp.matmul(matrix, x, precision=jax.lax.Precision.HIGHEST)
+    return jnp.sum(matrix * x[None, :], axis=1)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from eagc_jax.solvers import two_float
+from eagc_jax.solvers.two_float import TwoFloat
 
 
 class SolveInfo(NamedTuple):
@@ -23,26 +27,25 @@ def no_solve() -> SolveInfo:
     return SolveInfo(jnp.zeros([], jnp.float32), jnp.zeros([], jnp.int32))
 
 
+# How often the ridged problem is solved, the later times drawn to the solution before
+# instead of to 0: a direction of curvature h then misses (ridge / h)^2 of its share,
+# which is less than float32's rounding of the matrix makes of it.
+_ROUNDS = 2
+
+
 class _Pivot(NamedTuple):
     free: jax.Array  # shape=(K,), bool: variables that may be positive, to try next.
-    x: jax.Array  # shape=(K,), >= 0: the best so far.
-    violation: jax.Array  # shape=(), float: of its conditions.
-    center: jax.Array  # shape=(K,): what a careful solve is drawn to.
-    careful: jax.Array  # shape=(), bool: see _CAREFUL_RIDGE.
-    fewest: jax.Array  # shape=(), int32: violated conditions so far, on the free sets.
+    x: TwoFloat  # shape=(K,), >= 0: the last solution.
+    center: TwoFloat  # shape=(K,): what the ridge draws it to.
+    fewest: jax.Array  # shape=(), int32: violated conditions so far, in this round.
     patience: jax.Array  # shape=(), int32: full exchanges left without progress.
+    rounds: jax.Array  # shape=(), int32: still to do.
     iterations: jax.Array  # shape=(), int32.
-    done: jax.Array  # shape=(), bool.
-
-
-# Where H is singular, exchanges on rounding can go on for ever. Then the problem is
-# replaced by a sequence of regular ones: with this ridge, drawn to the last solution.
-_CAREFUL_RIDGE = 1e-2
 
 
 def nnqp(
     matrix: jax.typing.ArrayLike,
-    linear: jax.typing.ArrayLike,
+    linear: jax.typing.ArrayLike | TwoFloat,
     *,
     max_iterations: int | None = None,
 ) -> tuple[jax.Array, SolveInfo]:
@@ -50,17 +53,20 @@ def nnqp(
 
     Block principal pivoting: guess which variables are free, solve for them, exchange
     every variable whose condition (:math:`x_i \ge 0` if free, :math:`(Hx - b)_i \ge 0`
-    if not) is violated; when that stops making progress, exchange only the last one. It
-    ends when the conditions hold to rounding; where rounding keeps them from it (a
-    singular H), the best point found is returned. The problem is first scaled to a unit
-    diagonal and a unit :math:`b`: nothing depends on the units of H or b. A ridge of a
-    few K eps makes the linear systems regular; steps of iterative refinement take it
-    out again wherever H itself is regular. K = 2 is a closed form.
+    if not) is violated; when that stops making progress, exchange a single one. The
+    problem is first scaled to a unit diagonal and a b of about 1: nothing depends on the
+    units of H or b. K = 2 is a closed form.
+
+    Where H is singular, or nearly, x is not unique, or rounding decides. So H + r I is
+    solved instead, r a few K eps, once for itself and once drawn to that solution, which
+    takes r out again wherever H is regular. Both problems have exactly one solution, and
+    they are solved with twice the digits of their dtype: x doesn't depend on the order
+    of the variables.
 
     Args:
       matrix: H, ``(K, K)``, symmetric, positive semi-definite.
       linear: b, ``(K,)``.
-      max_iterations: None for ``3 K + 60``.
+      max_iterations: None for ``10 K + 100``; some 3 to 6 is usual.
 
     Returns:
       x ``(K,)``, and its :class:`SolveInfo`: the residual is the largest violation of
@@ -80,98 +86,127 @@ def nnqp(
       Portugal, Judice, Vicente, "A comparison of block pivoting and interior-point
       algorithms for linear least squares problems with nonnegative variables", 1994.
     """
-    matrix, linear = jnp.asarray(matrix), jnp.asarray(linear)
-    check_shapes(matrix, linear, 1)
-    dtype = np.promote_types(np.promote_types(matrix.dtype, linear.dtype), np.float32)
-    matrix, linear = matrix.astype(dtype), linear.astype(dtype)
-    number = linear.shape[0]
+    matrix, (high, low) = jnp.asarray(matrix), two_float.of(linear)
+    check_shapes(matrix, high, 1)
+    dtype = np.promote_types(np.promote_types(matrix.dtype, high.dtype), np.float32)
+    matrix, high, low = (x.astype(dtype) for x in (matrix, high, low))
+    number = high.shape[0]
     unit, scale = unit_diagonal(matrix)
-    target = linear * scale
-    size = jnp.max(jnp.abs(target))
-    target = target / jnp.where(size > 0, size, 1.0)
+    size = two_float.power_of_two_below(jnp.max(jnp.abs(high * scale)))
+    target = TwoFloat(high * scale / size, low * scale / size)
     if number == 1:
-        x, iterations = jnp.maximum(target, 0.0), jnp.zeros([], jnp.int32)
+        x, iterations = jnp.maximum(target.high, 0), jnp.zeros([], jnp.int32)
     elif number == 2:
-        x, iterations = _two(unit[0, 1], target), jnp.zeros([], jnp.int32)
+        x, iterations = _two(unit[0, 1], target.high), jnp.zeros([], jnp.int32)
     else:
-        x, iterations = _pivot(unit, target, max_iterations or 3 * number + 60)
-    residual, _ = _violation(unit, target, x)
-    return x * scale * size, SolveInfo(residual, iterations)
+        x, iterations = _pivot(unit, target, max_iterations or 10 * number + 100)
+    return x * scale * size, SolveInfo(_violation(unit, target.high, x), iterations)
 
 
-def _pivot(unit: jax.Array, target: jax.Array, cap: int) -> tuple[jax.Array, jax.Array]:
-    number = target.shape[0]
-    eps = float(jnp.finfo(target.dtype).eps)
-    patient = 8 + number // 8
+def _pivot(unit: jax.Array, target: TwoFloat, cap: int) -> tuple[jax.Array, jax.Array]:
+    """K > 2. Every round's problem has one solution, whatever the order of its rows."""
+    number = unit.shape[0]
+    eps = float(jnp.finfo(unit.dtype).eps)
+    index = jnp.arange(number)
+    matrix, ridge = ridged(unit)
+    draw = two_float.exact(jnp.full_like(unit[0], ridge))
 
     def body(pivot):
-        drawn = jnp.where(pivot.careful, _CAREFUL_RIDGE, 0.0).astype(target.dtype)
-        goal = target + drawn * pivot.center
-        raw = _solve_free(unit, goal, pivot.free, drawn)
-        slack = _matvec(unit, raw) + drawn * raw - goal
-        size = jnp.sum(jnp.abs(raw))
-        bad = jnp.where(
-            pivot.free, raw < -4 * eps * size, slack < -4 * eps * jnp.maximum(size, 1.0)
+        goal = two_float.add(target, two_float.multiply(draw, pivot.center))
+        table = jax.tree.map(
+            lambda m, g: jnp.concatenate([m, g[:, None]], axis=1), matrix, goal
         )
-        x = jnp.maximum(raw, 0.0)
-        violation, rounding = _violation(unit, target, x)
-        better = ~(violation >= pivot.violation)  # a NaN is taken: it must come out
-        best = jnp.where(better, x, pivot.x)
+        # x where free, elsewhere what is left of the right side.
+        high, low = (x[:, -1] for x in sweep(table, pivot.free, ridge / 4))
+        size = jnp.maximum(jnp.sum(jnp.where(pivot.free, jnp.abs(high), 0)), 1)
+        # A slack that is missed moves its variable by as much over the ridge, a variable
+        # only itself: slacks are asked for more.
+        bad = jnp.where(pivot.free, -high / eps, high / eps**1.5) > size
         wrong = jnp.sum(bad, dtype=jnp.int32)
         progress = wrong < pivot.fewest
         patience = jnp.where(progress, 3, pivot.patience - 1)
-        last = jnp.arange(number) == number - 1 - jnp.argmax(bad[::-1])
+        # Alone the worst one is quickest, but only the last one is sure to end.
+        order = jnp.where(patience > -2 * number, -high, index.astype(high.dtype))
+        order = jnp.where(bad, jnp.where(pivot.free, order, jnp.abs(order)), -1)
+        one = index == jnp.argmax(order)
         settled = wrong == 0
-        careful = pivot.careful | (pivot.iterations >= patient)
-        restart = settled | (careful & ~pivot.careful)
+        # NaN is kept: it must come out.
+        kept = (pivot.free & ~(high < 0)) | jnp.isnan(high)
+        x = TwoFloat(jnp.where(kept, high, 0), jnp.where(kept, low, 0))
         return _Pivot(
-            free=pivot.free ^ jnp.where(progress | (patience >= 0), bad, last),
-            x=best,
-            violation=jnp.where(better, violation, pivot.violation),
-            center=jnp.where(settled, x, jnp.where(pivot.careful, pivot.center, best)),
-            careful=careful,
-            fewest=jnp.where(restart, number + 1, jnp.minimum(wrong, pivot.fewest)),
-            patience=jnp.where(restart, 3, patience).astype(jnp.int32),
+            free=pivot.free ^ (bad & (progress | (patience >= 0) | one)),
+            x=x,
+            center=jax.tree.map(partial(jnp.where, settled), x, pivot.center),
+            fewest=jnp.where(settled, number + 1, jnp.minimum(wrong, pivot.fewest)),
+            patience=jnp.where(settled, 3, patience).astype(jnp.int32),
+            rounds=pivot.rounds - settled.astype(jnp.int32),
             iterations=pivot.iterations + 1,
-            done=(settled & ~pivot.careful) | ~(violation > rounding),
         )
 
+    zero = two_float.exact(jnp.zeros_like(unit[0]))
     first = _Pivot(
-        free=target > 0,
-        x=jnp.zeros_like(target),
-        violation=jnp.asarray(jnp.inf, target.dtype),
-        center=jnp.zeros_like(target),
-        careful=jnp.zeros([], bool),
+        free=target.high > 0,
+        x=zero,
+        center=zero,
         fewest=jnp.int32(number + 1),
         patience=jnp.int32(3),
+        rounds=jnp.int32(_ROUNDS),
         iterations=jnp.zeros([], jnp.int32),
-        done=jnp.zeros([], bool),
     )
     last = jax.lax.while_loop(
-        lambda pivot: ~pivot.done & (pivot.iterations < cap), body, first
+        lambda pivot: (pivot.rounds > 0) & (pivot.iterations < cap), body, first
     )
-    return last.x, last.iterations
+    return last.x.high, last.iterations
 
 
-def _solve_free(
-    unit: jax.Array, target: jax.Array, free: jax.Array, drawn: jax.Array
-) -> jax.Array:
-    """The solution of ``H + drawn`` on a free set, 0 elsewhere."""
-    number = target.shape[0]
-    # Below this, rounding could make the Cholesky factor of a singular matrix fail.
-    ridge = 4 * number * float(jnp.finfo(target.dtype).eps) + drawn
-    both = free[:, None] & free[None, :]
-    eye = jnp.eye(number, dtype=unit.dtype)
-    system = jnp.where(both, unit, 0.0) + eye * jnp.where(free, ridge, 1.0)
-    factor = jnp.linalg.cholesky(system)
+def ridged(unit: jax.Array) -> tuple[TwoFloat, float]:
+    """A matrix with the least ridge that makes it regular."""
+    ridge = least_eigenvalue(unit)
+    eye = jnp.eye(unit.shape[0], dtype=unit.dtype)
+    return two_float.two_sum(unit, ridge * eye), ridge
 
-    def solve(rhs):
-        return jax.scipy.linalg.cho_solve((factor, True), jnp.where(free, rhs, 0.0))
 
-    x = solve(target)
-    for _ in range(2):
-        x = x + solve(target - _matvec(unit, x) - drawn * x)
-    return x
+def least_eigenvalue(unit: jax.Array) -> float:
+    """Of a matrix of unit diagonal, below which it may be rounding of its entries."""
+    return 4 * unit.shape[0] * float(jnp.finfo(unit.dtype).eps)
+
+
+def sweep(table: TwoFloat, free: jax.Array, least: float) -> TwoFloat:
+    """Solves for the free variables: Gauss-Jordan steps on their rows and columns.
+
+    Args:
+      table: ``(K, K + R)``, a positive definite matrix and R right sides.
+      free: ``(K,)`` bool.
+      least: no pivot is less, but for rounding in the matrix itself.
+
+    Returns:
+      On free rows and columns the inverse; in the last columns x on free rows, and on the
+      others what is left of the right side.
+    """
+    number, width = table.high.shape
+    rows, columns = jnp.arange(number)[:, None], jnp.arange(width)[None, :]
+
+    def body(index, table):
+        def at(axis, of):
+            return jax.tree.map(
+                lambda x: jax.lax.dynamic_index_in_dim(x, index, axis), of
+            )
+
+        row, column = at(0, table), at(1, table)
+        here = at(1, row)
+        here = TwoFloat(jnp.where(here.high < least, least, here.high), here.low)
+        own, ours = rows == index, columns == index
+        row = TwoFloat(jnp.where(ours, 1, row.high), jnp.where(ours, 0, row.low))
+        row = two_float.multiply(row, two_float.reciprocal(here))
+        rest = jax.tree.map(lambda x: jnp.where(ours, 0, x), table)
+        minus = two_float.negative(two_float.multiply(column, row))
+        new = two_float.add(rest, minus)
+        taken = free[index]
+        return jax.tree.map(
+            lambda n, r, t: jnp.where(taken, jnp.where(own, r, n), t), new, row, table
+        )
+
+    return jax.lax.fori_loop(0, number, body, table)
 
 
 def _two(cosine: jax.Array, target: jax.Array) -> jax.Array:
@@ -180,34 +215,27 @@ def _two(cosine: jax.Array, target: jax.Array) -> jax.Array:
     other = target[::-1]
     determinant = (1 - cosine) * (1 + cosine) + 2 * ridge
     both = ((1 + ridge) * target - cosine * other) / determinant
-    alone = jnp.maximum(target, 0.0)
+    alone = jnp.maximum(target, 0)
     slack = cosine * alone - other  # of the other one, where this one alone is free
     first = slack[0] >= slack[1]
-    one = jnp.where(jnp.stack([first, ~first]), alone, 0.0)
+    one = jnp.where(jnp.stack([first, ~first]), alone, 0)
     # The ridge is for singular matrices; elsewhere a step of refinement takes it out.
     residual = target - both - cosine * both[::-1]
     refined = ((1 + ridge) * residual - cosine * residual[::-1]) / determinant
     inside = jnp.all(both > 0) & jnp.any(slack < 0)
-    x = jnp.where(inside, jnp.maximum(both + refined, 0.0), one)
+    x = jnp.where(inside, jnp.maximum(both + refined, 0), one)
     return jnp.where(jnp.isnan(cosine), cosine, x)
 
 
-def _violation(
-    unit: jax.Array, target: jax.Array, x: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The largest violation of the conditions at x >= 0, and what rounding allows.
+def _violation(unit: jax.Array, target: jax.Array, x: jax.Array) -> jax.Array:
+    """The largest violation of the conditions at x >= 0.
 
     A positive variable needs slack 0, another one slack >= 0; between the two it is the
     smaller of x and slack that counts.
     """
-    slack = _matvec(unit, x) - target
-    size = jnp.maximum(jnp.sum(x), 1.0)
-    violation = jnp.max(jnp.where(slack < 0, -slack, jnp.minimum(slack, x))) / size
-    return violation, jnp.asarray(4 * float(jnp.finfo(target.dtype).eps), x.dtype)
-
-
-def _matvec(matrix: jax.Array, x: jax.Array) -> jax.Array:
-    return jnp.matmul(matrix, x, precision=jax.lax.Precision.HIGHEST)
+    slack = jnp.sum(unit * x[None, :], axis=1) - target
+    size = jnp.maximum(jnp.sum(x), 1)
+    return jnp.max(jnp.where(slack < 0, -slack, jnp.minimum(slack, x))) / size
 
 
 def unit_diagonal(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -216,7 +244,7 @@ def unit_diagonal(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     scale = jnp.where(diagonal > 0, diagonal, 1.0) ** -0.5
     unit = matrix * scale[:, None] * scale[None, :]
     eye = jnp.eye(matrix.shape[0], dtype=bool)
-    return jnp.where(eye, jnp.ones([], matrix.dtype), unit), scale
+    return jnp.where(eye, 1, 0.5 * (unit + unit.T)), scale
 
 
 def check_shapes(matrix: Any, linear: Any, rank: int) -> None:

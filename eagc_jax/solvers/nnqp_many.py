@@ -10,9 +10,11 @@ import numpy as np
 
 from eagc_jax.solvers.nnqp import SolveInfo, check_shapes, nnqp, unit_diagonal
 
-# From this size on, M factorisations an iteration cost more than products with the
-# matrix, which serve all M problems at once.
-_ITERATIVE_FROM = 8
+# From this size on, M factorisations an iteration cost much more than products with the
+# matrix, which serve all M problems at once (on CPU, M = K = 16: some 3 ms against 0.5;
+# 32: 300 against 10). They are less exact where the matrix is singular, or nearly: there
+# the order of the variables may show, by about eps relative to the sum of |x|.
+_ITERATIVE_FROM = 24
 # Every solve is drawn to the last solution with this ridge: regular, so that conjugate
 # gradients are quick, and taken out again as the solutions settle.
 _RIDGE = 1e-2
@@ -37,9 +39,9 @@ def nnqp_many(
 ) -> tuple[jax.Array, SolveInfo]:
     r"""Solves :math:`\min_{x \ge 0} \frac12 x^\top H x - b_i^\top x` for M vectors b.
 
-    As :func:`eagc_jax.solvers.nnqp` for each; for large K the exchanges are the same
-    but the free sets' systems are solved by conjugate gradients, one product of
-    ``(M, K)`` with ``(K, K)`` a step for all problems.
+    As :func:`eagc_jax.solvers.nnqp` for each; for K of 24 or more the exchanges are the
+    same but the free sets' systems are solved by conjugate gradients, one product of
+    ``(M, K)`` with ``(K, K)`` a step for all problems, in the dtype's own precision.
 
     Args:
       matrix: H, ``(K, K)``, symmetric, positive semi-definite.

@@ -68,6 +68,15 @@ def cagrad(rows, c):
     return mean + radius * inner / np.linalg.norm(inner), best.fun
 
 
+def nearest_without_conflict(rows, c):
+    """The projection of the mean on the dual cone, and whether CAGrad's ball holds it."""
+    mean = rows.mean(axis=0)
+    weights, _ = optimize.nnls(rows.T, -mean, maxiter=100 * len(rows))
+    away = np.linalg.norm(weights @ rows)
+    # For c = 1 and a cone of one point, 0, both lengths are the mean's.
+    return mean + weights @ rows, away <= c * np.linalg.norm(mean) * (1 + 1e-12)
+
+
 def imtl_g(rows):
     """Weights in the paper's form: relative to the first gradient."""
     units = rows / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -9,7 +9,6 @@ import pytest
 
 from eagc_jax import weightings
 from eagc_jax.aggregators import cagrad
-from eagc_jax.aggregators._unit_rows import product
 from eagc_jax.aggregators._weighting import problem_of
 from eagc_jax.aggregators.cagrad import (
     _at_level,
@@ -18,6 +17,7 @@ from eagc_jax.aggregators.cagrad import (
     _solve,
     _to_radius,
 )
+from eagc_jax.solvers import two_float
 from tests.aggregators import gram_oracles as oracles
 from tests.aggregators import properties, samplers
 
@@ -79,10 +79,13 @@ def test_the_pair_agrees_with_the_search():
     def both(gram):
         parts = problem_of(gram).gram
         mean = 0.5 * parts.norms
-        slopes = product(parts.cosines, mean)
-        length = jnp.sqrt(mean @ slopes)
+        slopes = two_float.product(parts.cosines, mean)
+        length = jnp.sqrt(mean @ slopes.high)
         ball = _Ball(parts, slopes, length, 0.4 * length)
-        return _to_radius(_in_pair(ball), ball), _to_radius(_at_level(ball)[0], ball)
+        searched, nearest, _ = _at_level(ball)
+        return _to_radius(_in_pair(ball), nearest, ball), _to_radius(
+            searched, nearest, ball
+        )
 
     gram = jnp.asarray(samplers.gram_of(pair), jnp.float32)
     closed, searched = jax.jit(jax.vmap(both))(gram)
@@ -114,6 +117,42 @@ def test_a_large_ball_finds_the_direction_of_mgda():
     # g_0 is 1e-4 of the update; a cosine's error is the square of the angle.
     cosine = properties.cosines(direction[:, None], expected)
     np.testing.assert_allclose(cosine, 1, atol=1e-6)
+
+
+def stationary_matrices(number):
+    """With a combination that is 0: of all, of the last three, and of rank 1."""
+    rng = np.random.default_rng(number)
+    strong = samplers.strongly_stationary(rng, BATCH, number, SIZE)
+    weak = samplers.strongly_stationary(rng, BATCH, number, SIZE)
+    weak[:, : number - 3] += 3.0  # the last three alone are stationary
+    weak[:, -1] = -weak[:, -2] - 2 * weak[:, -3]
+    line = samplers.of_rank(rng, BATCH, number, SIZE, 1)
+    line[:, -1] = -line[:, 0]
+    third = BATCH // 3
+    return np.concatenate([strong[:third], weak[:third], line[:third]])
+
+
+@pytest.mark.parametrize("number", [3, 8])
+@pytest.mark.parametrize("c", [0.4, 1.0, 2.0])
+def test_where_no_direction_helps_all_the_nearest_to_the_mean(number, c):
+    matrices = stationary_matrices(number)
+    found, direction = properties.solve(batched(c), matrices)
+    nearest = [oracles.nearest_without_conflict(rows, c) for rows in matrices]
+    held = np.array([inside for _, inside in nearest])
+    if c >= 1:  # the ball holds 0: no objective may lose
+        assert np.all(held)
+    expected = np.stack([update for update, _ in nearest])
+    lengths = np.linalg.norm(matrices, axis=2).max(axis=1)
+    off = np.linalg.norm(direction - expected, axis=1) / lengths
+    # Rounding of the Gram, magnified by the condition of the face that is projected on.
+    assert np.max(off[held], initial=0) <= 50 * EPS
+    size = properties.size_of(found, matrices)[:, 0] * lengths
+    least = value(matrices, direction)
+    assert np.all(least[held] >= -10 * EPS * size[held])
+    for rows, reached, s in zip(
+        matrices[~held], least[~held], size[~held], strict=True
+    ):
+        assert reached >= oracles.cagrad(rows, c)[1] - (50 * EPS + 1e-7) * s
 
 
 def test_opposed_of_unequal_length():
