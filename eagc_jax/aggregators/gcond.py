@@ -86,7 +86,8 @@ def gcond(
     optimizer; its masks give the "stochastic" mode.
 
     Guarantee: without conflict the sum; none against conflict. Length: "sum". Cost: two
-    Gram passes, two weighted sums. Memory: K + 1 copies of the parameters.
+    Gram passes, two weighted sums: at least 3K + 1 read and K + 2 written, in copies of
+    the parameters (made here: 6K + 2 and K + 2). Memory: K + 1 copies of the parameters.
 
     Args:
       num_objectives: K, a Python int.

@@ -46,7 +46,8 @@ def graddrop(
     the published 1e-8, and entries that are zero in all objectives give 0: the law holds
     at every scale. Guarantee: at a joint minimum, and only there, updates vanish; single
     steps can oppose an objective. Length: "sum". Cost: one pass for who is finite, one
-    elementwise pass and a hash per parameter. Memory: a key.
+    elementwise pass with a hash per parameter: at least 2K read and 1 written, in copies
+    of the parameters. Memory: a key.
 
     Args:
       num_objectives: K, a Python int.

@@ -50,8 +50,9 @@ def moco(
     convergence to Pareto stationary points with noisy gradients, for rates that decay.
     As published :math:`\gamma` has the unit of an inverse squared gradient;
     ``relative=True`` divides :math:`YY^\top` by the mean of its diagonal. Length:
-    "convex". Cost: one averaging pass, one Gram pass, one weighted sum. Memory: K copies
-    of the parameters in float32.
+    "convex". Cost: a pass for who is finite, an averaging pass, a Gram pass, a weighted
+    sum: at least 4K read and K + 1 written, in copies of the parameters (made here: 5K
+    and K + 1). Memory: K copies of the parameters in float32.
 
     Args:
       num_objectives: K, a Python int.

@@ -57,8 +57,9 @@ def sam_gs(
     in a jump.
 
     Each entry of each gradient keeps its sign. Guarantee: none against conflict. Length:
-    "unit" as published, else "sum". Cost: a pass for the norms and an elementwise one.
-    Memory: K copies of the parameters in float32.
+    "unit" as published, else "sum". Cost: a pass for the norms and elementwise ones:
+    at least 3K + 1 read and K + 2 written, in copies of the parameters (made here: 5K + 2
+    and K + 2). Memory: K copies of the parameters in float32.
 
     Args:
       num_objectives: K, a Python int.
