@@ -5,6 +5,7 @@ They are real ones, started here, that meet on the loopback interface
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import socket
@@ -13,10 +14,12 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from eagc_jax.gcd import parallel
+from eagc_jax.gcd.epoch import run_epoch
 from tests.gcd.one_process import found, tiny_run
 
 LIMIT = 300  # seconds until processes are killed; they need some twenty
@@ -31,22 +34,23 @@ def free_port():
 
 
 @contextlib.contextmanager
-def processes(target, number, devices, change=()):
+def processes(folder, commands):
     """Popen objects, with their errors in files; killed at the end, whatever happens."""
-    address = f"127.0.0.1:{free_port()}"
     # Compiled as here: XLA_FLAGS of tests/conftest.py are in the environment.
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    program = [sys.executable, "-m", "tests.gcd.one_process", address, str(number)]
     running = []
     try:
-        for index in range(number):
-            with open(target.with_name(f"stderr{index}"), "w") as errors:
+        for index, command in enumerate(commands):
+            with (
+                open(folder / f"stdout{index}", "w") as output,
+                open(folder / f"stderr{index}", "w") as errors,
+            ):
                 running.append(
                     subprocess.Popen(
-                        [*program, str(index), str(devices), str(target), *change],
+                        [sys.executable, "-m", *command],
                         cwd=ROOT,
                         env=environment,
-                        stdout=subprocess.DEVNULL,
+                        stdout=output,
                         stderr=errors,
                     )
                 )
@@ -57,10 +61,10 @@ def processes(target, number, devices, change=()):
             one.wait()
 
 
-def run_all(target, number, devices, change=()):
+def run_all(folder, commands):
     """Exit statuses and what each process said; fails where one doesn't end."""
     limit = time.monotonic() + LIMIT
-    with processes(target, number, devices, change) as running:
+    with processes(folder, commands) as running:
         late = []
         for index, one in enumerate(running):
             try:
@@ -68,9 +72,16 @@ def run_all(target, number, devices, change=()):
             except subprocess.TimeoutExpired:
                 late.append(index)
         statuses = [one.poll() for one in running]
-    said = [target.with_name(f"stderr{i}").read_text() for i in range(number)]
+    said = [(folder / f"stderr{i}").read_text() for i in range(len(commands))]
     assert not late, f"processes {late} did not end\n" + "\n---\n".join(said)
     return statuses, said
+
+
+def train_tiny(target, devices, change=()):
+    """Two processes of `tests/gcd/one_process.py`."""
+    program = ["tests.gcd.one_process", f"127.0.0.1:{free_port()}", "2"]
+    rest = [str(devices), str(target), *change]
+    return run_all(target.parent, [[*program, str(i), *rest] for i in range(2)])
 
 
 def assert_same_training(left, right):
@@ -101,7 +112,7 @@ def alone():
 
 def test_two_processes_train_what_one_trains(tmp_path, alone):
     target = tmp_path / "run.npz"
-    statuses, said = run_all(target, 2, 1)
+    statuses, said = train_tiny(target, 1)
     assert statuses == [0, 0], "\n---\n".join(said)
     with np.load(target) as stored:
         assert_same_training(dict(stored), alone)
@@ -115,13 +126,22 @@ def test_eight_devices_of_one_process_train_it_too(alone):
     # Every device holds the parameters, and its own rows of the images' tokens.
     for leaf in jax.tree.leaves(run._carry[0]):
         assert leaf.sharding.is_fully_replicated
-    assert len({s.index for s in run._tokens.addressable_shards}) == 8
+    assert len({str(s.index) for s in run._tokens.addressable_shards}) == 8
+    # And computes a part of the epoch; what is not of rows is done by all.
+    assert flops(run) < 0.5 * flops(tiny_run(None))
+
+
+def flops(run):
+    key, epoch = jax.random.key(0), jnp.float32(0)
+    arguments = run._recipe, run._graphdef, run._carry, key, epoch
+    lowered = run_epoch.lower(*arguments, run._reference, run._data)
+    return lowered.compile().cost_analysis()["flops"]
 
 
 @pytest.mark.slow
 def test_two_processes_with_four_devices_each(tmp_path, alone):
     target = tmp_path / "run.npz"
-    statuses, said = run_all(target, 2, 4)
+    statuses, said = train_tiny(target, 4)
     assert statuses == [0, 0], "\n---\n".join(said)
     with np.load(target) as stored:
         assert_same_training(dict(stored), alone)
@@ -139,7 +159,7 @@ def test_two_processes_with_four_devices_each(tmp_path, alone):
 )
 def test_processes_that_differ_say_in_what(tmp_path, change, named):
     target = tmp_path / "run.npz"
-    statuses, said = run_all(target, 2, 1, [change])
+    statuses, said = train_tiny(target, 1, [change])
     assert all(statuses), statuses
     for text in said:
         assert f"they differ in {named}" in text, text
@@ -150,10 +170,36 @@ def test_processes_that_differ_say_in_what(tmp_path, change, named):
 def test_a_lost_process_ends_the_other(tmp_path):
     """Not at once: after the seconds without a sign of life, ten here."""
     target = tmp_path / "run.npz"
-    statuses, said = run_all(target, 2, 1, ["lost"])
+    statuses, said = train_tiny(target, 1, ["lost"])
     assert statuses[1] == 3
     assert statuses[0] not in (0, None), said[0]
     assert not target.exists()
+
+
+@pytest.mark.slow
+def test_the_example_in_two_processes(tmp_path):
+    """The demo, two epochs of each run: one folder, with what one process finds."""
+    address = f"127.0.0.1:{free_port()}"
+    demo = ["examples.gcd_vit", "--fast", "--output"]
+    together = ["--coordinator-address", address, "--processes", "2", "--process"]
+    commands = [
+        [*demo, str(tmp_path / f"of{index}"), *together, str(index)]
+        for index in range(2)
+    ]
+    statuses, said = run_all(tmp_path, [*commands, [*demo, str(tmp_path / "alone")]])
+    assert statuses == [0, 0, 0], "\n---\n".join(said)
+    assert (tmp_path / "of0" / "index.html").exists()
+    assert not (tmp_path / "of1").exists()
+    assert (tmp_path / "stdout1").read_text() == ""
+    steps = [
+        [json.loads(line) for line in (tmp_path / name / "steps.jsonl").open()]
+        for name in ("of0", "alone")
+    ]
+    for left, right in zip(*steps, strict=True):
+        assert (left["run"], left["epoch"]) == (right["run"], right["epoch"])
+        for name, loss in right["loss"].items():
+            # 28 steps of training at a rate of 0.1 carry roundings on.
+            np.testing.assert_allclose(left["loss"][name], loss, rtol=1e-4)
 
 
 def test_a_batch_that_cannot_be_divided_is_refused():
