@@ -5,7 +5,6 @@ They are real ones, started here, that meet on the loopback interface
 """
 
 import contextlib
-import json
 import os
 import pathlib
 import socket
@@ -174,32 +173,6 @@ def test_a_lost_process_ends_the_other(tmp_path):
     assert statuses[1] == 3
     assert statuses[0] not in (0, None), said[0]
     assert not target.exists()
-
-
-@pytest.mark.slow
-def test_the_example_in_two_processes(tmp_path):
-    """The demo, two epochs of each run: one folder, with what one process finds."""
-    address = f"127.0.0.1:{free_port()}"
-    demo = ["examples.gcd_vit", "--fast", "--output"]
-    together = ["--coordinator-address", address, "--processes", "2", "--process"]
-    commands = [
-        [*demo, str(tmp_path / f"of{index}"), *together, str(index)]
-        for index in range(2)
-    ]
-    statuses, said = run_all(tmp_path, [*commands, [*demo, str(tmp_path / "alone")]])
-    assert statuses == [0, 0, 0], "\n---\n".join(said)
-    assert (tmp_path / "of0" / "index.html").exists()
-    assert not (tmp_path / "of1").exists()
-    assert (tmp_path / "stdout1").read_text() == ""
-    steps = [
-        [json.loads(line) for line in (tmp_path / name / "steps.jsonl").open()]
-        for name in ("of0", "alone")
-    ]
-    for left, right in zip(*steps, strict=True):
-        assert (left["run"], left["epoch"]) == (right["run"], right["epoch"])
-        for name, loss in right["loss"].items():
-            # 28 steps of training at a rate of 0.1 carry roundings on.
-            np.testing.assert_allclose(left["loss"][name], loss, rtol=1e-4)
 
 
 def test_a_batch_that_cannot_be_divided_is_refused():
