@@ -137,7 +137,7 @@ def worker_of(monkeypatch):
     calls = []
 
     def install(seconds=5.0, ends_before=None):
-        def run(names, small):
+        def run(names, small, blocks):
             calls.append(list(names))
             for name in names:
                 if name == ends_before:
@@ -171,7 +171,7 @@ def test_a_missed_bound_and_a_lost_process_exit_with_1(tmp_path, worker_of, caps
 def test_an_interrupted_run_goes_on(tmp_path, worker_of, monkeypatch):
     calls = worker_of()
 
-    def interrupted(names, small):
+    def interrupted(names, small, blocks):
         yield measured(names[0], 4.0)
         raise KeyboardInterrupt
 

@@ -23,7 +23,7 @@ SHAPES = {
     "class": (1, 1, 20),
     "kernel": (20, 28),
     "bias": (28,),
-    "blocks/1": {"kernel": (20, 28)},
+    "blocks/0": {"kernel": (20, 28)},
 }
 LEAVES = (4 * 4 * 3 * 20, 20 * 28)  # entries
 PLATFORMS = ("tpu", "cuda")

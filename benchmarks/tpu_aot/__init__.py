@@ -2,6 +2,7 @@
 
     make tpu-aot
     python -m benchmarks.tpu_aot [--json FILE] [--resume] [--only PATTERN] [--quick]
+        [--blocks N]
 
 Each row is one training step, compiled for the four chips of a ``v5e:2x2``:
 

@@ -21,7 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     selected = select(options.only, options.quick)
     measured = _kept(options)
     missing = [case.name for case in selected if case.name not in measured]
-    for number, row in enumerate(compile_rows(missing, options.small), start=1):
+    for number, row in enumerate(
+        compile_rows(missing, options.small, options.blocks), start=1
+    ):
         measured[row["row"]] = row
         print(f"{number}/{len(missing)} {_line(row)}", flush=True)
         _write(_unfinished(options.json), list(measured.values()))
@@ -58,6 +60,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="a few telling rows")
     parser.add_argument(
+        "--blocks", type=int, help="of the twelve in updates: fewer compile sooner"
+    )
+    parser.add_argument(
         "--small", action="store_true", help="tiny programs, for the CPU"
     )
     options = parser.parse_args(arguments)
@@ -78,13 +83,15 @@ def select(only: Sequence[str] | None, quick: bool) -> list[cases.Case]:
     return [case for case in cases.all_cases() if case in wanted]
 
 
-def compile_rows(names: Sequence[str], small: bool) -> Iterator[dict[str, Any]]:
+def compile_rows(
+    names: Sequence[str], small: bool, blocks: int | None
+) -> Iterator[dict[str, Any]]:
     """Every row by worker processes; one that ends early has an error in its place."""
     left = list(names)
     while left:
         part = left[:ROWS_OF_A_PROCESS]
         done = []
-        for row in _run_worker(part, small):
+        for row in _run_worker(part, small, blocks):
             done.append(row["row"])
             yield row
         if len(done) < len(part):
@@ -94,9 +101,12 @@ def compile_rows(names: Sequence[str], small: bool) -> Iterator[dict[str, Any]]:
         left = left[len(done) :]
 
 
-def _run_worker(names: Sequence[str], small: bool) -> Iterator[dict[str, Any]]:
+def _run_worker(
+    names: Sequence[str], small: bool, blocks: int | None
+) -> Iterator[dict[str, Any]]:
     command = [sys.executable, "-m", "benchmarks.tpu_aot.worker"]
     command += ["--small"] if small else []
+    command += [] if blocks is None else [f"--blocks={blocks}"]
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(

@@ -70,7 +70,7 @@ def _aggregators() -> dict[str, Method]:
     direct = ("graddrop", "sam_gs", "gcond", "moco", "trimmed_mean", "krum", "gradnorm")
     left_out = ("from_weighting", "accumulate_objectives", "momentum_conflict_free")
     options = {
-        "gradnorm": {"layers": lambda path: path.startswith("blocks/1")},
+        "gradnorm": {"layers": lambda path: path.startswith("blocks/0")},
         "krum": {"byzantine": 0},
     }
     found = {}
@@ -156,8 +156,10 @@ def bounds_of(case: Case) -> str:
     return methods()[case.method].bounds
 
 
-def build(case: Case, mesh: Mesh, *, small: bool = False) -> Program:
-    """The program of a row."""
+def build(
+    case: Case, mesh: Mesh, *, small: bool = False, blocks: int | None = None
+) -> Program:
+    """The program of a row; ``blocks`` of updates, None for all twelve."""
     dtype = jnp.dtype(case.dtype)
     if case.kind == "ways":
         return ways.program(case.method, case.num_objectives, dtype, mesh, small=small)
@@ -168,7 +170,7 @@ def build(case: Case, mesh: Mesh, *, small: bool = False) -> Program:
         return trees.feature_program(*given, small=small)
     method = methods()[case.method]
     return trees.update_program(
-        method.make, *given, single=method.single, shapes=trees.shapes_of(small)
+        method.make, *given, single=method.single, shapes=trees.shapes_of(small, blocks)
     )
 
 

@@ -25,8 +25,12 @@ TINY = {
 }
 
 
-def shapes_of(small: bool) -> Any:
-    return TINY if small else vit_b16_shapes()
+def shapes_of(small: bool, blocks: int | None = None) -> Any:
+    """A ViT-B/16's parameters, or its first blocks', or a few small leaves."""
+    if small:
+        return TINY
+    found = vit_b16_shapes()
+    return found | {"blocks": found["blocks"][:blocks]}
 
 
 def spec(shape: tuple[int, ...], placement: str, chips: int) -> P:

@@ -1,6 +1,6 @@
 """The process that compiles: rows by name in, a line of JSON a row out.
 
-    python -m benchmarks.tpu_aot.worker [--small] NAME...
+    python -m benchmarks.tpu_aot.worker [--small] [--blocks=N] NAME...
 
 A process of its own, since a compiler that fails may take its process along, and since
 what one program left in memory should not be the next one's. ``--small`` compiles small
@@ -27,7 +27,9 @@ TPU_ENVIRONMENT = {
 }
 
 
-def rows(names: Sequence[str], devices: Any, *, small: bool) -> Any:
+def rows(
+    names: Sequence[str], devices: Any, *, small: bool, blocks: int | None = None
+) -> Any:
     """Yields what was measured of each row, or why it could not be."""
     from benchmarks.tpu_aot import cases, compiling
 
@@ -35,7 +37,7 @@ def rows(names: Sequence[str], devices: Any, *, small: bool) -> Any:
     mesh = cases.mesh_of(devices)
     for name in names:
         try:
-            program = cases.build(known[name], mesh, small=small)
+            program = cases.build(known[name], mesh, small=small, blocks=blocks)
             yield {"row": name, **compiling.measure(program)}
         except Exception as error:  # the row says so, and the others go on
             traceback.print_exc()
@@ -45,6 +47,8 @@ def rows(names: Sequence[str], devices: Any, *, small: bool) -> Any:
 def main(arguments: Sequence[str]) -> int:
     names = [name for name in arguments if not name.startswith("--")]
     small = "--small" in arguments
+    counts = [a.partition("=")[2] for a in arguments if a.startswith("--blocks=")]
+    blocks = int(counts[0]) if counts else None
     if small:
         os.environ["JAX_PLATFORMS"] = "cpu"
         import jax
@@ -56,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
         from benchmarks.tpu_aot import compiling
 
         devices = compiling.tpu_devices()
-    for row in rows(names, devices, small=small):
+    for row in rows(names, devices, small=small, blocks=blocks):
         print(json.dumps(row), flush=True)
     return 0
 
