@@ -404,7 +404,7 @@ def _weighting(name):
 
 def _probe(given):
     return jax.tree.leaves(
-        vars(
+        tuple(
             diagnostics.probe(
                 losses_of, given["params"], [given["x"]] * 2, optimizer=0.1
             )

@@ -26,9 +26,6 @@ from tests.interface import (
     problem,
 )
 
-# Rows known to fail in a mode, until they are mended: an entry that passes is an error.
-UNMENDED = {"rules": {"probe"}}
-
 
 @contextlib.contextmanager
 def rules():
@@ -65,8 +62,6 @@ RUN = (
 
 def row(name, mode, quick):
     marks = [] if quick else [pytest.mark.slow]
-    if name in UNMENDED.get(mode, ()):
-        marks.append(pytest.mark.xfail(reason="not mended yet"))
     return pytest.param(name, mode, marks=marks)
 
 

@@ -36,7 +36,8 @@ def dualproj(
       ValueError: bad arguments (at once); updates that don't fit (when traced).
 
     Examples:
-      >>>       >>> from eagc_jax.aggregators import dualproj
+      >>> import jax.numpy as jnp
+      >>> from eagc_jax.aggregators import dualproj
       >>> tx = dualproj(2)
       >>> grads = {"w": jnp.array([[1.0, 1.0], [-3.0, -1.0]])}
       >>> update, state = tx.update(grads, tx.init({"w": jnp.zeros(2)}))

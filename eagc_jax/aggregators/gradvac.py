@@ -16,7 +16,6 @@ from eagc_jax.aggregators._unit_rows import (
     known,
     live_rows,
     or_nan,
-    product,
     rounding,
     visiting_order,
 )
@@ -174,7 +173,7 @@ def _solve(
 
 def _lengths(coefficients: jax.Array, gram: Gram) -> tuple[jax.Array, jax.Array]:
     """Norms of the current gradients over their first, and products with unit rows."""
-    slopes = product(coefficients, gram.cosines)
+    slopes = jnp.sum(coefficients[:, :, None] * gram.cosines[None], axis=1)
     squared = jnp.sum(slopes * coefficients, axis=1)
     size = jnp.sum(jnp.abs(coefficients), axis=1)
     # Projected to zero, up to rounding: it has no direction any more.

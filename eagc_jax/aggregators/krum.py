@@ -60,8 +60,7 @@ def krum(
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> from eagc_jax._shards import sum_leaves
-    from eagc_jax.aggregators import krum
+      >>> from eagc_jax.aggregators import krum
       >>> tx = krum(4)
       >>> grads = {"w": jnp.array([[1.0], [1.2], [1.3], [1e6]])}
       >>> tx.update(grads, tx.init({"w": jnp.zeros(1)}))[0]["w"]

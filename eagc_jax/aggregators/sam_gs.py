@@ -200,6 +200,8 @@ def _length(d: Any, step: _direct.Step, scale: str, max_norm: Any) -> jax.Array:
     number = jnp.sum(step.active, dtype=jnp.int32).astype(jnp.float32)
     if max_norm is None:
         return number
-    norm = number * _arithmetic.tree_norm(d, step.names)
+    norm = _arithmetic.tree_norm(d, step.names)
+    number, max_norm = number.astype(norm.dtype), jnp.asarray(max_norm, norm.dtype)
+    norm = number * norm
     clipped = number * _arithmetic.ratio(max_norm, norm)
     return jnp.where(norm > max_norm, clipped, number)
