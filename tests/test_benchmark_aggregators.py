@@ -64,6 +64,7 @@ def test_own_bounds_count_copies_of_the_parameters():
     }
 
 
+@pytest.mark.slow
 def test_compile_rows_are_those_of_the_sum_and_the_methods(
     monkeypatch, capsys, tmp_path
 ):

@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from benchmarks import gcd_step
 
 
+@pytest.mark.slow
 def test_it_writes_what_it_measured(tmp_path, capsys):
     target = tmp_path / "step.json"
     arguments = ["--small", "--batch", "8", "--rounds", "1", "--json", str(target)]

@@ -54,6 +54,7 @@ def test_readme_shows_the_quickstart():
     assert code in (ROOT / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_toy_writes_its_picture_and_its_table(tmp_path):
     target = tmp_path / "new" / "toy.png"
     script = ROOT / "examples" / "multi_task_toy.py"

@@ -284,10 +284,10 @@ def plain_sum(grads, weights, jit=True):
     [
         *(
             pytest.param(number, name, True, marks=pytest.mark.rounding)
-            for number in (2, 3, 5)
+            for number in (2, 5)
             for name in GRANULARITIES
         ),
-        (3, "channel", False),
+        pytest.param(3, "channel", False, marks=pytest.mark.slow),
     ],
 )
 def test_equal_energies_give_exactly_the_plain_weighted_sum(number, granularity, jit):

@@ -151,7 +151,7 @@ def test_under_vmap():
 
 
 @pytest.mark.rounding
-@pytest.mark.parametrize("exponent", [-100, -60, 0, 60, 115])
+@pytest.mark.parametrize("exponent", [-100, 0, 115])
 def test_parts_are_in_range_at_any_scale(exponent):
     """2^-100 = 8e-31 squares to 0, 2^115 = 4e34 to infinity."""
     ratios = jnp.asarray([1.0, 2.0**-14, 2.0**-7])  # norm ratios beyond 1e4

@@ -14,6 +14,7 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9]*.py"))
+LONG = {"02_gradient_entanglement"}  # more than a minute
 
 
 def cells(notebook):
@@ -36,10 +37,16 @@ def test_both_forms_say_the_same(source):
     assert source.with_suffix(".ipynb").stat().st_size < 300_000
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(path, marks=pytest.mark.slow if path.stem in LONG else ())
+        for path in SOURCES
+    ],
+    ids=lambda path: path.stem,
+)
 def test_notebook_runs_and_ends_in_its_claims(source, tmp_path, monkeypatch):
     monkeypatch.setenv("EAGC_FAST", "1")
-    monkeypatch.setenv("XLA_FLAGS", "")  # they train: the programs' speed counts
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
     last = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]

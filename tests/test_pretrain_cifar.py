@@ -34,6 +34,7 @@ def photos(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_it_writes_a_small_backbone_and_says_what_it_is_worth(
     photos, tmp_path, monkeypatch, capsys
 ):

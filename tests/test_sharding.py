@@ -22,6 +22,8 @@ CONFIGURATIONS = {
     "channel": {"energy": {"magnitude": 1.0, "progress": 1.0, "fisher": 1.0}},
     "element": {"granularity": "element", "energy": "sensitivity"},
 }
+# Explicit axes come with the slow tests, as in aggregators/test_devices.py.
+AXES = [AxisType.Auto, pytest.param(AxisType.Explicit, marks=pytest.mark.slow)]
 SPECS = {"kernel": P(None, "model"), "bias": P("model"), "out": P("model", None)}
 
 
@@ -83,7 +85,7 @@ def on_one_device(name):
     return jax.jit(functools.partial(steps, tx))(params, X, tx.init(params))
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("axis_type", AXES)
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_sharded_equals_unsharded(name, axis_type):
     tx = optax.chain(coordinator(name), optax.sgd(0.1, momentum=0.9))
@@ -127,7 +129,7 @@ def test_state_follows_the_sharding_of_params(axis_type, traced):
         assert has(values["out"], P())
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("axis_type", AXES)
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_no_gradient_is_gathered(name, axis_type):
     """Statistics are summed across devices; gradients stay where they are."""

@@ -128,6 +128,7 @@ def test_recompute_every_must_be_static_under_inject_hyperparams():
         factory(K).init(PARAMS)
 
 
+@pytest.mark.slow
 def test_every_state_is_restored_bitwise(tmp_path):
     """Two steps, saved, restored by orbax and by pickle; then the same third step."""
     losses = jnp.linspace(1.0, 2.0, K)

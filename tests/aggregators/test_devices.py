@@ -66,12 +66,14 @@ REDUCTIONS = {
     "sam_gs": 7,  # who is finite; norms of gradients and of three trees, each in two
 }
 FEW = 2
-# These differ from upgrad, pcgrad and nash_mtl only in what they make of the same Gram
-# matrix; they come with the slow tests.
-SAME_WAY = {
-    *("aligned_mtl", "cagrad", "conflict_free", "dualproj", "fairgrad", "gem"),
-    *("gradvac", "imtl_g", "mean", "mgda", "pcd", "random_weighting"),
+# The others differ from one of these only in what they make of the same sums; they come
+# with the slow tests.
+DEFAULT = {
+    *("sum", "eagc_global", "eagc_channel", "eagc_element", "elastic_projection"),
+    *("upgrad", "nash_mtl", "modo_by_batches", "momentum_conflict_free"),
+    *("graddrop", "krum", "gcond", "sam_gs", "moco", "gradnorm", "famo"),
 }
+SAME_WAY = set(ROWS) - DEFAULT
 
 
 def _with_two_batches(tx):

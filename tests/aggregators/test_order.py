@@ -70,7 +70,13 @@ def test_every_weighting_has_a_row():
     assert named == {name for name in ROWS if name != "cagrad_1"} | BY_NATURE
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "cagrad" else ())
+        for name in ROWS
+    ],
+)
 def test_the_order_of_objectives_does_not_matter(name):
     weighting, bound = ROWS[name]
     weights = jax.jit(jax.vmap(weighting))

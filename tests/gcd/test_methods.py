@@ -86,7 +86,8 @@ def test_consistency_counts_more_after_the_ramp_up():
 
 
 @pytest.mark.parametrize(
-    "name", ["rankstats", pytest.param("gcd", marks=pytest.mark.slow)]
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) for name in ("rankstats", "gcd")],
 )
 def test_it_trains_with_an_aggregator_and_at_the_feature(split, backbone, name):
     run = TrainingRun(

@@ -165,7 +165,7 @@ def test_the_cut_gives_the_gradients_of_the_whole_model(plain, blocks):
     np.testing.assert_allclose(total[2]["losses"], losses, rtol=1e-6)
 
 
-@pytest.mark.parametrize("blocks", [1, 2])
+@pytest.mark.parametrize("blocks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_measurements_are_those_of_each_losss_gradient(plain, settings, blocks):
     (each, total, _, (deviation, norms, cosines)), (unmeasured, *_) = plain(blocks)
     seen = each[2]
