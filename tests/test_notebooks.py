@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9]*.py"))
-LONG = {"02_gradient_entanglement"}  # more than a minute
+LONG = {"02_gradient_entanglement", "03_choosing_an_aggregator"}
 
 
 def cells(notebook):
