@@ -80,13 +80,16 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 
 def write_json(
-    path: Path | None, rows: Sequence[Mapping[str, Any]] | Mapping[str, Any]
+    path: Path | None,
+    rows: Sequence[Mapping[str, Any]] | Mapping[str, Any],
+    quiet: bool = False,
 ) -> None:
-    """Writes rows, or one object, whole or not at all."""
+    """Writes rows, or one object, whole or not at all; says so unless ``quiet``."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(json.dumps(rows, indent=2) + "\n")
     temporary.replace(path)
-    print(f"wrote {path}")
+    if not quiet:
+        print(f"wrote {path}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import add_json_option
+from benchmarks.timing import add_json_option, write_json
 from benchmarks.tpu_aot import cases, table
 
 ROWS_OF_A_PROCESS = 12
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         measured[row["row"]] = row
         print(f"{number}/{len(missing)} {_line(row)}", flush=True)
-        _write(_unfinished(options.json), list(measured.values()))
+        write_json(_unfinished(options.json), list(measured.values()), quiet=True)
     rows = table.judged(measured, selected)
     table.show(rows)
     table.show_by_method(rows)
@@ -140,19 +140,9 @@ def _unfinished(path: Path | None) -> Path | None:
     return None if path is None else path.with_name(path.name + ".unfinished")
 
 
-def _write(path: Path | None, rows: Sequence[dict[str, Any]]) -> None:
-    """Whole or not at all."""
-    if path is None:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(rows, indent=1) + "\n")
-    temporary.replace(path)
-
-
 def _finish(path: Path | None, rows: Sequence[dict[str, Any]]) -> None:
     if path is not None:
-        _write(path, rows)
+        write_json(path, rows)
         _unfinished(path).unlink(missing_ok=True)
 
 
