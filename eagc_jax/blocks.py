@@ -182,27 +182,30 @@ class Layout:
         """The mean over each block of ``(lead, *shape)`` arrays, float32, by group.
 
         A sum over the block's axes in place: nothing is reshaped that may be sharded.
+        Sums are put together and divided then: once a group, not once a leaf.
         """
-        return self._stacked({name: self._mean(name, x) for name, x in values.items()})
-
-    def _mean(self, name: str, values: jax.Array) -> jax.Array:
-        """``(lead, *shape)`` to ``(lead, *block)``, 0 where empty; of this part."""
-        axes = tuple(axis + 1 for axis in self.axes[name])
-        if not axes:
-            return values.astype(jnp.float32)
-        size = math.prod(values.shape[axis] for axis in axes)
-        size = max(size * axis_sizes(self.splits.get(name, Split()).within), 1)
-        found = jnp.sum(values, axis=axes, keepdims=True)
-        return (found / np.asarray(size, found.dtype)).astype(jnp.float32)
-
-    def _stacked(self, by_leaf: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        groups = {name: by_leaf[name] for name in self.alone}
+        groups = {name: values[name].astype(jnp.float32) for name in self.alone}
         for group, names in self.groups.items():
-            rows = [jnp.squeeze(by_leaf[name], self._ones(name)) for name in names]
-            stacked = jnp.stack(_alike(rows), axis=1)
+            sums = _same_dtype([self._sum(name, values[name]) for name in names])
+            # By leaf first, which is how the compilers for accelerators lay them out
+            # without a copy of each.
+            stacked = jnp.moveaxis(jnp.stack(_alike(sums)), 0, 1)
             within = self.splits.get(names[0], Split()).within
-            groups[group] = jax.lax.psum(stacked, within) if within else stacked
+            stacked = jax.lax.psum(stacked, within) if within else stacked
+            sizes = [self._block_size(name, values[name]) for name in names]
+            groups[group] = _divided(stacked, sizes)
         return groups
+
+    def _sum(self, name: str, values: jax.Array) -> jax.Array:
+        """``(lead, *shape)`` to ``(lead, *own block)``, of this part."""
+        axes = tuple(axis + 1 for axis in self.axes[name])
+        found = jnp.sum(values, axis=axes, keepdims=True)
+        return jnp.squeeze(found, self._ones(name))
+
+    def _block_size(self, name: str, values: jax.Array) -> int:
+        """Entries of one block on all devices, 1 where it has none."""
+        size = math.prod(values.shape[axis + 1] for axis in self.axes[name])
+        return max(size * axis_sizes(self.splits.get(name, Split()).within), 1)
 
     # -- and back ----------------------------------------------------------------
 
@@ -391,6 +394,18 @@ def _split(
 def axis_sizes(names: tuple[str, ...]) -> int:
     """The number of devices along these mesh axes of the surrounding ``shard_map``."""
     return math.prod(jax.lax.axis_size(name) for name in names)
+
+
+def _same_dtype(arrays: list[jax.Array]) -> list[jax.Array]:
+    widest = functools.reduce(np.promote_types, [x.dtype for x in arrays])
+    return [x.astype(widest) for x in arrays]
+
+
+def _divided(sums: jax.Array, sizes: list[int]) -> jax.Array:
+    """``(lead, leaves, ...)`` by each leaf's size, float32."""
+    by = np.array(sizes, sums.dtype)
+    by = by[0] if len(set(sizes)) == 1 else by.reshape(-1, *[1] * (sums.ndim - 2))[None]
+    return (sums / by).astype(jnp.float32)
 
 
 def _has_mesh(leaf: Any) -> bool:

@@ -65,12 +65,35 @@ def expand_to(weights: jax.Array, ndim: int) -> jax.Array:
     return weights.reshape(weights.shape + (1,) * (ndim - weights.ndim))
 
 
+def sum_by_row(function: Callable, *arrays: jax.Array) -> jax.Array:
+    """``sum_k function(a[k], b[k], ...)`` of ``(K, ...)`` or ``(1, ...)`` of one rank."""
+    if arrays[0].shape[0] > _UNROLL_LIMIT:
+        return jnp.add.reduce(function(*arrays), axis=0)
+    return functools.reduce(jnp.add, _by_row(function, arrays))
+
+
+def stack_by_row(function: Callable, *arrays: jax.Array) -> jax.Array:
+    """The same without the sum: ``(K, ...)``."""
+    if arrays[0].shape[0] > _UNROLL_LIMIT:
+        return function(*arrays)
+    return jnp.stack(_by_row(function, arrays))
+
+
+def _by_row(function: Callable, arrays: tuple[jax.Array, ...]) -> list[jax.Array]:
+    number = arrays[0].shape[0]
+    return [
+        function(*[a[k if a.shape[0] > 1 else 0] for a in arrays])
+        for k in range(number)
+    ]
+
+
 def weighted_sum(leaf: jax.Array, weights: jax.Array | None) -> jax.Array:
     """``sum_k weights[k] * leaf[k]`` in at least float32; the leaf's shape less K."""
-    values = leaf.astype(compute_dtype(leaf.dtype))
-    if weights is not None:
-        values = values * expand_to(weights, leaf.ndim).astype(values.dtype)
-    return reduce_objectives(jnp.add, values)
+    wide = compute_dtype(leaf.dtype)
+    if weights is None:
+        return sum_by_row(lambda row: row.astype(wide), leaf)
+    spread = expand_to(weights, leaf.ndim).astype(wide)
+    return sum_by_row(lambda row, weight: row.astype(wide) * weight, leaf, spread)
 
 
 def largest_entries(leaf: jax.Array) -> jax.Array:

@@ -64,6 +64,16 @@ def test_bounds(seconds, counts, words):
     assert bounds.missed(row, PLAIN, bounds.BOUNDS["whole"]) == words
 
 
+def test_a_slower_machine_has_more_time():
+    plain = PLAIN | {"compile_seconds": 2 * bounds.SUM_SECONDS}
+    row = {"row": NAMES[1], "compile_seconds": 38.7, "collectives": NONE}
+    assert bounds.missed(row, plain, bounds.BOUNDS["whole"]) == []
+    row["compile_seconds"] = 38.9
+    assert bounds.missed(row, plain, bounds.BOUNDS["whole"]) == [
+        "compiles 30.1 s longer (30)"
+    ]
+
+
 def test_bounds_of_other_kinds():
     many = NONE | {"all-reduce": {"count": 9, "bytes": 10**6}}
     row = {"row": "x", "compile_seconds": 34.0, "collectives": many}

@@ -3,10 +3,13 @@
 import argparse
 import fnmatch
 import json
+import queue
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     selected = select(options.only, options.quick)
     measured = _kept(options)
     missing = [case.name for case in selected if case.name not in measured]
-    for number, row in enumerate(
-        compile_rows(missing, options.small, options.blocks), start=1
-    ):
+    rows = compile_rows(missing, options.small, options.blocks, options.workers)
+    for number, row in enumerate(rows, start=1):
         measured[row["row"]] = row
         print(f"{number}/{len(missing)} {_line(row)}", flush=True)
         write_json(_unfinished(options.json), list(measured.values()), quiet=True)
@@ -60,6 +62,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="a few telling rows")
     parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="rows at a time; more are done sooner, each slower",
+    )
+    parser.add_argument(
         "--blocks", type=int, help="of the twelve in updates: fewer compile sooner"
     )
     parser.add_argument(
@@ -84,18 +92,48 @@ def select(only: Sequence[str] | None, quick: bool) -> list[cases.Case]:
 
 
 def compile_rows(
-    names: Sequence[str], small: bool, blocks: int | None
+    names: Sequence[str], small: bool, blocks: int | None, workers: int = 1
 ) -> Iterator[dict[str, Any]]:
     """Every row by worker processes; one that ends early has an error in its place."""
+    starts = range(0, len(names), ROWS_OF_A_PROCESS)
+    parts = [list(names[start : start + ROWS_OF_A_PROCESS]) for start in starts]
+    found: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    stopped = threading.Event()
+
+    def work(part):
+        try:
+            for row in _compile_part(part, small, blocks):
+                found.put(row)
+                if stopped.is_set():
+                    return
+        except BaseException as error:
+            found.put(error)
+
+    pool = futures.ThreadPoolExecutor(workers)
+    try:
+        for part in parts:
+            pool.submit(work, part)
+        for _ in names:
+            row = found.get()
+            if isinstance(row, BaseException):
+                raise row
+            yield row
+    finally:  # also when interrupted: what hasn't begun is not begun
+        stopped.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _compile_part(
+    names: Sequence[str], small: bool, blocks: int | None
+) -> Iterator[dict[str, Any]]:
     left = list(names)
     while left:
-        part = left[:ROWS_OF_A_PROCESS]
         done = []
-        for row in _run_worker(part, small, blocks):
+        for row in _run_worker(left, small, blocks):
             done.append(row["row"])
             yield row
-        if len(done) < len(part):
-            lost = part[len(done)]
+        if len(done) < len(left):
+            lost = left[len(done)]
             done.append(lost)
             yield {"row": lost, "error": "the process that compiled it ended"}
         left = left[len(done) :]

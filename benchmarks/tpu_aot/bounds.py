@@ -5,6 +5,9 @@ from typing import Any, NamedTuple
 
 MOVES = ("all-gather", "all-to-all", "collective-permute")
 KILO = 1024
+# Seconds are those of a machine on which the plain sum of a ViT-B/16's gradients and Adam
+# take so many; where they take longer, so may the rest.
+SUM_SECONDS = 4.4
 
 
 class Bounds(NamedTuple):
@@ -24,6 +27,8 @@ BOUNDS = {
     "fisher": Bounds(15.0, 3, 8 * KILO),
     # Statistics of every output unit: what is summed grows with the layers' widths.
     "by block": Bounds(15.0, None, None),
+    # A gate and a memory of every entry: a dozen programs a leaf, of K copies of it.
+    "by entry": Bounds(60.0, None, None),
     # Several looks at the gradients themselves.
     "gradients": Bounds(30.0, None, None),
     # A Gram matrix of every output unit: what leaves of many shapes have are put in one
@@ -42,8 +47,9 @@ def missed(
         return [f"failed: {row['error']}"]
     found = []
     seconds = row["compile_seconds"] - baseline["compile_seconds"]
-    if seconds > bounds.compile_seconds:
-        found.append(f"compiles {seconds:.1f} s longer ({bounds.compile_seconds:.0f})")
+    most = bounds.compile_seconds * max(1, baseline["compile_seconds"] / SUM_SECONDS)
+    if seconds > most:
+        found.append(f"compiles {seconds:.1f} s longer ({most:.0f})")
     ours, theirs = row["collectives"], baseline["collectives"]
     more = {
         kind: {part: ours[kind][part] - theirs[kind][part] for part in ours[kind]}

@@ -54,7 +54,9 @@ def methods() -> dict[str, Method]:
     """All updates by name, the plain sum first."""
     found = {SUM: Method(lambda k: sum_objectives(jnp.ones(k)), "whole")}
     for granularity in ("channel", "tensor", "global", "element"):
-        bounds = "whole" if granularity in ("tensor", "global") else "by block"
+        bounds = {"channel": "by block", "element": "by entry"}.get(
+            granularity, "whole"
+        )
         make = functools.partial(eagc, granularity=granularity)
         found[f"eagc_{granularity}"] = Method(make, bounds)
     for energy in ("progress", "exploratory", "sensitivity", "fisher"):
@@ -109,6 +111,10 @@ def _others() -> dict[str, Method]:
     }
 
 
+# Minutes each; a run that is interrupted has the others before.
+LATE = ("eagc_element", "upgrad_channel")
+
+
 def all_cases() -> list[Case]:
     """Every row, most telling first; each group begins with its plain sum."""
     found = []
@@ -131,7 +137,7 @@ def all_cases() -> list[Case]:
                     for name in simgcd.COORDINATORS
                 ]
             found += [Case("ways", name, BATCH_SPLIT, 2, dtype) for name in ways.WAYS]
-    return found
+    return sorted(found, key=lambda case: case.method in LATE)
 
 
 QUICK = (SUM, "eagc_channel", "eagc_tensor", "upgrad", "mgda", "pcgrad", "cagrad")

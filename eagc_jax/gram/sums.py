@@ -1,7 +1,9 @@
 """Weighted sums over the objective axis, and gates on it: each entry by entry.
 
-One definition for every platform: XLA fuses them into one pass that reads each leaf once,
-at the memory's speed on CPU and GPU, and moves nothing of a sharded leaf.
+One definition for every platform, which moves nothing of a sharded leaf. Rows are scaled
+one by one, not the leaf as a whole: a product that several slices are taken of is written
+out by the TPU's compiler, K copies of the parameters, before they are added; products of
+slices are fused with their sum and with the optimizer behind it, here as on CPU and GPU.
 """
 
 from __future__ import annotations
@@ -12,14 +14,9 @@ import jax.numpy as jnp
 from eagc_jax.objectives import (
     compute_dtype,
     expand_to,
-    reduce_objectives,
-    weighted_sum,
+    stack_by_row,
+    sum_by_row,
 )
-
-
-def kept_rows(leaf: jax.Array, keep: jax.Array) -> jax.Array:
-    """``(K, *shape)`` with zeros for objectives that don't count, NaN or not."""
-    return jnp.where(expand_to(keep, leaf.ndim), leaf, jnp.zeros((), leaf.dtype))
 
 
 def weighted_leaf(leaf: jax.Array, weights: jax.Array, keep: jax.Array) -> jax.Array:
@@ -33,30 +30,51 @@ def weighted_leaf(leaf: jax.Array, weights: jax.Array, keep: jax.Array) -> jax.A
     Returns:
       ``(*shape)``.
     """
-    return weighted_sum(kept_rows(leaf, keep), weights).astype(leaf.dtype)
+    return _kept_sum(leaf, expand_to(weights, leaf.ndim), keep)
 
 
 def weighted_blocks(leaf: jax.Array, factors: jax.Array, keep: jax.Array) -> jax.Array:
     """The same with weights of every block, ``(K, *block)``, that broadcast."""
-    leaf = kept_rows(leaf, keep)
-    wide = compute_dtype(leaf.dtype)
-    factors = materialized(factors).astype(wide)
-    return reduce_objectives(jnp.add, leaf.astype(wide) * factors).astype(leaf.dtype)
+    return _kept_sum(leaf, materialized(factors), keep)
+
+
+def _kept_sum(leaf: jax.Array, factors: jax.Array, keep: jax.Array) -> jax.Array:
+    def term(row, factor, kept):
+        return _times(jnp.where(kept, row, jnp.zeros((), row.dtype)), factor)
+
+    found = sum_by_row(term, leaf, factors, expand_to(keep, leaf.ndim))
+    return found.astype(leaf.dtype)
 
 
 def rescaled(leaf: jax.Array, gate: jax.Array) -> jax.Array:
     """``leaf[k] * gate[k]``, both ``(K, ...)`` that broadcast, in the leaf's dtype."""
-    wide = compute_dtype(leaf.dtype)
-    return (leaf.astype(wide) * gate.astype(wide)).astype(leaf.dtype)
+
+    def product(row, by):
+        return _times(row, by).astype(row.dtype)
+
+    return stack_by_row(product, leaf, gate)
+
+
+def _times(row: jax.Array, by: jax.Array) -> jax.Array:
+    wide = compute_dtype(row.dtype)
+    return row.astype(wide) * by.astype(wide)
 
 
 def materialized(values: jax.Array, factor: jax.Array | float = 1.0) -> jax.Array:
     """``values * factor`` (1 or NaN), computed once per block.
 
     XLA fuses cheap arithmetic into whatever reads it: the whole gate would be computed
-    again for every entry of a block, and on CPU ``optimization_barrier`` doesn't prevent
-    it. A remainder it holds too expensive to repeat; that of a number far below the
-    divisor is the number.
+    again for every entry of a block. On TPU a barrier prevents it; on CPU, where barriers
+    don't, a remainder does, which XLA holds too expensive to repeat; that of a number far
+    below the divisor is the number.
     """
-    divisor = jnp.broadcast_to(jnp.asarray(1e30 * factor, values.dtype), values.shape)
-    return jax.lax.rem(values, divisor)
+    factor = jnp.asarray(factor, values.dtype)
+
+    def remainder(values, factor):
+        divisor = jnp.broadcast_to(1e30 * factor, values.shape)
+        return jax.lax.rem(values, divisor.astype(values.dtype))
+
+    def barrier(values, factor):
+        return jax.lax.optimization_barrier(values * factor)
+
+    return jax.lax.platform_dependent(values, factor, tpu=barrier, default=remainder)
