@@ -70,9 +70,9 @@ def check_like(state: Any, init: Callable[[Any], Any], params: Any) -> None:
 
 
 def counted(count: jax.Array, more: jax.Array) -> jax.Array:
-    """int32 counts, one more where ``more``: they stay at the largest, as Optax's do."""
-    top = jnp.iinfo(jnp.int32).max
-    return count + (more & (count < top)).astype(jnp.int32)
+    """int32 counts and ``more``, bool or int32 >= 0; they stay at the largest int32."""
+    room = jnp.iinfo(jnp.int32).max - count
+    return count + jnp.minimum(more.astype(jnp.int32), room)
 
 
 def _shapes(state: Any) -> dict[str, Any]:

@@ -282,7 +282,7 @@ def _decide(
     if options.certify:
         weights, stepped_in = _over_blocks(_certified, number_of_blocks)(weights, gram)
         weights = jnp.where(active, weights, 0.0)
-        fallbacks = fallbacks + jnp.sum(stepped_in, dtype=jnp.int32)
+        fallbacks = counted(fallbacks, jnp.sum(stepped_in, dtype=jnp.int32))
     new_state = state._replace(
         weights=_as_shown(weights, step.layout),
         residual=jnp.max(info.residual, initial=0.0).astype(jnp.float32),

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from eagc_jax._shards import AxisName, check_averaged, check_axis_name
-from eagc_jax._states import check_state
+from eagc_jax._states import check_state, counted
 from eagc_jax.aggregators import _arithmetic
 from eagc_jax.aggregators._base import RESCALES
 from eagc_jax.aggregators._signature import shows_options_of
@@ -223,7 +223,7 @@ def from_method(
 
         if not method.keeps:
             own = _arithmetic.select(step.advance, own, state.method)
-        missed = state.nonfinite_count + (~finite).astype(jnp.int32)
+        missed = counted(state.nonfinite_count, ~finite)
         steps = _arithmetic.increment(state.count)
         count = jnp.where(step.advance, steps, state.count)
         new = DirectState(weights, missed, count, own)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax._states import check_state
+from eagc_jax._states import check_state, counted
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.objectives import (
     check_mask,
@@ -105,7 +105,7 @@ def accumulate_objectives(
         if value is not None:
             losses = _direct.required_values(value, number, "accumulate_objectives")
             values = values + jnp.where(mask, losses, 0.0)
-        visits = state.visits + mask.astype(jnp.int32)
+        visits = counted(state.visits, mask)
         counts = jnp.maximum(visits, 1).astype(jnp.float32)
 
         def finish():

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from eagc_jax._states import counted
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 
@@ -135,7 +136,7 @@ def _record(
 ) -> DwaState:
     """Adds this step's losses; at a window's end its means become the last ones."""
     total = state.total + jnp.where(active, losses, 0.0)
-    visits = state.visits + active.astype(jnp.int32)
+    visits = counted(state.visits, active)
     position = state.position + 1
     full = position >= window
     moves = full & (visits > 0)  # an objective absent all along keeps its ratio

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from eagc_jax._states import counted
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 
@@ -189,7 +190,7 @@ def famo_update(
     delta = jnp.where(seen, state.log_losses - log_after, 0.0)
     z = _arithmetic.masked_softmax(state.logits, seen)
     grad = z * delta - z * jnp.sum(z * delta) + decay * state.logits
-    visits = state.visits + seen.astype(jnp.int32)
+    visits = counted(state.visits, seen)
     steps = jnp.maximum(visits, 1).astype(jnp.float32)
     mu = b1 * state.mu + (1 - b1) * grad
     nu = b2 * state.nu + (1 - b2) * grad**2

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from eagc_jax._states import counted
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.gram import Gram, cross_gram, gram_of_tree
@@ -179,7 +180,7 @@ def gcond(
 
         moved = jax.tree.map(move, state.momentum, step.weighted(weights))
         correction = 1 - momentum ** count.astype(jnp.float32)
-        visits = state.visits + step.active.astype(jnp.int32)
+        visits = counted(state.visits, step.active)
         small = {
             "norm_average": average.astype(jnp.float32),
             "visits": visits,

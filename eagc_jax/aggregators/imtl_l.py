@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from eagc_jax._states import counted
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.aggregators.uncertainty_weighting import check_initial, safe_log
@@ -95,7 +96,7 @@ def imtl_l(
         return s if max_weight is None else jnp.minimum(s, jnp.log(max_weight))
 
     def apply(step, state):
-        visits = state.visits + step.active.astype(jnp.int32)
+        visits = counted(state.visits, step.active)
         s = state.log_scales
         at_rest = bounded(-safe_log(step.values))
         if closed_form:

@@ -10,7 +10,7 @@ import optax
 
 from eagc_jax import blocks as blocks_lib
 from eagc_jax._shards import AxisName, check_averaged, check_axis_name
-from eagc_jax._states import check_like, check_state
+from eagc_jax._states import check_like, check_state, counted
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._weighting import Problem
 from eagc_jax.aggregators.conflict_free import solve
@@ -137,7 +137,7 @@ def momentum_conflict_free(
         momenta = jax.tree.map(
             lambda m, g: _moved(m, g, chosen, b1), state.momenta, updates
         )
-        visits = state.visits + chosen.astype(jnp.int32)
+        visits = counted(state.visits, chosen)
         ready = jnp.all(visits > 0)
         weights = _weights(momenta, visits, b1, names)
         d = _arithmetic.reduced(momenta, weights)
@@ -166,7 +166,7 @@ def momentum_conflict_free(
         kept = _arithmetic.select(finite, new, state)
         return out, kept._replace(
             step=_arithmetic.increment(state.step),
-            nonfinite_count=missed + (~finite).astype(jnp.int32),
+            nonfinite_count=counted(missed, ~finite),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

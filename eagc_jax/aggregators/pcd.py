@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from eagc_jax._states import counted
 from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._unit_rows import live_rows, or_nan, product, rounding
 from eagc_jax.aggregators._weighting import Problem, Weighting, problem_of, unscale
@@ -171,7 +172,7 @@ def _observe(
     decay = jnp.asarray(decay, jnp.float32)
     moved = decay * old + (1 - decay) * norms.astype(jnp.float32) ** 2
     squares = jnp.where(active, moved, old)
-    visits = state.visits + active.astype(jnp.int32)
+    visits = counted(state.visits, active)
     correction = 1 - decay ** visits.astype(jnp.float32)
     root = jnp.sqrt(squares / jnp.where(visits > 0, correction, 1))
     relative = norms / jnp.where(root > 0, root, 1).astype(norms.dtype)

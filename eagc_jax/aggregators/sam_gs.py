@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from eagc_jax._states import counted
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.objectives import expand_to
@@ -118,8 +119,8 @@ def sam_gs(
         if scale == "norm":  # momenta over the longest gradient: d is of degree 1
             correction = _arithmetic.ratio(correction, jnp.max(norms))
         else:
-            counted = jnp.maximum(state.count, 1).astype(jnp.float32)
-            spread = state.spread / (1 - b2**counted)
+            steps = jnp.maximum(state.count, 1).astype(jnp.float32)
+            spread = state.spread / (1 - b2**steps)
             correction = correction / jnp.sqrt(spread)
         mean = _arithmetic.masked_mean(norms, step.active)
         equal = _arithmetic.ratio(jnp.broadcast_to(mean, norms.shape), norms)
@@ -184,7 +185,7 @@ def _remember(
     )
     return SamGsState(
         momenta=jax.tree.map(move, state.momenta, step.updates),
-        visits=state.visits + moves.astype(jnp.int32),
+        visits=counted(state.visits, moves),
         spread=spread,
         count=count,
         similarity=similarity,

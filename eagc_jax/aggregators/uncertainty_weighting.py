@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from eagc_jax._states import counted
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 
@@ -107,7 +108,7 @@ def uncertainty_weighting(
         moved = moved if lowest is None else jnp.maximum(moved, lowest)
         return weights, UncertaintyState(
             jnp.where(step.active, moved, state.log_variances),
-            state.visits + step.active.astype(jnp.int32),
+            counted(state.visits, step.active),
         )
 
     method = _direct.Method(

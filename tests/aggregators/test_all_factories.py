@@ -128,9 +128,27 @@ def test_recompute_every_must_be_static_under_inject_hyperparams():
         factory(K).init(PARAMS)
 
 
+COUNTERS = ("count", "visits", "nonfinite_count", "fallbacks")
+
+
+def counted_out(state):
+    """The state after as many steps as an int32 can count."""
+
+    def last(path, leaf):
+        name = getattr(path[-1], "name", None)
+        return (
+            jnp.full_like(leaf, jnp.iinfo(jnp.int32).max) if name in COUNTERS else leaf
+        )
+
+    return jax.tree_util.tree_map_with_path(last, state)
+
+
 @pytest.mark.slow
 def test_every_state_is_restored_bitwise(tmp_path):
-    """Two steps, saved, restored by orbax and by pickle; then the same third step."""
+    """Two steps, saved, restored by orbax and by pickle; then the same third step.
+
+    With the steps at hand: no counter wraps.
+    """
     losses = jnp.linspace(1.0, 2.0, K)
     made, states, steps, seen = {}, {}, {}, set()
     for name, factory in FACTORIES.items():
@@ -155,6 +173,10 @@ def test_every_state_is_restored_bitwise(tmp_path):
     pickled = pickle.loads(pickle.dumps(jax.device_get(states)))
     for name, state in states.items():
         expected = steps[name](state, gradients(2), losses)
+        found, after = steps[name](counted_out(state), gradients(2), losses)
+        for leaf in jax.tree.leaves(after):
+            assert leaf.dtype != jnp.int32 or jnp.all(leaf >= 0), name
+        assert all(jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(found)), name
         for other in (restored[name], pickled[name]):
             assert jax.tree.structure(other) == jax.tree.structure(state)
             found = steps[name](other, gradients(2), losses)
