@@ -77,6 +77,7 @@ from eagc_jax.objectives import (
     finite_rows,
     named_leaves,
 )
+from eagc_jax.solvers.entrywise import dot, matvec
 from eagc_jax.solvers.nnqp import nnqp
 
 RESCALES = ("native", "sum", "mean", "norm_of_mean")
@@ -433,14 +434,14 @@ def _rescaled(
 def _length(weights: jax.Array, gram: Gram) -> jax.Array:
     """The norm of the weighted sum, over the scale."""
     scaled = weights * gram.norms
-    product = jnp.matmul(gram.cosines, scaled, precision=jax.lax.Precision.HIGHEST)
-    return jnp.sqrt(jnp.maximum(scaled @ product, 0.0))
+    product = matvec(gram.cosines, scaled)
+    return jnp.sqrt(jnp.maximum(dot(scaled, product), 0.0))
 
 
 def _certified(weights: jax.Array, gram: Gram) -> tuple[jax.Array, jax.Array]:
     """Weights whose update conflicts with no objective, and whether they are others."""
     scaled = weights * gram.norms
-    slopes = jnp.matmul(gram.cosines, scaled, precision=jax.lax.Precision.HIGHEST)
+    slopes = matvec(gram.cosines, scaled)
     eps = float(jnp.finfo(weights.dtype).eps)
     allowed = 4 * eps * jnp.sum(jnp.abs(scaled))
     conflicts = jnp.any((slopes < -allowed) & (gram.norms > 0))

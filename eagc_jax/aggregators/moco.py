@@ -11,6 +11,7 @@ import optax
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.gram import gram_of_tree
+from eagc_jax.solvers.entrywise import matvec
 from eagc_jax.solvers.simplex import project_simplex
 
 PROJECTIONS = ("simplex", "softmax")
@@ -114,7 +115,7 @@ def moco(
         tracked = jax.tree.map(track, state.tracked, step.updates)
         gram = _gram(tracked, step, relative)
         gram = gram + regularization * jnp.eye(number, dtype=gram.dtype)
-        slope = jnp.matmul(gram, state.weights, precision=jax.lax.Precision.HIGHEST)
+        slope = matvec(gram, state.weights)
         moved = state.weights - _arithmetic.scheduled(weight_rate, t) * slope
         weights = _among(moved, state.weights, step.active, projection)
         present = jnp.where(step.active, weights, 0.0)

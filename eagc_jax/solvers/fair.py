@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eagc_jax.solvers import two_float
+from eagc_jax.solvers.entrywise import dot, matvec
 from eagc_jax.solvers.nnqp import SolveInfo
 
 _HALVINGS = 12
@@ -86,7 +87,7 @@ def fair(
         flat = jnp.abs(exponent) < 1e-6
         safe = jnp.where(flat, 1.0, exponent)
         phi = jnp.where(flat, jnp.log(v), (v**safe - 1) / safe)
-        return 0.5 * jnp.sum(v * _matvec(unit, v)) - jnp.sum(sides * phi)
+        return 0.5 * jnp.sum(v * matvec(unit, v)) - jnp.sum(sides * phi)
 
     def body(newton):
         v = newton.w
@@ -94,7 +95,7 @@ def fair(
         curvature = unit + jnp.diag(sides * power * v ** (-power - 1))
         factor = jnp.linalg.cholesky(curvature)
         step = -jax.scipy.linalg.cho_solve((factor, True), slope)
-        decrement = -jnp.vdot(step, slope)
+        decrement = -dot(step, slope)
         ratio = jnp.where(step < 0, -v / jnp.where(step < 0, step, -1.0), jnp.inf)
         longest = jnp.minimum(1.0, 0.95 * jnp.min(ratio))
         lengths = longest * 0.5 ** jnp.arange(_HALVINGS, dtype=dtype)
@@ -118,9 +119,5 @@ def fair(
         first = jnp.asarray(start, dtype) / undo
     first = _Newton(first, jnp.asarray(jnp.inf, dtype), jnp.zeros([], jnp.int32))
     last = jax.lax.while_loop(unfinished, body, first)
-    residual = jnp.abs(last.w**power * _matvec(unit, last.w) / sides - 1)
+    residual = jnp.abs(last.w**power * matvec(unit, last.w) / sides - 1)
     return last.w * undo, SolveInfo(jnp.max(residual), last.iterations)
-
-
-def _matvec(matrix: jax.Array, x: jax.Array) -> jax.Array:
-    return jnp.sum(matrix * x[None, :], axis=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from eagc_jax.solvers.entrywise import dot, matvec
 from eagc_jax.solvers.nnqp import SolveInfo
 
 
@@ -39,9 +40,9 @@ def frank_wolfe(
 
     def body(carry):
         w, _, iterations = carry
-        along = jnp.matmul(matrix, w, precision=jax.lax.Precision.HIGHEST)
+        along = matvec(matrix, w)
         vertex = jnp.argmin(along)
-        a, b, c = along[vertex], w @ along, matrix[vertex, vertex]
+        a, b, c = along[vertex], dot(w, along), matrix[vertex, vertex]
         inner = (b - a) / jnp.where(b + c - 2 * a > 0, b + c - 2 * a, 1.0)
         length = jnp.where(c <= a, 1.0, jnp.where(b <= a, 0.0, inner))
         moved = (1 - length) * w
@@ -53,7 +54,7 @@ def frank_wolfe(
     uniform = jnp.full((number,), 1 / number, matrix.dtype)
     first = (uniform, jnp.ones([], matrix.dtype), jnp.zeros([], jnp.int32))
     w, _, iterations = jax.lax.while_loop(unfinished, body, first)
-    along = jnp.matmul(matrix, w, precision=jax.lax.Precision.HIGHEST)
+    along = matvec(matrix, w)
     level = jnp.max(jnp.diagonal(matrix))
-    gap = (w @ along - jnp.min(along)) / jnp.where(level > 0, level, 1.0)
+    gap = (dot(w, along) - jnp.min(along)) / jnp.where(level > 0, level, 1.0)
     return w, SolveInfo(gap, iterations)
