@@ -69,6 +69,7 @@ def rows_of(found, kind):
     ]
 
 
+@pytest.mark.slow
 def test_the_file_is_a_whole_report(run, found):
     assert report.read(run) == found
     assert [path.name for path in run.parent.iterdir()] == ["gpu.json"]
@@ -90,6 +91,7 @@ def test_the_file_is_a_whole_report(run, found):
                 assert unknown <= allowed
 
 
+@pytest.mark.slow
 def test_an_error_is_said_and_the_rest_goes_on(found):
     for kind, name in (
         ("coordinators", "method"),
@@ -102,6 +104,7 @@ def test_an_error_is_said_and_the_rest_goes_on(found):
         assert set(errors.values()) == {None}
 
 
+@pytest.mark.slow
 def test_the_figures_fit_each_other(found):
     copies = rows_of(found, "bandwidth")
     for row in copies:
@@ -124,6 +127,7 @@ def test_the_figures_fit_each_other(found):
     assert max(row["largest_difference"] for row in rows_of(found, "precision")) < 1e-6
 
 
+@pytest.mark.slow
 def test_tables_are_printed_from_the_file(run, found, capsys):
     assert program.main(["--table", str(run)]) == 0
     printed = capsys.readouterr().out
@@ -134,6 +138,7 @@ def test_tables_are_printed_from_the_file(run, found, capsys):
     assert "not measured" not in printed
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_report_is_refused(run, found, tmp_path, capsys):
     path = tmp_path / "other.json"
     changed = {**found, "format": 2}

@@ -9,6 +9,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 TESTS = pathlib.Path(__file__).parent
 FILES = [
     str(path)
@@ -17,6 +19,7 @@ FILES = [
 ]
 
 
+@pytest.mark.slow
 def test_rounding_is_as_promised():
     command = [sys.executable, "-m", "pytest", "-q", "-m", "rounding and not slow"]
     done = subprocess.run(

@@ -407,7 +407,9 @@ def test_half_precision_leaves_have_float32_energies_and_keep_their_dtype():
         np.testing.assert_allclose(left, right, rtol=1e-6)
 
 
-@pytest.mark.parametrize("granularity", ["channel", "element"])
+@pytest.mark.parametrize(
+    "granularity", [pytest.param("channel", marks=pytest.mark.slow), "element"]
+)
 def test_float64_leaves(granularity):
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)

@@ -32,7 +32,9 @@ def run(*arguments, cwd):
     return done.stdout
 
 
-@pytest.mark.parametrize("form", ["file", "module"])
+@pytest.mark.parametrize(
+    "form", ["file", pytest.param("module", marks=pytest.mark.slow)]
+)
 def test_quickstart_trains_and_says_what_the_gate_did(form, tmp_path):
     if form == "file":
         output = run(ROOT / "examples" / "quickstart.py", cwd=tmp_path)

@@ -72,7 +72,7 @@ EAGC = {
     "many": ("many", {"temperature": 0.05, "nonfinite": "skip_objective"}),
 }
 # A compilation each; the others repeat what these show.
-QUICK = ("one", "channel", "global", "element", "many")
+QUICK = ("one", "channel", "global")
 
 
 # ---------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9]*.py"))
-LONG = {"02_gradient_entanglement", "03_choosing_an_aggregator"}
 
 
 def cells(notebook):
@@ -37,14 +36,8 @@ def test_both_forms_say_the_same(source):
     assert source.with_suffix(".ipynb").stat().st_size < 300_000
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        pytest.param(path, marks=pytest.mark.slow if path.stem in LONG else ())
-        for path in SOURCES
-    ],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_notebook_runs_and_ends_in_its_claims(source, tmp_path, monkeypatch):
     monkeypatch.setenv("EAGC_FAST", "1")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")

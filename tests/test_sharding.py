@@ -23,6 +23,10 @@ CONFIGURATIONS = {
     "element": {"granularity": "element", "energy": "sensitivity"},
 }
 # Explicit axes come with the slow tests, as in aggregators/test_devices.py.
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow if name == "element" else ())
+    for name in CONFIGURATIONS
+]
 AXES = [AxisType.Auto, pytest.param(AxisType.Explicit, marks=pytest.mark.slow)]
 SPECS = {"kernel": P(None, "model"), "bias": P("model"), "out": P("model", None)}
 
@@ -86,7 +90,7 @@ def on_one_device(name):
 
 
 @pytest.mark.parametrize("axis_type", AXES)
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_sharded_equals_unsharded(name, axis_type):
     tx = optax.chain(coordinator(name), optax.sgd(0.1, momentum=0.9))
     with jax.set_mesh(make_mesh(axis_type)) as _:
@@ -107,7 +111,11 @@ def test_sharded_equals_unsharded(name, axis_type):
 # Not: traced with automatic axes. There the compiler chooses, unless told.
 @pytest.mark.parametrize(
     ("axis_type", "traced"),
-    [(AxisType.Auto, False), (AxisType.Explicit, False), (AxisType.Explicit, True)],
+    [
+        (AxisType.Auto, False),
+        pytest.param(AxisType.Explicit, False, marks=pytest.mark.slow),
+        (AxisType.Explicit, True),
+    ],
 )
 def test_state_follows_the_sharding_of_params(axis_type, traced):
     tx = coordinator("channel")
@@ -130,7 +138,7 @@ def test_state_follows_the_sharding_of_params(axis_type, traced):
 
 
 @pytest.mark.parametrize("axis_type", AXES)
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_no_gradient_is_gathered(name, axis_type):
     """Statistics are summed across devices; gradients stay where they are."""
     tx = coordinator(name)

@@ -111,7 +111,7 @@ def project_on_cone(rows, point):
     return point + rows.T @ enumerated(rows @ rows.T, -rows @ point)
 
 
-@pytest.mark.parametrize("number", [2, 3, 4])
+@pytest.mark.parametrize("number", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
 def test_upgrad_and_dualproj_are_projections(number):
     rng = np.random.default_rng(number)
     batch = samplers.imbalanced(rng, 6, number, 8, ratio=10.0)
@@ -144,7 +144,8 @@ def test_closed_forms_of_two():
         "dualproj": 0.5 - np.minimum(r, 0) / np.stack([g11, g22], axis=1),
     }
     for name, weights in expected.items():
-        found = jax.vmap(getattr(weightings, name))(gram.astype(np.float32))
+        many = jax.jit(jax.vmap(getattr(weightings, name)))
+        found = many(gram.astype(np.float32))
         np.testing.assert_allclose(found, weights, rtol=2e-5, atol=2e-5, err_msg=name)
 
 

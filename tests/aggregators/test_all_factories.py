@@ -96,7 +96,10 @@ def test_schedules_of_options_are_injected():
         np.testing.assert_allclose(found[name], expected[name], rtol=2e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("option", ["weight_smoothing", "gram_smoothing"])
+@pytest.mark.parametrize(
+    "option",
+    ["weight_smoothing", pytest.param("gram_smoothing", marks=pytest.mark.slow)],
+)
 def test_an_average_of_equal_steps_is_that_step_whatever_the_decays(option):
     """Counting steps would correct for one constant decay only."""
     static = ("num_objectives", "recompute_every", "seed")

@@ -32,6 +32,14 @@ def gradients(seed=0, number=K, dtype=jnp.float32, factor=1.0):
     }
 
 
+upgrad = jax.jit(weightings.upgrad)
+
+
+@jax.jit
+def upgrad_of(updates):
+    return weightings.upgrad(gram_matrix(updates))
+
+
 def params(dtype=jnp.float32):
     return {name: jnp.zeros(shape, dtype) for name, shape in SHAPES.items()}
 
@@ -67,7 +75,7 @@ def once(tx, updates, state=None, **extra):
 def test_it_is_the_weighted_sum_of_the_pure_weighting():
     updates = gradients()
     found, state = once(make("upgrad"), updates)
-    weights = weightings.upgrad(gram_matrix(updates))
+    weights = upgrad_of(updates)
     np.testing.assert_allclose(state.weights, weights, rtol=1e-6)
     assert_trees_close(found, combine(updates, weights), rtol=1e-5, atol=1e-6)
     assert int(state.count) == 1
@@ -97,7 +105,7 @@ def test_blocks_are_solved_one_by_one(granularity):
     found, state = once(make("upgrad", granularity=granularity), updates)
     for name, leaf in updates.items():
         grams = gram_matrix({name: leaf}, granularity)
-        expected = jax.vmap(weightings.upgrad)(grams).T
+        expected = jax.jit(jax.vmap(upgrad))(grams).T
         shown = state.weights[name]
         np.testing.assert_allclose(shown.reshape(K, -1), expected, rtol=1e-5)
         applied = jnp.sum(leaf * shown, axis=0)
@@ -111,7 +119,7 @@ def test_leaves_keep_their_dtype():
     found, state = compiled(tx)(updates, tx.init(params(dtype)))
     assert {leaf.dtype for leaf in found.values()} == {jnp.dtype(dtype)}
     wide = jax.tree.map(lambda x: x.astype(jnp.float32), updates)
-    weights = weightings.upgrad(gram_matrix(wide))
+    weights = upgrad_of(wide)
     np.testing.assert_allclose(state.weights, weights, rtol=1e-5)
 
 
@@ -235,9 +243,7 @@ def test_weight_smoothing_is_a_bias_corrected_average():
     _, states = run(make("upgrad", weight_smoothing=0.8), SEQUENCE)
     average = np.zeros(K)
     for step, updates in enumerate(SEQUENCE):
-        average = 0.8 * average + 0.2 * np.asarray(
-            weightings.upgrad(gram_matrix(updates))
-        )
+        average = 0.8 * average + 0.2 * np.asarray(upgrad_of(updates))
         expected = average / (1 - 0.8 ** (step + 1))
         np.testing.assert_allclose(states.weights[step], expected, rtol=1e-5)
 
@@ -247,9 +253,7 @@ def test_gram_smoothing_is_a_bias_corrected_average():
     average = np.zeros((K, K))
     for step, updates in enumerate(SEQUENCE):
         average = 0.8 * average + 0.2 * np.asarray(gram_matrix(updates))
-        np.testing.assert_allclose(
-            states.weights[step], weightings.upgrad(average), rtol=1e-4
-        )
+        np.testing.assert_allclose(states.weights[step], upgrad(average), rtol=1e-4)
 
 
 def test_gram_smoothing_at_a_tiny_scale():
@@ -262,7 +266,7 @@ def test_gram_smoothing_at_a_tiny_scale():
 
 def test_weights_are_kept_between_solves():
     found, states = run(make("upgrad", recompute_every=2), SEQUENCE)
-    fresh = [weightings.upgrad(gram_matrix(updates)) for updates in SEQUENCE]
+    fresh = [upgrad_of(updates) for updates in SEQUENCE]
     for step, updates in enumerate(SEQUENCE):
         weights = fresh[step - step % 2]
         np.testing.assert_allclose(states.weights[step], weights, rtol=1e-5)
@@ -337,7 +341,7 @@ def test_in_a_chain_with_injected_hyperparameters_and_under_vmap():
     batch = jax.tree.map(lambda *x: jnp.stack(x), *SEQUENCE[:2])
     found, _ = jax.jit(jax.vmap(tx.update, in_axes=(0, None)))(batch, state)
     for index, updates in enumerate(SEQUENCE[:2]):
-        weights = weightings.upgrad(gram_matrix(updates))
+        weights = upgrad_of(updates)
         expected = jax.tree.map(lambda g: -0.1 * g, combine(updates, weights))
         at_index = {n: leaf[index] for n, leaf in found.items()}
         assert_trees_close(at_index, expected, rtol=1e-4, atol=1e-5)

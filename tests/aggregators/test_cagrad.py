@@ -40,7 +40,7 @@ def value(matrices, direction):
     return np.min(np.einsum("bkn,bn->bk", matrices, direction), axis=1)
 
 
-@pytest.mark.parametrize("number", [2, 3, 8])
+@pytest.mark.parametrize("number", [2, 3, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("c", [0.4, 0.9])
 def test_cagrad_reaches_the_best_smallest_progress(number, c):
     rng = np.random.default_rng(number)

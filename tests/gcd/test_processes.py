@@ -109,6 +109,7 @@ def alone():
     return found(run)
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains(tmp_path, alone):
     target = tmp_path / "run.npz"
     statuses, said = train_tiny(target, 1)

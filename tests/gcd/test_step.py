@@ -152,7 +152,9 @@ def plain(settings):
     return compute
 
 
-@pytest.mark.parametrize("blocks", [0, 1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "blocks", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))]
+)
 def test_the_cut_gives_the_gradients_of_the_whole_model(plain, blocks):
     (each, total, (losses, whole), _), _ = plain(blocks)
     np.testing.assert_allclose(each[2]["losses"], losses, rtol=1e-6)
@@ -234,7 +236,10 @@ def coordinated(settings):
     )
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode",
+    [pytest.param(m, marks=pytest.mark.slow if m == "paper" else ()) for m in MODES],
+)
 def test_both_forms_of_a_coordinated_step_are_the_published_one(
     coordinated, plain, mode
 ):
