@@ -223,6 +223,13 @@ def _pairs(rows: jax.Array) -> jax.Array:
     return jnp.stack(found)
 
 
+def _cross_pairs(left: jax.Array, right: jax.Array) -> jax.Array:
+    """``(K, n)`` and ``(L, n)`` to ``(K, L)``, each pair's sum by itself."""
+    number, other = left.shape[0], right.shape[0]
+    found = [jnp.sum(left[k] * right[m]) for k in range(number) for m in range(other)]
+    return jnp.stack(found).reshape(number, other)
+
+
 def _square(found: jax.Array, number: int) -> jax.Array:
     """``(pairs, ...)`` to ``(K, K, ...)``."""
     rows, columns = np.triu_indices(number)
@@ -258,8 +265,10 @@ def inner(left: jax.Array, right: jax.Array) -> jax.Array:
         block = max(_BLOCK_ENTRIES // max(rows, others), _MIN_BLOCK)
         if may_be_sharded(left) or may_be_sharded(right) or size < 2 * block:
             return product(left, right)
+        few = max(rows, others) <= _PAIRS_OF_ROWS
+        kernel = _cross_pairs if few else product
         return sum_over_blocks(
-            (left, right), ((rows, size), (others, size)), block, product
+            (left, right), ((rows, size), (others, size)), block, kernel
         )
 
     if max(left.shape[0], right.shape[0]) >= _PRODUCT_FROM:
