@@ -62,12 +62,18 @@ class ByLeaf(Mapping[str, jax.Array]):
             position[place.group] += 1
         raise KeyError(name)
 
+    @property
+    def lead(self) -> int:
+        """How many axes each value has in front of those of its blocks."""
+        place = self.places[0]
+        return self.groups[place.group].ndim - 1 - len(_own_shape(place))
+
     def _take(self, place: Place, position: int) -> jax.Array:
         group, shape = self.groups[place.group], place.shape
-        single = all(size == 1 for size in shape)  # one block: its group has no axes.
-        lead = group.ndim - 1 - (0 if single else len(shape))
+        own = _own_shape(place)
+        lead = group.ndim - 1 - len(own)
         found = group[(slice(None),) * lead + (position,)]
-        ones = range(lead, lead + len(shape)) if single else ()
+        ones = range(lead, lead + len(shape) - len(own))
         return jnp.expand_dims(found, tuple(ones))
 
     def __iter__(self) -> Iterator[str]:
@@ -102,6 +108,11 @@ class ByLeaf(Mapping[str, jax.Array]):
     def tree_unflatten(cls, places, groups):
         """The inverse."""
         return cls(groups, places)
+
+
+def _own_shape(place: Place) -> tuple[int, ...]:
+    """Of its values in their group, which has no axes for one block."""
+    return place.shape if any(size != 1 for size in place.shape) else ()
 
 
 def spec_of(shown: Any) -> dict[str, tuple[int, ...]]:

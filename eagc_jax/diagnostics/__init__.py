@@ -6,6 +6,7 @@ gradients that the deviation compares, which lowers it by construction, whatever
 training does.
 """
 
+from eagc_jax.diagnostics.decisions import Decision, decisions
 from eagc_jax.diagnostics.entanglement import gradient_deviation, subspace_overlap
 from eagc_jax.diagnostics.layers import gradient_norms, pairwise_cosines
 from eagc_jax.diagnostics.probe import probe
@@ -13,8 +14,10 @@ from eagc_jax.diagnostics.probe_report import ProbeReport
 from eagc_jax.diagnostics.state_report import Report, report
 
 __all__ = [
+    "Decision",
     "ProbeReport",
     "Report",
+    "decisions",
     "gradient_deviation",
     "gradient_norms",
     "pairwise_cosines",
