@@ -70,10 +70,17 @@ def decisions(opt_state: Any) -> tuple[Decision, ...]:
     found: dict[Kind, dict[str, jax.Array]] = {}
     for state in nodes:
         if isinstance(state, kinds):
-            kind, field = _SHOWN[type(state)]
-            for name, value in _by_layer(getattr(state, field)).items():
+            kind, _ = _SHOWN[type(state)]
+            for name, value in _by_layer(_shown(state)).items():
                 _add(found.setdefault(kind, {}), name, value)
     return tuple(_decision(kind, values) for kind, values in found.items())
+
+
+def _shown(state: Any) -> Any:
+    shown = getattr(state, _SHOWN[type(state)][1])
+    if isinstance(state, DirectState) and isinstance(shown, tuple):
+        return getattr(state.method, "weights", ())  # some methods keep them themselves
+    return shown
 
 
 def _by_layer(shown: Any) -> dict[str, jax.Array]:
