@@ -420,6 +420,12 @@ def _report(given):
     return found.gates, found.energies
 
 
+def _decisions(given):
+    tx = eagc_jax.eagc(K, granularity="tensor")
+    _, state = tx.update(given["grads"], tx.init(given["params"]), given["params"])
+    return [one.values for one in diagnostics.decisions(state)]
+
+
 ROWS |= {
     "coordinate": _coordinator(),
     "coordinate_unsupervised": _coordinator("unsupervised_only"),
@@ -474,6 +480,7 @@ ROWS |= {
     ),
     "probe": of_function(_probe),
     "report": of_function(_report),
+    "decisions": of_function(_decisions),
 }
 ROWS |= {f"weightings.{name}": _weighting(name) for name in weightings.__all__}
 

@@ -198,7 +198,7 @@ def test_messages(call, message):
         call(diagnostics)
 
 
-REPORTS = {"Report", "ProbeReport"}
+REPORTS = {"Decision", "Report", "ProbeReport"}
 
 
 @pytest.mark.parametrize("name", sorted(set(diagnostics.__all__) - REPORTS))
