@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from eagc_jax import aggregators, diagnostics, eagc, elastic_projection, sum_objectives
 
@@ -72,6 +73,19 @@ def test_wrapped_states():
         found = diagnostics.decisions(after(tx))
         assert [one.layers for one in found] == [("global",)]
         np.testing.assert_allclose(found[0].values, expected[0].values, rtol=1e-5)
+
+
+def test_an_optimizer_of_flax():
+    model = nnx.Linear(2, 4, rngs=nnx.Rngs(0))
+    for granularity, layers in (
+        ("global", ("global",)),
+        ("tensor", ("bias", "kernel")),
+    ):
+        tx = optax.chain(aggregators.mean(K, granularity=granularity), optax.sgd(0.1))
+        optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+        (found,) = diagnostics.decisions(optimizer.opt_state)
+        assert (found.kind, found.layers) == ("weight", layers)
+        assert found.values.shape == (K, len(layers))
 
 
 def test_groups_of_partition_are_put_together():

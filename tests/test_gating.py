@@ -799,3 +799,16 @@ def test_an_absent_objective_keeps_its_average():
     np.testing.assert_array_equal(gates[3], 1.0)
     assert gates[1][0] > 1.2
     np.testing.assert_array_equal(remembered(state[1], "params").visits[:, 0], [5, 3])
+
+
+@pytest.mark.slow
+def test_works_with_strict_dtype_promotion():
+    grads, params = gradient_stream(2, STEPS), parameters()
+    with jax.numpy_dtype_promotion("strict"):
+        tx = eagc(2, energy=dict(MIXTURE), slew=0.5, hysteresis=0.1, descent_guard=0.1)
+        state = jax.jit(tx.init)(params)
+        g = {name: jnp.asarray(value[0]) for name, value in grads.items()}
+        g["vector"] = g["vector"].astype(jnp.bfloat16)
+        params["vector"] = jnp.asarray(params["vector"], jnp.bfloat16)
+        updates, _ = jax.jit(tx.update)(g, state, params)
+    assert all(np.all(np.isfinite(np.float32(u))) for u in updates.values())

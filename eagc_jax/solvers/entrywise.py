@@ -2,7 +2,7 @@
 
 A matrix product at default precision is rounded to bfloat16 on TPU and to TF32 on many
 GPUs, and at full precision it takes the TPU's compiler seconds. For K numbers neither is
-worth it: every product here is a multiplication in float32, and sums are sums.
+worth it: here every product is rounded once, in the arrays' own dtype.
 """
 
 from __future__ import annotations
