@@ -129,13 +129,21 @@ def test_complex_leaves_count_with_the_real_part():
 
 
 @pytest.mark.rounding
-def test_cross_gram():
-    left, right = tree(), tree(number=2, seed=1)
-    expected = np.zeros((K, 2))
+@pytest.mark.parametrize("path", ["whole", "looped"])
+@pytest.mark.parametrize(("number", "other"), [(K, 2), (2, 2), (1, 2)])
+def test_cross_gram(number, other, path, request):
+    if path == "looped":  # pair by pair up to two objectives
+        request.getfixturevalue("looped")
+    left, right = tree(number=number), tree(number=other, seed=1)
+    expected = np.zeros((number, other))
     for name in SHAPES:
         a, b = (np.asarray(t[name], np.float64) for t in (left, right))
-        expected += a.reshape(K, -1) @ b.reshape(2, -1).T if a.size else 0
+        expected += a.reshape(number, -1) @ b.reshape(other, -1).T if a.size else 0
     np.testing.assert_allclose(cross_gram(left, right), expected, atol=30 * EPS * 25)
+
+
+def test_cross_gram_of_other_trees():
+    left, right = tree(), tree(number=2, seed=1)
     with pytest.raises(ValueError, match="same tree"):
         cross_gram(left, {"kernel": right["kernel"]})
 
