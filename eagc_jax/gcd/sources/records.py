@@ -1,0 +1,135 @@
+"""What a source yields: the items in order, what is known of them, nothing decoded."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+Kind = Literal["image", "text", "embedding"]
+
+
+class Items(Protocol):
+    """N items, each read when it is asked for.
+
+    An image is an (H, W, C) array, uint8 in [0, 255] or float32 in [0, 1], upright, with
+    one or three channels; a text is a `str`; an embedding is a (D,) float32 array.
+    """
+
+    def __len__(self) -> int:
+        """N."""
+        ...
+
+    def __getitem__(self, row: int, /) -> Any:
+        """One item, decoded; raises `BadItem` where that can't be done."""
+        ...
+
+    def digest(self, row: int, /) -> bytes:
+        """16 bytes that are the same for the same content, wherever it lies."""
+        ...
+
+
+class BadItem(ValueError):
+    """An item that can't be read: which, and why; a message for people."""
+
+    def __init__(self, item: str, reason: str):
+        super().__init__(f"{item}: {reason}")
+        self.item, self.reason = item, reason
+
+
+class ArrayItems:
+    """Items that are the rows of an array, in memory or memory-mapped."""
+
+    def __init__(self, array: np.ndarray):
+        self.array = array
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.array)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """A copy of nothing: the row itself."""
+        return self.array[row]
+
+    def digest(self, row: int) -> bytes:
+        """Of the shape, the dtype and the values."""
+        one = np.ascontiguousarray(self.array[row])
+        found = hashlib.blake2b(f"{one.shape} {one.dtype}".encode(), digest_size=16)
+        found.update(one.tobytes())
+        return found.digest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """The items of a source, in its order, and what is known of them.
+
+    Classes are numbered with the known ones first. Training sees `labels`; `truth` is
+    for scoring alone, and most people's data have none.
+
+    Raises:
+      ValueError: lengths differ, a label is out of range, or there is no known class.
+
+    Examples:
+      >>> records = Records(
+      ...     "pairs", "embedding", ArrayItems(np.eye(4, dtype=np.float32)),
+      ...     ids=("a", "b", "c", "d"), labels=np.array([0, 0, -1, -1], np.int32),
+      ...     class_names=("known",), num_known=1,
+      ... )
+      >>> len(records), records.labeled_mask.tolist()
+      (4, [True, True, False, False])
+    """
+
+    name: str
+    kind: Kind
+    items: Items
+    ids: Sequence[str]  # (N,) unique and stable
+    labels: np.ndarray  # (N,) int32 in [0, num_known), -1 where there is none
+    class_names: tuple[str, ...]  # known classes; then novel ones, where `truth` knows
+    num_known: int
+    truth: np.ndarray | None = None  # (N,) int32, index into class_names
+    parts: np.ndarray | None = None  # (N,) of str: "train", "test", ...
+
+    def __post_init__(self):
+        for name in ("ids", "labels", "truth", "parts"):
+            value = getattr(self, name)
+            if value is not None and len(value) != len(self.items):
+                raise ValueError(
+                    f"{name} must have one entry for each of the {len(self.items)} "
+                    f"items of {self.name}, got {len(value)}"
+                )
+        if not 1 <= self.num_known <= len(self.class_names):
+            raise ValueError(
+                f"num_known must be in [1, {len(self.class_names)}], the classes of "
+                f"{self.name}; got {self.num_known}"
+            )
+        if len(self.labels) and not (
+            -1 <= self.labels.min() and self.labels.max() < self.num_known
+        ):
+            raise ValueError(
+                f"labels must be in [-1, {self.num_known}), got "
+                f"{self.labels.min()} to {self.labels.max()}"
+            )
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.items)
+
+    @property
+    def labeled_mask(self) -> np.ndarray:
+        """(N,) bool: the label may be used in training."""
+        return self.labels >= 0
+
+    @property
+    def num_classes(self) -> int | None:
+        """Known plus novel classes, where the truth is known; else None."""
+        return None if self.truth is None else len(self.class_names)
+
+    @property
+    def old_mask(self) -> np.ndarray:
+        """(N,) bool, True where the true class is known; needs the truth."""
+        if self.truth is None:
+            raise ValueError(f"{self.name} has no true classes to score with")
+        return self.truth < self.num_known
