@@ -43,7 +43,7 @@ class Backbone(Protocol):
         ...
 
     def prepare(self, item: Any) -> Any:
-        """An item as a source yields it to a NumPy array; runs in threads, on the host."""
+        """A source's item to a NumPy array; runs in threads, on the host."""
         ...
 
     def collate(self, prepared: Sequence[Any]) -> Any:

@@ -106,7 +106,7 @@ class Records:
                 f"{self.name}; got {self.num_known}"
             )
         if len(self.labels) and not (
-            -1 <= self.labels.min() and self.labels.max() < self.num_known
+            self.labels.min() >= -1 and self.labels.max() < self.num_known
         ):
             raise ValueError(
                 f"labels must be in [-1, {self.num_known}), got "
