@@ -33,7 +33,7 @@ from eagc_jax import eagc, sum_objectives
 from eagc_jax.gcd import data
 from eagc_jax.gcd.checkpoints import load_backbone
 from eagc_jax.gcd.methods import SimGCD
-from eagc_jax.gcd.training import TrainConfig, TrainingRun
+from eagc_jax.gcd.training.loop import TrainConfig, TrainingRun
 
 KNOWN = range(5)  # as in the demo
 TABLE_WIDTH = 126  # figures with their spread need more than 80 columns

@@ -33,10 +33,10 @@ from benchmarks.timing import (
     write_json,
 )
 from eagc_jax import features
-from eagc_jax.gcd import step
-from eagc_jax.gcd.config import FeatureCoordination
 from eagc_jax.gcd.methods import Batch, SimGCD
 from eagc_jax.gcd.models import DiscoveryModel, VisionTransformer, ViTConfig
+from eagc_jax.gcd.training import step
+from eagc_jax.gcd.training.settings import FeatureCoordination
 
 CLASSES = 200  # as of CUB
 PUBLISHED = SimGCD(head_hidden=2048, head_projection=256)

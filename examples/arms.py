@@ -11,8 +11,8 @@ from collections.abc import Callable
 import optax
 
 from eagc_jax import elastic_projection, sum_objectives
-from eagc_jax.gcd.aggregation import Aggregation
-from eagc_jax.gcd.config import FeatureCoordination
+from eagc_jax.gcd.training.aggregation import Aggregation
+from eagc_jax.gcd.training.settings import FeatureCoordination
 
 Build = Callable[[tuple[float, ...]], optax.GradientTransformation]
 

@@ -32,18 +32,20 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from eagc_jax.gcd import data, parallel, results
-from eagc_jax.gcd.aggregation import Aggregation, aggregator_names
-from eagc_jax.gcd.baselines import kmeans_predictions
+from eagc_jax.gcd import data
 from eagc_jax.gcd.checkpoints import load_backbone
-from eagc_jax.gcd.config import COORDINATION_MODES, FeatureCoordination
-from eagc_jax.gcd.history import Snapshot
+from eagc_jax.gcd.evaluation.accuracy import Accuracy, cluster_accuracy
+from eagc_jax.gcd.evaluation.baselines import kmeans_predictions
 from eagc_jax.gcd.methods import METHODS
-from eagc_jax.gcd.metrics import Accuracy, cluster_accuracy
-from eagc_jax.gcd.reference import ReferenceConfig
 from eagc_jax.gcd.report import write_report
-from eagc_jax.gcd.settings import RunSettings
-from eagc_jax.gcd.training import TrainConfig, TrainingRun
+from eagc_jax.gcd.runs import results
+from eagc_jax.gcd.runs.history import Snapshot
+from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.training import parallel
+from eagc_jax.gcd.training.aggregation import Aggregation, aggregator_names
+from eagc_jax.gcd.training.loop import TrainConfig, TrainingRun
+from eagc_jax.gcd.training.reference import ReferenceConfig
+from eagc_jax.gcd.training.settings import COORDINATION_MODES, FeatureCoordination
 
 KNOWN = range(5)
 PLAIN = "plain summation"

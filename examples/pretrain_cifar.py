@@ -4,8 +4,8 @@
 
 The images are a zip file, or a folder, of one JPEG file each, in folders that their
 classes name: `train/bird/0338.jpg`. Some of every class are held out. The others teach
-the backbone by SimCLR's recipe (eagc_jax.gcd.pretraining); labels are read for one
-purpose, to say how many of the held-out images have a class that their nearest
+the backbone by SimCLR's recipe (eagc_jax.gcd.training.pretraining); labels are read for
+one purpose, to say how many of the held-out images have a class that their nearest
 neighbours among the others agree with, before any training and after it. The weights are
 written as float16, and the second figure is of the file as it is read back.
 
@@ -27,7 +27,8 @@ from flax import nnx
 from eagc_jax.gcd import data
 from eagc_jax.gcd.checkpoints import load_backbone, save_backbone
 from eagc_jax.gcd.models import VisionTransformer, ViTConfig
-from eagc_jax.gcd.pretraining import PretrainConfig, pretrain
+from eagc_jax.gcd.training.augmentation import Augmentation
+from eagc_jax.gcd.training.pretraining import PretrainConfig, pretrain
 
 # 2.3 million parameters; 64 patches of 4 x 4 pixels.
 VIT = ViTConfig(image_size=32, patch_size=4, width=192, depth=6, heads=6, mlp_ratio=3)
@@ -40,7 +41,7 @@ RECIPE = PretrainConfig(
     temperature=0.2,
     projection=128,
     hidden=512,
-    augmentation=data.Augmentation(
+    augmentation=Augmentation(
         rotation=0,
         zoom=0,
         shear=0,

@@ -29,12 +29,14 @@ import numpy as np
 from rich.console import Console
 
 from eagc_jax import features
-from eagc_jax.gcd import checkpoints, data, pretraining, tables, views
-from eagc_jax.gcd.config import TrainConfig
+from eagc_jax.gcd import checkpoints, data
 from eagc_jax.gcd.methods import SimGCD
 from eagc_jax.gcd.models import VisionTransformer
-from eagc_jax.gcd.reference import ReferenceConfig, train_reference
-from eagc_jax.gcd.training import TrainingRun
+from eagc_jax.gcd.runs import tables
+from eagc_jax.gcd.training import pretraining, views
+from eagc_jax.gcd.training.loop import TrainingRun
+from eagc_jax.gcd.training.reference import ReferenceConfig, train_reference
+from eagc_jax.gcd.training.settings import TrainConfig
 from examples.arms import ARMS, CONTROL, Arm
 
 DATASETS = ("digits", "fashion-mnist", "omniglot")

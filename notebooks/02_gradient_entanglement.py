@@ -42,12 +42,13 @@ import numpy as np
 
 import eagc_jax
 from eagc_jax import diagnostics, features, value_and_grads
-from eagc_jax.gcd import data, views
+from eagc_jax.gcd import data
 from eagc_jax.gcd.checkpoints import load_backbone
-from eagc_jax.gcd.config import FeatureCoordination, TrainConfig
 from eagc_jax.gcd.methods import Batch, SimGCD
-from eagc_jax.gcd.reference import ReferenceConfig, train_reference
-from eagc_jax.gcd.training import TrainingRun
+from eagc_jax.gcd.training import views
+from eagc_jax.gcd.training.loop import TrainingRun
+from eagc_jax.gcd.training.reference import ReferenceConfig, train_reference
+from eagc_jax.gcd.training.settings import FeatureCoordination, TrainConfig
 
 FAST = os.environ.get("EAGC_FAST") == "1"  # fewer epochs and runs, as the tests do
 EPOCHS = 2 if FAST else 20

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eagc_jax.gcd import data, models, pretraining, tables
+from eagc_jax.gcd import data, models
+from eagc_jax.gcd.runs import tables
+from eagc_jax.gcd.training import pretraining
 from examples import what_helps
 from examples.arms import ARMS, CONTROL
 

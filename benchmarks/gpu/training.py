@@ -25,10 +25,10 @@ from benchmarks.gpu.context import Context, Part, Row, attempt
 from benchmarks.gpu.coordinators import COORDINATORS
 from benchmarks.gpu.sizes import Sizes
 from eagc_jax import features, sum_objectives
-from eagc_jax.gcd import step
-from eagc_jax.gcd.config import FeatureCoordination
 from eagc_jax.gcd.methods import Batch
 from eagc_jax.gcd.models import DiscoveryModel, VisionTransformer, ViTConfig
+from eagc_jax.gcd.training import step
+from eagc_jax.gcd.training.settings import FeatureCoordination
 
 GOAL = 1.05  # over the plain step
 PLAIN, TWO_PASSES, AT_FEATURE = "plain", "two passes", "at the feature"

@@ -13,10 +13,10 @@ from jax.sharding import PartitionSpec as P
 from benchmarks.tpu_aot.compiling import Program
 from benchmarks.tpu_aot.trees import AXIS
 from eagc_jax import aggregators, eagc, features
-from eagc_jax.gcd import step
-from eagc_jax.gcd.config import FeatureCoordination
 from eagc_jax.gcd.methods import Batch, SimGCD
 from eagc_jax.gcd.models import DiscoveryModel, VisionTransformer, ViTConfig
+from eagc_jax.gcd.training import step
+from eagc_jax.gcd.training.settings import FeatureCoordination
 
 CLASSES, BATCH, SMALL_BATCH = 200, 128, 8  # as of CUB; images, two views each
 PUBLISHED = SimGCD(head_hidden=2048, head_projection=256)

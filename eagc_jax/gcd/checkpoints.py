@@ -15,7 +15,7 @@ from flax import nnx, traverse_util
 
 from eagc_jax.gcd.models import ComputeDtype, VisionTransformer, ViTConfig
 
-# Of our own making: `python -m eagc_jax.gcd.pretraining` writes it anew.
+# Of our own making: `python -m eagc_jax.gcd.training.pretraining` writes it anew.
 DIGITS_BACKBONE = pathlib.Path(__file__).parent / "weights" / "digits_vit.npz"
 
 _CONFIG_KEY = "config"

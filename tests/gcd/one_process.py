@@ -21,8 +21,8 @@ def tiny_run(mesh, change=None):
     from flax import nnx
 
     from eagc_jax.gcd import data, models
-    from eagc_jax.gcd.aggregation import Aggregation
-    from eagc_jax.gcd.training import TrainingRun
+    from eagc_jax.gcd.training.aggregation import Aggregation
+    from eagc_jax.gcd.training.loop import TrainingRun
     from tests.gcd import tiny
 
     whole = data.load_digits()

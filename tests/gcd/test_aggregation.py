@@ -7,7 +7,11 @@ import optax
 import pytest
 
 from eagc_jax import aggregators
-from eagc_jax.gcd.aggregation import Aggregation, aggregator_names, weigh_losses
+from eagc_jax.gcd.training.aggregation import (
+    Aggregation,
+    aggregator_names,
+    weigh_losses,
+)
 
 WEIGHTS = (0.35, 0.65)
 PARAMS = {"backbone": {"a": jnp.ones((4, 3))}, "head": {"b": jnp.ones(3)}}

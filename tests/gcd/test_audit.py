@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 
-from eagc_jax.gcd import results, settings
-from eagc_jax.gcd.aggregation import Aggregation
-from eagc_jax.gcd.config import FeatureCoordination, TrainConfig
 from eagc_jax.gcd.methods import METHODS
-from eagc_jax.gcd.reference import ReferenceConfig
+from eagc_jax.gcd.runs import results, settings
+from eagc_jax.gcd.training.aggregation import Aggregation
+from eagc_jax.gcd.training.reference import ReferenceConfig
+from eagc_jax.gcd.training.settings import FeatureCoordination, TrainConfig
 from tests.gcd.test_report import PARAMETERS, make_run
 
 

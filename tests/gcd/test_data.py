@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from eagc_jax.gcd import data
-from eagc_jax.gcd.data import augmentation
+from eagc_jax.gcd.training import augmentation, sampling
 
-augment = jax.jit(data.augment, static_argnums=2)
-two_views = jax.jit(data.two_views, static_argnums=2)
-NOTHING = data.Augmentation(0, 0, 0, 0, 0, 0)
+augment = jax.jit(augmentation.augment, static_argnums=2)
+two_views = jax.jit(augmentation.two_views, static_argnums=2)
+NOTHING = augmentation.Augmentation(0, 0, 0, 0, 0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_classes_are_renumbered_known_first(digits, known, seed):
 
 def test_half_of_a_batch_is_labeled(digits):
     mask = jnp.asarray(data.split_categories(digits, range(5)).labeled_mask)
-    drawn = np.asarray(data.sample_indices(jax.random.key(0), mask, (100_000,)))
+    drawn = np.asarray(sampling.sample_indices(jax.random.key(0), mask, (100_000,)))
     assert abs(np.asarray(mask)[drawn].mean() - 0.5) < 0.01
     counts = np.bincount(drawn, minlength=len(mask))
     for group in (np.asarray(mask), ~np.asarray(mask)):
@@ -64,7 +64,7 @@ def test_half_of_a_batch_is_labeled(digits):
 
 @pytest.mark.parametrize("mask", [np.zeros(5, bool), np.ones(5, bool)])
 def test_sampling_without_one_of_the_groups_is_uniform(mask):
-    drawn = data.sample_indices(jax.random.key(0), jnp.asarray(mask), (5000,))
+    drawn = sampling.sample_indices(jax.random.key(0), jnp.asarray(mask), (5000,))
     counts = np.bincount(np.asarray(drawn), minlength=5)
     assert np.all(np.abs(counts - 1000) < 150)
 
@@ -97,7 +97,7 @@ def test_resampling_matches_scipy(digits):
 
 def test_views_differ_stay_in_range_and_repeat_with_the_key(digits):
     images = jnp.asarray(digits.images[:16])
-    strong = dataclasses.replace(data.Augmentation(), noise=0.5, contrast=0.9)
+    strong = dataclasses.replace(augmentation.Augmentation(), noise=0.5, contrast=0.9)
     views = two_views(jax.random.key(0), images, strong)
     assert views.shape == (32, 8, 8, 1)
     assert views.min() >= 0
@@ -105,7 +105,7 @@ def test_views_differ_stay_in_range_and_repeat_with_the_key(digits):
     assert jnp.abs(views[:16] - views[16:]).mean() > 0.01
     np.testing.assert_array_equal(two_views(jax.random.key(0), images, strong), views)
     # Row i of both views shows image i: closer to it than to the other images.
-    mild = data.Augmentation(rotation=5, zoom=0.05, shear=0.05, shift=0.02)
+    mild = augmentation.Augmentation(rotation=5, zoom=0.05, shear=0.05, shift=0.02)
     mild = two_views(jax.random.key(0), images, mild)
     distances = jnp.sum((mild[:, None] - images[None]) ** 2, axis=(2, 3, 4))
     hits = distances.argmin(axis=1) == jnp.tile(jnp.arange(16), 2)
@@ -201,12 +201,14 @@ def test_colours_leave_the_other_draws_as_they_were():
 def test_wrong_use_names_the_argument(digits):
     for name in ("gray", "saturation", "hue"):
         with pytest.raises(ValueError, match=f"{name} must be at most 1"):
-            data.Augmentation(**{name: 1.5})
+            augmentation.Augmentation(**{name: 1.5})
     with pytest.raises(ValueError, match="crop must be below 1"):
-        data.Augmentation(crop=1.0)
+        augmentation.Augmentation(crop=1.0)
     with pytest.raises(ValueError, match=r"need images \(B, H, W, 3\), got shape"):
-        data.augment(
-            jax.random.key(0), jnp.ones((2, 4, 4, 1)), data.Augmentation(hue=0.1)
+        augmentation.augment(
+            jax.random.key(0),
+            jnp.ones((2, 4, 4, 1)),
+            augmentation.Augmentation(hue=0.1),
         )
     with pytest.raises(ValueError, match="known_classes must be some, but not all"):
         data.split_categories(digits, range(10))
@@ -217,11 +219,11 @@ def test_wrong_use_names_the_argument(digits):
     with pytest.raises(ValueError, match="labeled_share must be in"):
         data.split_categories(digits, range(5), labeled_share=1.0)
     with pytest.raises(ValueError, match="rotation must not be negative"):
-        data.Augmentation(rotation=-1)
+        augmentation.Augmentation(rotation=-1)
     with pytest.raises(ValueError, match="zoom must be below 1"):
-        data.Augmentation(zoom=1.5)
+        augmentation.Augmentation(zoom=1.5)
     with pytest.raises(ValueError, match="flip must be at most 1"):
-        data.Augmentation(flip=1.5)
+        augmentation.Augmentation(flip=1.5)
     with pytest.raises(ValueError, match=r"images must lie in \[0, 1\]"):
         dataclasses.replace(digits, images=2 * digits.images)
     with pytest.raises(ValueError, match="images must have shape"):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from eagc_jax.gcd.aggregation import Aggregation
-from eagc_jax.gcd.config import FeatureCoordination
 from eagc_jax.gcd.methods import METHODS, Batch, RankStats, SimGCD, VanillaGCD
-from eagc_jax.gcd.training import TrainingRun
+from eagc_jax.gcd.training.aggregation import Aggregation
+from eagc_jax.gcd.training.loop import TrainingRun
+from eagc_jax.gcd.training.settings import FeatureCoordination
 from tests.gcd import tiny
 
 SETTINGS = {"rankstats": {}, "gcd": {"head_hidden": 8, "head_projection": 6}}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eagc_jax.gcd.metrics import cluster_accuracy
+from eagc_jax.gcd.evaluation.accuracy import cluster_accuracy
 from tests.gcd import golden
 
 

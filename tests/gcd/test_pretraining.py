@@ -7,8 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from eagc_jax.gcd import data, pretraining
+from eagc_jax.gcd import data
 from eagc_jax.gcd.checkpoints import load_backbone
+from eagc_jax.gcd.training import pretraining
 
 
 def test_every_data_set_has_a_recipe_that_fits_its_images():

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eagc_jax.gcd import parallel
-from eagc_jax.gcd.epoch import run_epoch
+from eagc_jax.gcd.training import parallel
+from eagc_jax.gcd.training.epoch import run_epoch
 from tests.gcd.one_process import found, tiny_run
 
 LIMIT = 300  # seconds until processes are killed; they need some twenty

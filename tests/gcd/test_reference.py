@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from eagc_jax.gcd import checkpoints, models, views
-from eagc_jax.gcd.config import FeatureCoordination
-from eagc_jax.gcd.reference import ReferenceConfig, train_reference
-from eagc_jax.gcd.training import TrainingRun
+from eagc_jax.gcd import checkpoints, models
+from eagc_jax.gcd.training import views
+from eagc_jax.gcd.training.loop import TrainingRun
+from eagc_jax.gcd.training.reference import ReferenceConfig, train_reference
+from eagc_jax.gcd.training.settings import FeatureCoordination
 from tests.gcd import tiny
 
 CONFIG = ReferenceConfig(epochs=2, batch_size=8)

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eagc_jax.gcd.history import RunHistory, Snapshot
-from eagc_jax.gcd.metrics import Accuracy, cluster_accuracy
+from eagc_jax.gcd.evaluation.accuracy import Accuracy, cluster_accuracy
 from eagc_jax.gcd.report import captions, figures, write_report
 from eagc_jax.gcd.report.clusters import Cluster, describe_clusters, most_telling
 from eagc_jax.gcd.report.contact_sheet import to_tile
@@ -24,7 +23,8 @@ from eagc_jax.gcd.report.layers import (
     log2_ratios,
     relative_gates,
 )
-from eagc_jax.gcd.step import Trace
+from eagc_jax.gcd.runs.history import RunHistory, Snapshot
+from eagc_jax.gcd.training.step import Trace
 
 PLOTS = {
     *("accuracy.png", "gates.png", "energy_ratio.png", "features.png"),

@@ -10,9 +10,10 @@ import pytest
 from flax import nnx
 
 from eagc_jax import diagnostics, features, value_and_grads
-from eagc_jax.gcd import models, step
-from eagc_jax.gcd.config import FeatureCoordination
+from eagc_jax.gcd import models
 from eagc_jax.gcd.methods import Batch
+from eagc_jax.gcd.training import step
+from eagc_jax.gcd.training.settings import FeatureCoordination
 
 
 @dataclasses.dataclass(frozen=True)

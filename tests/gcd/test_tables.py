@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from eagc_jax.gcd import tables
-from eagc_jax.gcd.tables import FinishedRun
+from eagc_jax.gcd.runs import tables
+from eagc_jax.gcd.runs.tables import FinishedRun
 
 
 def run(arm="plain", seed=0, dataset="digits", **values):

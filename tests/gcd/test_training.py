@@ -13,21 +13,18 @@ import pytest
 from flax import nnx
 
 from eagc_jax import features
-from eagc_jax.gcd import (
-    baselines,
-    checkpoints,
-    pretraining,
-    results,
-    settings,
-)
-from eagc_jax.gcd.aggregation import Aggregation
-from eagc_jax.gcd.config import FeatureCoordination
-from eagc_jax.gcd.epoch import optimizer_of, strength
+from eagc_jax.gcd import checkpoints
+from eagc_jax.gcd.evaluation import baselines
+from eagc_jax.gcd.evaluation.accuracy import Accuracy
 from eagc_jax.gcd.methods import Batch, SimGCD
-from eagc_jax.gcd.metrics import Accuracy
-from eagc_jax.gcd.reference import ReferenceConfig
-from eagc_jax.gcd.settings import RunSettings
-from eagc_jax.gcd.training import TrainingRun
+from eagc_jax.gcd.runs import results, settings
+from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.training import pretraining
+from eagc_jax.gcd.training.aggregation import Aggregation
+from eagc_jax.gcd.training.epoch import optimizer_of, strength
+from eagc_jax.gcd.training.loop import TrainingRun
+from eagc_jax.gcd.training.reference import ReferenceConfig
+from eagc_jax.gcd.training.settings import FeatureCoordination
 from examples import gcd_vit
 from tests.gcd import golden
 from tests.gcd.tiny import CONFIG, METHOD, PLAIN, VIT

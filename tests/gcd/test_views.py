@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from eagc_jax.gcd import data, views
-from eagc_jax.gcd.training import TrainingRun
+from eagc_jax.gcd.training import views
+from eagc_jax.gcd.training.augmentation import Augmentation, augment
+from eagc_jax.gcd.training.loop import TrainingRun
 from tests.gcd import tiny
 
-AUGMENTATION = data.Augmentation()
+AUGMENTATION = Augmentation()
 KEY = jax.random.key(3)
 
 
@@ -27,7 +28,7 @@ def test_the_pool_holds_the_prefix_of_augmented_views(pool, split, backbone):
 
     @nnx.jit
     def prefix(backbone, key):
-        return backbone.prefix(data.augment(key, split.images, AUGMENTATION), 1)
+        return backbone.prefix(augment(key, split.images, AUGMENTATION), 1)
 
     for view in range(3):
         expected = prefix(backbone, jax.random.fold_in(KEY, view))

@@ -1,9 +1,9 @@
 """A problem of 96 digits and a ViT of width 8, for tests that train."""
 
 from eagc_jax.gcd import models
-from eagc_jax.gcd.aggregation import Aggregation
-from eagc_jax.gcd.config import TrainConfig
 from eagc_jax.gcd.methods import SimGCD
+from eagc_jax.gcd.training.aggregation import Aggregation
+from eagc_jax.gcd.training.settings import TrainConfig
 
 CONFIG = TrainConfig(epochs=3, batch_size=32, log_every=2)
 METHOD = SimGCD(head_hidden=8, head_projection=6, teacher_warmup_epochs=2)

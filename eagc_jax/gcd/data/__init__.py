@@ -1,6 +1,5 @@
 """Images, the split into known and novel categories, batches and augmentations."""
 
-from eagc_jax.gcd.data.augmentation import Augmentation, augment, two_views
 from eagc_jax.gcd.data.cifar10 import read_cifar10
 from eagc_jax.gcd.data.datasets import ImageDataset, load_digits
 from eagc_jax.gcd.data.idx import load_fashion_mnist, load_mnist, read_idx
@@ -12,17 +11,14 @@ from eagc_jax.gcd.data.protocols import (
     half_of_each_group,
     load_split,
 )
-from eagc_jax.gcd.data.sampling import sample_indices
 from eagc_jax.gcd.data.splits import DiscoverySplit, split_categories
 
 __all__ = [
     "LOADERS",
     "PROTOCOLS",
-    "Augmentation",
     "DiscoverySplit",
     "ImageDataset",
     "Protocol",
-    "augment",
     "half_of_each_group",
     "load_digits",
     "load_fashion_mnist",
@@ -31,7 +27,5 @@ __all__ = [
     "load_split",
     "read_cifar10",
     "read_idx",
-    "sample_indices",
     "split_categories",
-    "two_views",
 ]

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from eagc_jax.gcd.history import RunHistory
 from eagc_jax.gcd.report import confusion as confusion_plot
 from eagc_jax.gcd.report import contact_sheet, feature_map
 from eagc_jax.gcd.report import projection as projections
@@ -16,6 +15,7 @@ from eagc_jax.gcd.report.layers import (
     objective_name,
     relative_gates,
 )
+from eagc_jax.gcd.runs.history import RunHistory
 
 
 def percent(share: float) -> str:

@@ -6,9 +6,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from eagc_jax.gcd.history import Snapshot
 from eagc_jax.gcd.report.clusters import Cluster, describe_clusters
 from eagc_jax.gcd.report.figures import drawable, message_figure, new_figure, thinned
+from eagc_jax.gcd.runs.history import Snapshot
 
 MAX_RUNS = 4
 _MAX_NUMBERS = 14  # clusters for which the cells still have room for a number

@@ -7,9 +7,9 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 
-from eagc_jax.gcd.history import Snapshot
 from eagc_jax.gcd.report.clusters import Cluster, describe_clusters, most_telling
 from eagc_jax.gcd.report.figures import WRONG, drawable, message_figure, new_figure
+from eagc_jax.gcd.runs.history import Snapshot
 
 MAX_ROWS = 24
 TYPICAL, ATYPICAL = 12, 4  # images per row: nearest to the mean, and farthest

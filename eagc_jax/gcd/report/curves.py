@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from eagc_jax.gcd.history import RunHistory
-from eagc_jax.gcd.metrics import Accuracy
+from eagc_jax.gcd.evaluation.accuracy import Accuracy
 from eagc_jax.gcd.report.figures import drawable, message_figure, new_figure, run_style
+from eagc_jax.gcd.runs.history import RunHistory
 
 GROUPS = {
     "all": "All images",

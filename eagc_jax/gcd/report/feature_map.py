@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from eagc_jax.gcd.history import Snapshot
 from eagc_jax.gcd.report.clusters import describe_clusters
 from eagc_jax.gcd.report.figures import (
     CLASS_COLORS,
@@ -21,6 +20,7 @@ from eagc_jax.gcd.report.figures import (
     new_figure,
     write_message,
 )
+from eagc_jax.gcd.runs.history import Snapshot
 
 MAX_RUNS = 3
 MAX_POINTS = 1800  # over all runs: keeps the embedding within about ten seconds

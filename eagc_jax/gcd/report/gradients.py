@@ -6,7 +6,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from eagc_jax.gcd.history import RunHistory
 from eagc_jax.gcd.report.figures import message_figure
 from eagc_jax.gcd.report.layers import (
     Block,
@@ -15,6 +14,7 @@ from eagc_jax.gcd.report.layers import (
     log2_ratios,
     objective_name,
 )
+from eagc_jax.gcd.runs.history import RunHistory
 
 # In the order in which a transformer block applies them; the rest comes after.
 _STAGES = ("norm1", "attn/qkv", "attn/proj", "norm2", "mlp/fc1", "mlp/fc2")

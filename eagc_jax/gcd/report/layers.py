@@ -12,8 +12,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from eagc_jax.gcd.history import RunHistory
 from eagc_jax.gcd.report.figures import drawable, message_figure, new_figure, thinned
+from eagc_jax.gcd.runs.history import RunHistory
 
 MAX_PANELS = 4  # objectives (or pairs of them) side by side
 MAX_LAYER_NAMES = 48

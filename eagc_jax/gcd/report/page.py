@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from eagc_jax.gcd.history import RunHistory, Snapshot
 from eagc_jax.gcd.report.captions import percent
 from eagc_jax.gcd.report.clusters import Cluster, describe_clusters
+from eagc_jax.gcd.runs.history import RunHistory, Snapshot
 
 MAX_CLUSTER_ROWS = 200
 

@@ -8,13 +8,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from eagc_jax.gcd.history import RunHistory
 from eagc_jax.gcd.report.figures import (
     RUN_COLORS,
     drawable,
     message_figure,
     new_figure,
 )
+from eagc_jax.gcd.runs.history import RunHistory
 
 
 def projection_figure(runs: Mapping[str, RunHistory]) -> Figure:

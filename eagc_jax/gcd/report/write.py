@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from eagc_jax.gcd.history import RunHistory, Snapshot
 from eagc_jax.gcd.report import captions
 from eagc_jax.gcd.report.confusion import confusion_figure
 from eagc_jax.gcd.report.contact_sheet import contact_sheet_figure
@@ -22,6 +21,7 @@ from eagc_jax.gcd.report.gradients import cosines_figure, gradient_norms_figure
 from eagc_jax.gcd.report.layers import energy_figure, gates_figure
 from eagc_jax.gcd.report.page import Plot, render_page
 from eagc_jax.gcd.report.projection import projection_figure
+from eagc_jax.gcd.runs.history import RunHistory, Snapshot
 
 
 def write_report(
@@ -59,7 +59,7 @@ def write_report(
 
     Examples:
       >>> import tempfile
-      >>> from eagc_jax.gcd.metrics import Accuracy
+      >>> from eagc_jax.gcd.evaluation.accuracy import Accuracy
       >>> images = np.zeros((4, 2, 2, 1))
       >>> snapshot = Snapshot(
       ...     title="Tiny", settings={"seed": 0}, images=images,

@@ -18,9 +18,13 @@ from jax.sharding import Mesh
 
 from eagc_jax import diagnostics, features
 from eagc_jax.gating import SoftGateState
-from eagc_jax.gcd import data, parallel, step, views
-from eagc_jax.gcd.config import FeatureCoordination, TrainConfig
-from eagc_jax.gcd.epoch import (
+from eagc_jax.gcd import data
+from eagc_jax.gcd.evaluation.accuracy import Accuracy, cluster_accuracy
+from eagc_jax.gcd.methods import Method, SimGCD
+from eagc_jax.gcd.models import DiscoveryModel, VisionTransformer
+from eagc_jax.gcd.runs.history import RunHistory
+from eagc_jax.gcd.training import parallel, step, views
+from eagc_jax.gcd.training.epoch import (
     Data,
     Recipe,
     features_of,
@@ -28,10 +32,7 @@ from eagc_jax.gcd.epoch import (
     optimizer_of,
     run_epoch,
 )
-from eagc_jax.gcd.history import RunHistory
-from eagc_jax.gcd.methods import Method, SimGCD
-from eagc_jax.gcd.metrics import Accuracy, cluster_accuracy
-from eagc_jax.gcd.models import DiscoveryModel, VisionTransformer
+from eagc_jax.gcd.training.settings import FeatureCoordination, TrainConfig
 
 __all__ = ["Evaluation", "FeatureCoordination", "TrainConfig", "TrainingRun"]
 
@@ -77,8 +78,8 @@ class TrainingRun:
         `backbone` in the trained blocks alone; None for `backbone` itself.
       pool: views drawn before, to share them among runs; None for new views each step.
       mesh: devices over which every batch is divided, of one process or several:
-        `eagc_jax.gcd.parallel.data_mesh()`; None for one device. Every process makes
-        the same run, and ends up with the same history.
+        `eagc_jax.gcd.training.parallel.data_mesh()`; None for one device. Every process
+        makes the same run, and ends up with the same history.
       name: of the run in tables and figures.
 
     Raises:

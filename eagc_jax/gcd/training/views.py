@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from eagc_jax.gcd import data
 from eagc_jax.gcd.models import VisionTransformer
+from eagc_jax.gcd.training.augmentation import Augmentation, augment
 
 _CHUNK = 1024  # images through the prefix at once
 
@@ -31,7 +31,7 @@ def pool_views(
     key: jax.Array,
     images: jax.Array,
     backbone: VisionTransformer,
-    augmentation: data.Augmentation,
+    augmentation: Augmentation,
     *,
     views: int,
     trainable_blocks: int = 1,
@@ -60,7 +60,7 @@ def pool_views(
 
     @jax.jit
     def draw_all(key):  # one view of every image
-        return data.augment(key, images, augmentation)
+        return augment(key, images, augmentation)
 
     tokens = [
         frozen_tokens(backbone, draw_all(jax.random.fold_in(key, view)), frozen)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from eagc_jax.gcd.metrics import Accuracy
+from eagc_jax.gcd.evaluation.accuracy import Accuracy
 
 
 @dataclasses.dataclass
@@ -36,8 +36,8 @@ class RunHistory:
     # SOC: share of novel images' variance in the labeled images' main directions
     subspace_overlap: list[float] = dataclasses.field(default_factory=list)
     parameters: list[str] = dataclasses.field(default_factory=list)  # P tensors
-    # per epoch what every step saw and decided: `eagc_jax.gcd.step.Trace` of NumPy
-    # arrays with the steps in front, e.g. losses (S, K), gradient_norms (S, K, P)
+    # per epoch what every step saw and decided: `eagc_jax.gcd.training.step.Trace` of
+    # NumPy arrays with the steps in front, e.g. losses (S, K), gradient_norms (S, K, P)
     traces: list[Any] = dataclasses.field(default_factory=list)
 
     @property

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from eagc_jax.gcd import data
 from eagc_jax.gcd.methods.base import check
+from eagc_jax.gcd.training.augmentation import Augmentation
 
 COORDINATION_MODES = ("released", "paper", "unsupervised_only")
 
@@ -27,9 +27,7 @@ class TrainConfig:
     momentum: float = 0.9
     weight_decay: float = 5e-5  # of kernels alone, not of biases and norms
     trainable_blocks: int = 1  # last blocks that train along with the heads
-    augmentation: data.Augmentation = dataclasses.field(
-        default_factory=data.Augmentation
-    )
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     log_every: int = 10  # steps between two measurements of the raw gradients; 0: never
     evaluate_every: int = 1  # epochs between two evaluations; the last one has one
     seed: int = 0  # of heads, batches and views; not of the split

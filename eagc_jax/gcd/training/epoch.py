@@ -9,11 +9,13 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from eagc_jax.gcd import data, parallel, step, views
-from eagc_jax.gcd.config import FeatureCoordination, TrainConfig
 from eagc_jax.gcd.methods import Method
 from eagc_jax.gcd.methods.base import Batch
 from eagc_jax.gcd.models import DiscoveryModel
+from eagc_jax.gcd.training import parallel, step, views
+from eagc_jax.gcd.training.augmentation import two_views
+from eagc_jax.gcd.training.sampling import sample_indices
+from eagc_jax.gcd.training.settings import FeatureCoordination, TrainConfig
 
 
 class Recipe(NamedTuple):
@@ -83,7 +85,7 @@ def run_epoch(recipe, graphdef, carry, key, epoch, reference, arrays):
     draw_key, view_key = jax.random.split(key)
     shape = (recipe.steps, config.batch_size)
     # Every process draws the same rows.
-    indices = data.sample_indices(draw_key, labeled_mask, shape)
+    indices = sample_indices(draw_key, labeled_mask, shape)
     mesh = recipe.mesh
 
     def rebuild(params):
@@ -99,7 +101,7 @@ def run_epoch(recipe, graphdef, carry, key, epoch, reference, arrays):
         chosen = parallel.divided(chosen, mesh)
         # Outside of the differentiated function: the prefix runs once per batch.
         if pool is None:
-            seen = data.two_views(key, images[chosen], config.augmentation)
+            seen = two_views(key, images[chosen], config.augmentation)
             tokens = rebuild(params).tokens(seen)
         else:
             tokens = views.draw(key, pool, chosen)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from eagc_jax.gcd.history import RunHistory
-from eagc_jax.gcd.step import Trace
+from eagc_jax.gcd.runs.history import RunHistory
+from eagc_jax.gcd.training.step import Trace
 
 
 def step_rows(history: RunHistory) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Teaches a backbone without labels, by recognising an image's other view.
 
-    python -m eagc_jax.gcd.pretraining --output eagc_jax/gcd/weights/digits_vit.npz
+    python -m eagc_jax.gcd.training.pretraining --output digits_vit.npz
 
 made the backbone for digits that comes with this package (when the model's last block
 computed all tokens: today's rounding differs, and with it the result, bit for bit). With
@@ -27,6 +27,7 @@ from eagc_jax.gcd import data, losses
 from eagc_jax.gcd.checkpoints import save_backbone
 from eagc_jax.gcd.heads import Projector
 from eagc_jax.gcd.models import VisionTransformer, ViTConfig
+from eagc_jax.gcd.training.augmentation import Augmentation, two_views
 
 # Patches of 2 x 2 pixels: 16 of them; a quarter of the cost of single pixels.
 DIGITS_VIT = ViTConfig(
@@ -50,9 +51,7 @@ class PretrainConfig:
     temperature: float = 0.2  # of InfoNCE
     projection: int = 64  # features that are compared; thrown away afterwards
     hidden: int = 256  # units of the projector
-    augmentation: data.Augmentation = dataclasses.field(
-        default_factory=data.Augmentation
-    )
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     seed: int = 0
 
     def __post_init__(self):
@@ -79,14 +78,14 @@ _CHARACTERS = dataclasses.replace(
     _SHORT,
     epochs=45,
     warmup_epochs=4,
-    augmentation=data.Augmentation(shift=0.1),
+    augmentation=Augmentation(shift=0.1),
 )
 _CLOTHES = dataclasses.replace(
     _SHORT,
     epochs=6,
     warmup_epochs=1,
     temperature=0.5,
-    augmentation=data.Augmentation(
+    augmentation=Augmentation(
         rotation=8.0, zoom=0.2, shear=0.1, shift=0.07, contrast=0.4, flip=0.5
     ),
 )
@@ -266,7 +265,7 @@ def _compiled(graphdef, config: PretrainConfig, carry, images, size: int) -> Any
     def step(carry, inputs, images):
         params, opt_state = carry
         indices, key, rate = inputs
-        views = data.two_views(key, images[indices], config.augmentation)
+        views = two_views(key, images[indices], config.augmentation)
 
         def loss_fn(params):
             pupil = nnx.merge(graphdef, params)

@@ -20,9 +20,9 @@ import jax
 import numpy as np
 
 import eagc_jax
-from eagc_jax.gcd.audit import step_rows
-from eagc_jax.gcd.history import RunHistory
-from eagc_jax.gcd.metrics import Accuracy
+from eagc_jax.gcd.evaluation.accuracy import Accuracy
+from eagc_jax.gcd.runs.audit import step_rows
+from eagc_jax.gcd.runs.history import RunHistory
 
 CONFIG_FILE = "config.json"
 _MARK = "written_by"  # a folder whose config has this entry is ours to overwrite
@@ -66,7 +66,7 @@ def describe_settings(
 
     Args:
       config: a dataclass.
-      runs: by name, each run's `eagc_jax.gcd.settings.RunSettings`: its method,
+      runs: by name, each run's `eagc_jax.gcd.runs.settings.RunSettings`: its method,
         aggregator, coordination and reference model.
       **more: further entries, e.g. the name of the data.
 
@@ -103,13 +103,13 @@ def write_results(
     energy of every layer. What was not evaluated or measured is null, or an empty cell.
 
     steps.jsonl has one line per run and step, the audit trail: losses, what was measured
-    of the raw gradients, and every decision. See `eagc_jax.gcd.audit.step_rows`.
+    of the raw gradients, and every decision. See `eagc_jax.gcd.runs.audit.step_rows`.
 
     A run is replayed from config.json: it holds the training config with the seed, and
     each run's method, aggregator, coordination and reference model, all with their
-    settings. `eagc_jax.gcd.settings.read_runs` reads them, and `RunSettings.start` with
-    the same data, backbone and pooled views gives a run with the same steps.jsonl, bit
-    for bit with the same versions on the same kind of device.
+    settings. `eagc_jax.gcd.runs.settings.read_runs` reads them, and `RunSettings.start`
+    with the same data, backbone and pooled views gives a run with the same steps.jsonl,
+    bit for bit with the same versions on the same kind of device.
 
     Args:
       folder: from `open_folder`.

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 
 from eagc_jax import diagnostics, features
 from eagc_jax.gating import SoftGateState
-from eagc_jax.gcd.config import FeatureCoordination
 from eagc_jax.gcd.methods.base import Batch, Method
 from eagc_jax.gcd.models import DiscoveryModel
+from eagc_jax.gcd.training.settings import FeatureCoordination
 from eagc_jax.gradients import value_and_grads
 from eagc_jax.objectives import named_leaves, stack_objectives
 

@@ -9,13 +9,14 @@ from typing import Any
 from jax.sharding import Mesh
 
 from eagc_jax.gcd import data
-from eagc_jax.gcd.aggregation import Aggregation
-from eagc_jax.gcd.config import FeatureCoordination, TrainConfig
 from eagc_jax.gcd.methods import METHODS, Method
 from eagc_jax.gcd.models import VisionTransformer
-from eagc_jax.gcd.reference import ReferenceConfig, train_reference
-from eagc_jax.gcd.training import TrainingRun
-from eagc_jax.gcd.views import ViewPool
+from eagc_jax.gcd.training.aggregation import Aggregation
+from eagc_jax.gcd.training.augmentation import Augmentation
+from eagc_jax.gcd.training.loop import TrainingRun
+from eagc_jax.gcd.training.reference import ReferenceConfig, train_reference
+from eagc_jax.gcd.training.settings import FeatureCoordination, TrainConfig
+from eagc_jax.gcd.training.views import ViewPool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,7 @@ class RunSettings:
 def read_runs(
     settings: Mapping[str, Any],
 ) -> tuple[TrainConfig, dict[str, RunSettings]]:
-    """What `eagc_jax.gcd.results.describe_settings` wrote, to replay the runs.
+    """What `eagc_jax.gcd.runs.results.describe_settings` wrote, to replay the runs.
 
     Args:
       settings: the parsed config.json.
@@ -104,7 +105,7 @@ def read_runs(
       ValueError: a method that is not in `eagc_jax.gcd.methods.METHODS`.
 
     Examples:
-      >>> from eagc_jax.gcd.results import describe_settings
+      >>> from eagc_jax.gcd.runs.results import describe_settings
       >>> runs = {"plain": RunSettings(METHODS["simgcd"]())}
       >>> found = read_runs(describe_settings(TrainConfig(seed=3), runs=runs))
       >>> found == (TrainConfig(seed=3), runs)
@@ -131,7 +132,7 @@ def _settings_of(entry: Mapping[str, Any]) -> RunSettings:
 
 
 def _with_augmentation(kind: type, entry: Mapping[str, Any]) -> Any:
-    return kind(**{**entry, "augmentation": data.Augmentation(**entry["augmentation"])})
+    return kind(**{**entry, "augmentation": Augmentation(**entry["augmentation"])})
 
 
 def _plain(settings: Any) -> dict[str, Any] | None:

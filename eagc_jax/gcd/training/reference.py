@@ -16,10 +16,12 @@ import numpy as np
 import optax
 from flax import nnx
 
-from eagc_jax.gcd import data, losses, views
+from eagc_jax.gcd import data, losses
 from eagc_jax.gcd.heads import CosineClassifier
 from eagc_jax.gcd.methods.base import check
 from eagc_jax.gcd.models import DiscoveryModel, VisionTransformer
+from eagc_jax.gcd.training import views
+from eagc_jax.gcd.training.augmentation import Augmentation, two_views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +40,7 @@ class ReferenceConfig:
     weight_decay: float = 1e-4  # of all parameters, as released
     temperature: float = 0.1  # of the cross-entropy
     trainable_blocks: int = 1
-    augmentation: data.Augmentation = dataclasses.field(
-        default_factory=data.Augmentation
-    )
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     seed: int = 0
 
     def __post_init__(self):
@@ -144,7 +144,7 @@ def _epoch(config, graphdef, pooled, carry, frozen, inputs, labels, key):
         if pooled:
             tokens = views.draw(key, inputs, chosen)
         else:
-            seen = data.two_views(key, inputs[chosen], config.augmentation)
+            seen = two_views(key, inputs[chosen], config.augmentation)
             tokens = rebuild(params).tokens(seen)
         mask = jnp.ones(len(chosen), bool)
 

@@ -1,0 +1,1 @@
+"""How good an assignment is: accuracy, where the true classes are known."""

@@ -1,0 +1,1 @@
+"""Training on several objectives: settings, one step, the loop, several processes."""
