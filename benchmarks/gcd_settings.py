@@ -30,9 +30,10 @@ from rich.table import Table
 from scipy import stats
 
 from eagc_jax import eagc, sum_objectives
-from eagc_jax.gcd import data
+from eagc_jax.gcd import sources
 from eagc_jax.gcd.checkpoints import load_backbone
 from eagc_jax.gcd.methods import SimGCD
+from eagc_jax.gcd.sources import Records
 from eagc_jax.gcd.training.loop import TrainConfig, TrainingRun
 
 KNOWN = range(5)  # as in the demo
@@ -142,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Without plain summation there is nothing to compare with.
     names = [PLAIN, *(name for name in names if name != PLAIN)]
     config = TrainConfig(epochs=options.epochs)
-    split = data.split_categories(data.load_digits(), KNOWN)
+    split = sources.load("digits")
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     rows = read(options.output)
     for name in names:
@@ -183,7 +184,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def measure(
     config: TrainConfig,
-    split: data.DiscoverySplit,
+    split: Records,
     aggregator: optax.GradientTransformation,
     seed: int,
 ) -> dict[str, float]:

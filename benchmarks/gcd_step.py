@@ -34,8 +34,9 @@ from benchmarks.timing import (
 )
 from eagc_jax import features
 from eagc_jax.gcd.methods import Batch, SimGCD
-from eagc_jax.gcd.models import DiscoveryModel, VisionTransformer, ViTConfig
+from eagc_jax.gcd.models import VisionTransformer, ViTConfig
 from eagc_jax.gcd.training import step
+from eagc_jax.gcd.training.model import DiscoveryModel
 from eagc_jax.gcd.training.settings import FeatureCoordination
 
 CLASSES = 200  # as of CUB
@@ -117,17 +118,15 @@ def compiled_steps(config: ViTConfig, batch_size: int) -> dict[str, tuple[Any, f
                 reference_features = None
             coordination = step.Coordination(
                 FeatureCoordination(),
-                reference,
+                {"backbone": reference},
                 state,
                 jnp.float32(1.0),
                 reference_features,
             )
         problem = step.Problem(PUBLISHED, rebuild, summed=True)
-        gradients, state, _ = step.gradients(
-            problem, params, tokens, batch, coordination, False
-        )
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, state
+        found = step.gradients(problem, params, tokens, batch, coordination, False)
+        updates, opt_state = optimizer.update(found.gradients, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, found.coordinator
 
     inputs = (params, optimizer.init(params), state, frozen, reference, views)
     programs = {}

@@ -32,7 +32,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from eagc_jax.gcd import data
+from eagc_jax.gcd import sources
 from eagc_jax.gcd.checkpoints import load_backbone
 from eagc_jax.gcd.evaluation.accuracy import Accuracy, cluster_accuracy
 from eagc_jax.gcd.evaluation.baselines import kmeans_predictions
@@ -41,11 +41,17 @@ from eagc_jax.gcd.report import write_report
 from eagc_jax.gcd.runs import results
 from eagc_jax.gcd.runs.history import Snapshot
 from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.sources import Records
 from eagc_jax.gcd.training import parallel
 from eagc_jax.gcd.training.aggregation import Aggregation, aggregator_names
-from eagc_jax.gcd.training.loop import TrainConfig, TrainingRun
-from eagc_jax.gcd.training.reference import ReferenceConfig
-from eagc_jax.gcd.training.settings import COORDINATION_MODES, FeatureCoordination
+from eagc_jax.gcd.training.inputs import images_of
+from eagc_jax.gcd.training.loop import TrainingRun
+from eagc_jax.gcd.training.settings import (
+    COORDINATION_MODES,
+    FeatureCoordination,
+    ReferenceConfig,
+    TrainConfig,
+)
 
 KNOWN = range(5)
 PLAIN = "plain summation"
@@ -67,12 +73,11 @@ def main(arguments: list[str] | None = None) -> int:
         folder = options.output
         if parallel.is_first():
             folder = results.open_folder(folder)  # before the work, not after it
-        config = TrainConfig(epochs=options.epochs, seed=options.seed)
         settings = chosen_runs(options)
     except (FileExistsError, ValueError) as error:
         console.print(str(error), style="red", markup=False)
         return 2
-    split = data.split_categories(data.load_digits(), KNOWN)
+    split = sources.load("digits", known_classes=KNOWN)
     introduce(console, split)
 
     runs: dict[str, TrainingRun] = {}
@@ -80,9 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with progress_bars(console) as progress:
             for name, one in settings.items():
-                runs[name] = one.start(
-                    config, split, load_backbone(), mesh=mesh, name=name
-                )
+                runs[name] = one.start(split, load_backbone(), mesh=mesh, name=name)
                 train(runs[name], progress)
     except KeyboardInterrupt:
         interrupted = True
@@ -93,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     if not parallel.is_first():
         return 130 if interrupted else 0
-    page = write(folder, config, settings, split, finished, console)
+    page = write(folder, settings, split, finished, console)
     if interrupted:
         kept = ", ".join(
             f"{len(run.history.epochs)} of {name}" for name, run in finished.items()
@@ -181,17 +184,18 @@ def chosen_runs(options: argparse.Namespace) -> dict[str, RunSettings]:
     name = options.aggregator or ("eagc" if coordination is None else "sum")
     aggregator = EAGC if name == "eagc" else Aggregation(name)
     aggregator.build(method.objective_weights)  # complains now rather than later
-    runs = {PLAIN: RunSettings(method, Aggregation("sum"))}
+    config = TrainConfig(epochs=options.epochs, seed=options.seed)
+    runs = {PLAIN: RunSettings(method, config, Aggregation("sum"))}
     parts = [] if name == "sum" else ["EAGC" if name == "eagc" else name]
     if coordination is not None:
         parts.append(f"{coordination.mode} coordinator")
     if parts:
-        second = RunSettings(method, aggregator, coordination, reference)
+        second = RunSettings(method, config, aggregator, coordination, reference)
         runs[" + ".join(parts)] = second
     return runs
 
 
-def introduce(console: Console, split: data.DiscoverySplit) -> None:
+def introduce(console: Console, split: Records) -> None:
     """What is known, and what is not."""
     known, novel = (
         ", ".join(names)
@@ -240,45 +244,43 @@ def train(run: TrainingRun, progress: Progress) -> None:
 
 def write(
     folder: Path,
-    config: TrainConfig,
     chosen: dict[str, RunSettings],
-    split: data.DiscoverySplit,
+    split: Records,
     runs: dict[str, TrainingRun],
     console: Console,
 ) -> Path:
     """Prints the table and writes the folder; returns the page to open."""
     histories = {name: run.history for name, run in runs.items()}
-    baseline = score_kmeans(split, next(iter(runs.values())), config.seed)
+    baseline = score_kmeans(split, next(iter(runs.values())))
     accuracy = {name: run.evaluation.accuracy for name, run in runs.items()}
     console.print(table({"k-means on the features": baseline, **accuracy}))
 
     settings = results.describe_settings(
-        config, data=split.name, runs={name: chosen[name] for name in runs}
+        {name: chosen[name] for name in runs}, data=split.name
     )
     results.write_results(folder, settings, histories, {"k-means": baseline})
     unlabeled = ~split.labeled_mask
     snapshot = Snapshot(
         title="Discovering digits that nobody labeled",
         settings=settings,
-        images=split.images[unlabeled],
-        labels=split.labels[unlabeled],
+        images=images_of(split)[unlabeled],
+        labels=split.truth[unlabeled],
         old_mask=split.old_mask[unlabeled],
         class_names=split.class_names,
         features={name: run.evaluation.features for name, run in runs.items()},
         predictions={name: run.evaluation.predictions for name, run in runs.items()},
         accuracy={"k-means": baseline, **accuracy},
-        known_classes=split.known_classes,
+        known_classes=tuple(range(split.num_known)),
     )
     return write_report(folder, histories, snapshot)
 
 
-def score_kmeans(split: data.DiscoverySplit, run: TrainingRun, seed: int) -> Accuracy:
+def score_kmeans(split: Records, run: TrainingRun) -> Accuracy:
     """Clustering the pretrained features as they are: what training starts from."""
-    clusters = kmeans_predictions(run.pretrained_features, split.num_classes, seed)
+    classes, seed = run.task.num_classes, run.config.seed
+    clusters = kmeans_predictions(run.pretrained_features, classes, seed)
     unlabeled = ~split.labeled_mask
-    return cluster_accuracy(
-        split.labels[unlabeled], clusters, split.old_mask[unlabeled]
-    )
+    return cluster_accuracy(split.truth[unlabeled], clusters, split.old_mask[unlabeled])
 
 
 def table(accuracy: dict[str, Accuracy]) -> Table:

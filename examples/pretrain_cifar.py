@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from eagc_jax.gcd import data
+from eagc_jax.gcd import sources
 from eagc_jax.gcd.checkpoints import load_backbone, save_backbone
 from eagc_jax.gcd.models import VisionTransformer, ViTConfig
 from eagc_jax.gcd.training.augmentation import Augmentation
@@ -61,8 +61,9 @@ _CHUNK = 500  # images through the backbone, or compared with all others, at onc
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
-        dataset = data.read_cifar10(options.images, per_class=options.per_class)
-        taught, held_out = split(dataset.labels, options.held_out, options.seed)
+        records = sources.load("cifar10", options.images, per_class=options.per_class)
+        images, labels = decoded(records), records.truth
+        taught, held_out = split(labels, options.held_out, options.seed)
         config = dataclasses.replace(
             RECIPE, batch_size=options.batch_size, seed=options.seed
         )
@@ -74,16 +75,16 @@ def main(arguments: list[str] | None = None) -> int:
         f"{len(taught)} images to learn from, {len(held_out)} held out; "
         f"{count_parameters(vit) / 1e6:.1f} million parameters"
     )
-    accuracy = functools.partial(knn_accuracy, dataset, taught, held_out)
+    accuracy = functools.partial(knn_accuracy, images, labels, taught, held_out)
     before = accuracy(untrained(vit, options.seed))
     print(f"{NEIGHBOURS} nearest neighbours, before: {before:.3f}", flush=True)
 
     def show(epoch: int, loss: float) -> None:
         print(f"epoch {epoch}: InfoNCE {loss:.3f}", flush=True)
 
-    images = jnp.asarray(dataset.images[taught])
+    lesson = jnp.asarray(images[taught])
     try:
-        backbone = pretrain(images, vit, config, show, seconds=60 * options.minutes)
+        backbone = pretrain(lesson, vit, config, show, seconds=60 * options.minutes)
     except ValueError as error:
         print(f"pretrain_cifar: {error}", file=sys.stderr)
         return 2
@@ -110,6 +111,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--per-class", type=int, help="read this many of each class")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
+
+
+def decoded(records: sources.Records) -> np.ndarray:
+    """(N, 32, 32, 3) float32 in [0, 1]; all of them, as pretraining sees each often."""
+    images = np.stack([records.items[row] for row in range(len(records))])
+    return images.astype(np.float32) / 255
 
 
 def split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +146,8 @@ def count_parameters(vit: ViTConfig) -> int:
 
 
 def knn_accuracy(
-    dataset: data.ImageDataset,
+    images: np.ndarray,
+    classes: np.ndarray,
     taught: np.ndarray,
     held_out: np.ndarray,
     backbone: VisionTransformer,
@@ -151,17 +159,14 @@ def knn_accuracy(
     (Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance
     Discrimination", CVPR 2018).
     """
-    known, asked = (
-        features(backbone, dataset.images[chosen]) for chosen in (taught, held_out)
-    )
-    labels = jnp.asarray(dataset.labels[taught])
-    number = min(NEIGHBOURS, len(taught))
-    classes = len(dataset.class_names)
+    known, asked = (features(backbone, images[chosen]) for chosen in (taught, held_out))
+    labels = jnp.asarray(classes[taught])
+    number, width = min(NEIGHBOURS, len(taught)), int(classes.max()) + 1
     found = [
-        np.asarray(_vote(asked[at : at + _CHUNK], known, labels, number, classes))
+        np.asarray(_vote(asked[at : at + _CHUNK], known, labels, number, width))
         for at in range(0, len(asked), _CHUNK)
     ]
-    return float(np.mean(np.concatenate(found) == dataset.labels[held_out]))
+    return float(np.mean(np.concatenate(found) == classes[held_out]))
 
 
 def features(backbone: VisionTransformer, images: np.ndarray) -> jax.Array:

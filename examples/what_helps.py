@@ -29,14 +29,16 @@ import numpy as np
 from rich.console import Console
 
 from eagc_jax import features
-from eagc_jax.gcd import checkpoints, data
+from eagc_jax.gcd import checkpoints, sources
 from eagc_jax.gcd.methods import SimGCD
 from eagc_jax.gcd.models import VisionTransformer
 from eagc_jax.gcd.runs import tables
+from eagc_jax.gcd.sources import Records
 from eagc_jax.gcd.training import pretraining, views
+from eagc_jax.gcd.training.inputs import images_of
 from eagc_jax.gcd.training.loop import TrainingRun
-from eagc_jax.gcd.training.reference import ReferenceConfig, train_reference
-from eagc_jax.gcd.training.settings import TrainConfig
+from eagc_jax.gcd.training.reference import train_reference
+from eagc_jax.gcd.training.settings import ReferenceConfig, TrainConfig
 from examples.arms import ARMS, CONTROL, Arm
 
 DATASETS = ("digits", "fashion-mnist", "omniglot")
@@ -68,7 +70,7 @@ LARGE = {"width": 256, "depth": 8, "heads": 8}
 class Start(NamedTuple):
     """What all arms of a data set and seed share."""
 
-    split: data.DiscoverySplit
+    split: Records
     backbone: VisionTransformer
     reference: VisionTransformer
     pool: views.ViewPool
@@ -138,17 +140,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def load(
-    dataset: str, options: argparse.Namespace, console: Console
-) -> data.DiscoverySplit | None:
+def load(dataset: str, options: argparse.Namespace, console: Console) -> Records | None:
     """The data set, or None after a message on how to get it."""
-    arguments = {}
-    if dataset in options.paths:
-        arguments["path"] = options.paths[dataset]
-    if dataset == "fashion-mnist":
-        arguments["images"] = options.images
+    arguments = {"images": options.images} if dataset == "fashion-mnist" else {}
     try:
-        return data.load_split(dataset, **arguments)
+        return sources.load(dataset, options.paths.get(dataset), **arguments)
     except (FileNotFoundError, ValueError) as error:
         console.print(f"{dataset}: {error}", style="red", markup=False)
         return None
@@ -156,7 +152,7 @@ def load(
 
 def prepare(
     dataset: str,
-    split: data.DiscoverySplit,
+    split: Records,
     seed: int,
     options: argparse.Namespace,
     console: Console,
@@ -167,18 +163,18 @@ def prepare(
     if options.large:
         vit = dataclasses.replace(vit, **LARGE)
     size = "large-" if options.large else ""
-    path = options.cache / f"{dataset}-{size}{len(split.images)}-{seed}.npz"
+    path = options.cache / f"{dataset}-{size}{len(split)}-{seed}.npz"
     if path.exists():
         backbone = checkpoints.load_backbone(path)
     else:
         console.print(f"{dataset}, seed {seed}: pretraining the backbone")
-        backbone = pretraining.pretrain(split.images, vit, recipe)
+        backbone = pretraining.pretrain(images_of(split), vit, recipe)
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoints.save_backbone(path, backbone)
     size = SIZES[dataset]
     pool = views.pool_views(
         jax.random.key(seed),
-        split.images,
+        images_of(split),
         backbone,
         recipe.augmentation,
         views=size.views,

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eagc_jax.gcd import data
+from eagc_jax.gcd import sources
 from eagc_jax.gcd.checkpoints import load_backbone
-from eagc_jax.gcd.data import cifar10
 from eagc_jax.gcd.models import ViTConfig
+from eagc_jax.gcd.sources.named import cifar10
 from examples import pretrain_cifar
 
 
@@ -102,4 +102,9 @@ def test_it_says_what_is_wrong(photos, tmp_path, capsys):
     ):
         assert pretrain_cifar.main([*arguments, *output]) == 2
         assert message in capsys.readouterr().err
-    assert data.read_cifar10(photos).images.shape == (40, 32, 32, 3)
+    assert pretrain_cifar.decoded(sources.load("cifar10", photos)).shape == (
+        40,
+        32,
+        32,
+        3,
+    )

@@ -1,12 +1,10 @@
 """The program behind the table: it resumes, says what is missing, builds every arm."""
 
-import dataclasses
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eagc_jax.gcd import data, models
+from eagc_jax.gcd import models, sources
 from eagc_jax.gcd.runs import tables
 from eagc_jax.gcd.training import pretraining
 from examples import what_helps
@@ -23,12 +21,8 @@ RECIPE = pretraining.PretrainConfig(
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
     """The program on few images, a tiny backbone and one epoch."""
-    whole = data.load_digits()
-    few = dataclasses.replace(
-        whole, images=whole.images[:160], labels=whole.labels[:160]
-    )
-    split = data.split_categories(few, range(5))
-    monkeypatch.setattr(data, "load_split", lambda name, **_: split)
+    split = sources.load("digits").select(np.arange(160))
+    monkeypatch.setattr(sources, "load", lambda name, *_, **__: split)
     monkeypatch.setattr(pretraining, "recipe", lambda name: (VIT, RECIPE))
     size = what_helps.Size(epochs=1, reference_epochs=1, views=2)
     monkeypatch.setitem(what_helps.SIZES, "digits", size)

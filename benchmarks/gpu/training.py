@@ -26,8 +26,9 @@ from benchmarks.gpu.coordinators import COORDINATORS
 from benchmarks.gpu.sizes import Sizes
 from eagc_jax import features, sum_objectives
 from eagc_jax.gcd.methods import Batch
-from eagc_jax.gcd.models import DiscoveryModel, VisionTransformer, ViTConfig
+from eagc_jax.gcd.models import VisionTransformer, ViTConfig
 from eagc_jax.gcd.training import step
+from eagc_jax.gcd.training.model import DiscoveryModel
 from eagc_jax.gcd.training.settings import FeatureCoordination
 
 GOAL = 1.05  # over the plain step
@@ -218,16 +219,18 @@ def make_step(problem: Problem, name: str, reduce: Callable[[], Any] | None) -> 
         coordination = None
         if name == AT_FEATURE:
             coordination = step.Coordination(
-                FeatureCoordination(), reference, state, jnp.float32(1.0)
+                FeatureCoordination(),
+                {"backbone": reference},
+                state,
+                jnp.float32(1.0),
             )
         tokens = rebuild(params).tokens(views)
         simgcd = step.Problem(problem.sizes.method, rebuild, summed=reduce is None)
         batch = make_batch(problem.sizes)
-        gradients, new_state, _ = step.gradients(
-            simgcd, params, tokens, batch, coordination, False
-        )
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        found = step.gradients(simgcd, params, tokens, batch, coordination, False)
+        updates, opt_state = optimizer.update(found.gradients, opt_state, params)
         params = optax.apply_updates(params, updates)
+        new_state = found.coordinator
         return params, opt_state, state if new_state is None else new_state
 
     return one, optimizer

@@ -14,8 +14,9 @@ from benchmarks.tpu_aot.compiling import Program
 from benchmarks.tpu_aot.trees import AXIS
 from eagc_jax import aggregators, eagc, features
 from eagc_jax.gcd.methods import Batch, SimGCD
-from eagc_jax.gcd.models import DiscoveryModel, VisionTransformer, ViTConfig
+from eagc_jax.gcd.models import VisionTransformer, ViTConfig
 from eagc_jax.gcd.training import step
+from eagc_jax.gcd.training.model import DiscoveryModel
 from eagc_jax.gcd.training.settings import FeatureCoordination
 
 CLASSES, BATCH, SMALL_BATCH = 200, 128, 8  # as of CUB; images, two views each
@@ -57,15 +58,17 @@ def program(
         coordination = None
         if coordinator == "features":
             coordination = step.Coordination(
-                FeatureCoordination(), reference, state, jnp.float32(1.0)
+                FeatureCoordination(),
+                {"backbone": reference},
+                state,
+                jnp.float32(1.0),
             )
         tokens = rebuild(params).tokens(views)
         problem = step.Problem(PUBLISHED, rebuild, summed=summed)
-        gradients, new, seen = step.gradients(
-            problem, params, tokens, batch, coordination, False
-        )
+        found = step.gradients(problem, params, tokens, batch, coordination, False)
+        new = found.coordinator
         updates, opt_state = optimizer.update(
-            gradients, opt_state, params, value=seen["losses"]
+            found.gradients, opt_state, params, value=found.seen["losses"]
         )
         params = optax.apply_updates(params, updates)
         return params, opt_state, state if new is None else new

@@ -88,6 +88,15 @@ class SimGCDHead(nnx.Module):
         return self.projector(features), self.classifier(features)
 
 
+def with_prototypes(
+    head: nnx.Module, classifier: CosineClassifier, centres: jax.Array
+) -> nnx.Module:
+    """Gives a classifier of a head, in place, (K, inputs) centres for prototypes."""
+    kernel = classifier.kernel
+    classifier.kernel = nnx.Param(jnp.asarray(centres.T, kernel[...].dtype))
+    return head
+
+
 def _unit(x: jax.Array, axis: int) -> jax.Array:
     squared = jnp.sum(x**2, axis=axis, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))

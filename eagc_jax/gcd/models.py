@@ -218,7 +218,7 @@ class VisionTransformer(nnx.Module):
                 f"got {images.shape}"
             )
         patches = self.patch_embed(images)
-        first = jnp.broadcast_to(self.cls_token[...], (len(images), 1, self.norm_width))
+        first = jnp.broadcast_to(self.cls_token[...], (len(images), 1, self.width))
         # Promoted to float32 where patches are narrower; the sum is rounded once.
         tokens = jnp.concatenate([first, patches], axis=1) + self.pos_embed[...]
         tokens = tokens.astype(self.config.layer_dtype or tokens.dtype)
@@ -239,56 +239,11 @@ class VisionTransformer(nnx.Module):
         return self.norm(tokens[:, 0])
 
     @property
-    def norm_width(self) -> int:
-        """Features per token."""
+    def width(self) -> int:
+        """Of the feature, and of a token."""
         return self.config.width
 
-
-class DiscoveryModel(nnx.Module):
-    """A backbone of which only the last blocks train, and a method's heads.
-
-    Args:
-      backbone: a (pretrained) Vision Transformer.
-      head: the heads on its feature.
-      trainable_blocks: how many of the last blocks train; the rest, the embeddings and
-        the final norm are the frozen prefix and readout.
-
-    Raises:
-      ValueError: `trainable_blocks` is not in [0, depth].
-    """
-
-    def __init__(
-        self,
-        backbone: VisionTransformer,
-        head: nnx.Module,
-        *,
-        trainable_blocks: int = 1,
-    ):
-        depth = backbone.config.depth
-        if not 0 <= trainable_blocks <= depth:
-            raise ValueError(
-                f"trainable_blocks must be in [0, {depth}], got {trainable_blocks}"
-            )
-        self.backbone = backbone
-        self.head = head
-        self.frozen_blocks = depth - trainable_blocks
-
-    def tokens(self, images: ArrayLike) -> jax.Array:
-        """The frozen prefix: constant during training, so compute it once."""
-        return jax.lax.stop_gradient(self.backbone.prefix(images, self.frozen_blocks))
-
-    def features(self, tokens: jax.Array) -> jax.Array:
-        """Tokens of the frozen prefix to (B, width) features."""
-        return self.backbone.readout(tokens, self.frozen_blocks)
-
-    def __call__(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Tokens of the frozen prefix to projections and logits."""
-        return self.head(self.features(tokens))
-
-    def is_trainable(self, path: tuple, value: object) -> bool:
-        """A filter for `nnx.split`: the last blocks' and the heads' parameters."""
-        if not isinstance(value, nnx.Param):
-            return False
-        if path[0] == "backbone":
-            return path[1] == "blocks" and path[2] >= self.frozen_blocks
-        return path[0] == "head"
+    @property
+    def depth(self) -> int:
+        """How many blocks."""
+        return self.config.depth

@@ -17,19 +17,18 @@ import jax
 def tiny_run(mesh, change=None):
     """The run, and everything that a change may alter."""
     # Here, since importing these already asks JAX for its devices.
-    import numpy as np
     from flax import nnx
 
-    from eagc_jax.gcd import data, models
+    from eagc_jax.gcd import models, sources
     from eagc_jax.gcd.training.aggregation import Aggregation
     from eagc_jax.gcd.training.loop import TrainingRun
     from tests.gcd import tiny
 
-    whole = data.load_digits()
-    labels = np.array(whole.labels[:96])
-    if change == "data":
-        labels[0] = (labels[0] + 1) % 10
-    few = dataclasses.replace(whole, images=whole.images[:96], labels=labels)
+    def another(truth):
+        truth[0] = (truth[0] + 1) % 10
+        return truth
+
+    few = tiny.digits(another if change == "data" else None)
     config = dataclasses.replace(tiny.CONFIG, epochs=2, log_every=0)
     if change == "config":
         config = dataclasses.replace(config, learning_rate=0.05)
@@ -42,7 +41,7 @@ def tiny_run(mesh, change=None):
     aggregation = Aggregation("eagc", {**options, "floor": floor})
     return TrainingRun(
         config,
-        data.split_categories(few, range(5)),
+        sources.pose(few, range(5)),
         backbone,
         aggregation.build(tiny.METHOD.objective_weights),
         method=tiny.METHOD,
@@ -73,7 +72,7 @@ def main(arguments):
     jax.config.update("jax_num_cpu_devices", int(devices))
     import numpy as np
 
-    from eagc_jax.gcd import parallel
+    from eagc_jax.gcd.training import parallel
 
     parallel.start(address, number, process, heartbeat_seconds=10)
     run = tiny_run(parallel.data_mesh(), change)

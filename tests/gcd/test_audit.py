@@ -3,12 +3,18 @@
 import json
 
 import numpy as np
+import pytest
 
 from eagc_jax.gcd.methods import METHODS
 from eagc_jax.gcd.runs import results, settings
 from eagc_jax.gcd.training.aggregation import Aggregation
-from eagc_jax.gcd.training.reference import ReferenceConfig
-from eagc_jax.gcd.training.settings import FeatureCoordination, TrainConfig
+from eagc_jax.gcd.training.settings import (
+    AdapterConfig,
+    FeatureCoordination,
+    ReferenceConfig,
+    TrainConfig,
+    WarmStart,
+)
 from tests.gcd.test_report import PARAMETERS, make_run
 
 
@@ -44,15 +50,39 @@ def test_a_line_per_step_gives_every_bit_back(tmp_path):
 
 
 def test_settings_come_back_as_they_were_written():
+    config = TrainConfig(
+        epochs=5,
+        head_rate=0.1,
+        seed=4,
+        trains="adapter",
+        adapter=AdapterConfig(neighbours=10),
+        warm_start=WarmStart(epochs=2),
+    )
     runs = {
         "plain": settings.RunSettings(METHODS["simgcd"]()),
         "all": settings.RunSettings(
             METHODS["rankstats"](),
+            config,
             Aggregation("eagc", {"energy": "exploratory", "temperature": 0.5}),
             FeatureCoordination(mode="paper", max_projection=None),
             ReferenceConfig(epochs=3, seed=7),
         ),
     }
-    config = TrainConfig(epochs=5, head_rate=0.1, seed=4)
-    written = json.dumps(results.describe_settings(config, runs=runs, data="digits"))
-    assert settings.read_runs(json.loads(written)) == (config, runs)
+    written = json.dumps(results.describe_settings(runs, data="digits"))
+    assert settings.read_runs(json.loads(written)) == runs
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": {"name": "magic"}}, "method must be one of simgcd.*'magic'"),
+        ({"method": {"name": "simgcd", "warmth": 1}}, "extra fields found .warmth."),
+        ({"training": {"epochs": 0}}, "epochs must be at least 1, got 0"),
+        ({"training": {"trains": "all"}}, "trains"),
+        ({"optimizer": "adam"}, "extra fields found .optimizer."),
+    ],
+)
+def test_settings_of_another_kind_say_what_is_wrong(change, message):
+    entry = settings.RunSettings().describe() | change
+    with pytest.raises(ValueError, match=message):
+        settings.read_runs({"runs": {"one": entry}})

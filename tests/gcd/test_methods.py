@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from eagc_jax.gcd.methods import METHODS, Batch, RankStats, SimGCD, VanillaGCD
+from eagc_jax.gcd.clustering import semi_supervised_kmeans
+from eagc_jax.gcd.methods import (
+    METHODS,
+    Batch,
+    DataView,
+    RankStats,
+    SimGCD,
+    Task,
+    VanillaGCD,
+)
 from eagc_jax.gcd.training.aggregation import Aggregation
 from eagc_jax.gcd.training.loop import TrainingRun
 from eagc_jax.gcd.training.settings import FeatureCoordination
@@ -31,6 +40,7 @@ def test_every_method_goes_by_its_name():
         assert kind() == kind()
         assert hash(kind()) == hash(kind())  # equal settings share a compilation
         assert kind().objective_names == ("supervised", "unsupervised")
+        assert kind().objective_roles == ("labeled", "unlabeled")
     assert SimGCD(supervised_weight=0.2).objective_weights == (0.2, 0.8)
     assert VanillaGCD().objective_weights == (0.35, 0.65)
     assert RankStats(unsupervised_weight=2.0).objective_weights == (1.0, 2.0)
@@ -43,21 +53,44 @@ def test_classifiers_predict_the_nearest_prototype(method):
     prototypes = np.asarray(classifier.kernel[...], np.float64)
     prototypes /= np.linalg.norm(prototypes, axis=0)
     expected = (np.asarray(FEATURES, np.float64) @ prototypes).argmax(axis=1)
-    found = method.predict(head, FEATURES, np.full(8, -1), 5, 0)
+    found = method.assign(head, (), FEATURES).argmax(axis=1)
     np.testing.assert_array_equal(found, expected)
+    centres = np.eye(5, 6, dtype=np.float32)
+    moved = method.with_centres(head, 3 * jnp.asarray(centres))
+    logits = method.assign(moved, (), jnp.asarray(centres))
+    np.testing.assert_allclose(logits, np.eye(5), atol=1e-6)
 
 
-def test_vanilla_gcd_predicts_clusters_that_keep_the_labels():
+def test_vanilla_gcd_predicts_clusters_of_all_items():
     method = VanillaGCD()
     rng = np.random.default_rng(0)
     classes = np.repeat([0, 1, 2], 20)
     features = 5 * np.eye(3)[classes] + rng.normal(size=(60, 3)) / 4
     labels = np.where((classes < 2) & (np.arange(60) % 2 == 0), classes, -1)
-    found = method.predict(None, features.astype(np.float32), labels, 3, 0)
+    rows = features.astype(np.float32)
+    task = Task(num_items=60, num_known=2, num_classes=3, width=3)
+    view = DataView(lambda: rows, labels, task, seed=0, epoch=1)
+    state = method.before_assignment(None, method.init(task), view)
+    assert state.shape == method.init(task).shape
+    found = method.assign(None, state, jnp.asarray(rows)).argmax(axis=1)
     np.testing.assert_array_equal(found, classes)  # the third is what is left
-    # Labeled wrongly on purpose: a labeled image stays what its label says.
-    labels[0] = 1
-    assert method.predict(None, features.astype(np.float32), labels, 3, 0)[0] == 1
+    clustered = semi_supervised_kmeans(jax.random.key(0), rows, 3, labels, labels >= 0)
+    np.testing.assert_array_equal(found, clustered.assignments)
+
+
+def test_a_warm_start_has_no_say_in_novel_prototypes():
+    for method in (SimGCD(), RankStats()):
+        graphdef, params = nnx.split(head_of(method))
+
+        @jax.jit
+        @jax.grad
+        def gradient(params, method=method, graphdef=graphdef):
+            head = nnx.merge(graphdef, params)
+            return method.warm_objectives(head, (), FEATURES, BATCH)[0][1]
+
+        found = nnx.to_pure_dict(gradient(params))
+        kernel = found["classifier" if method.name == "simgcd" else "kernel"]
+        assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(kernel))
 
 
 def test_labels_do_not_push_novel_classes_down_in_rankstats():
@@ -67,7 +100,7 @@ def test_labels_do_not_push_novel_classes_down_in_rankstats():
     @jax.jit
     @jax.grad
     def gradient(params):
-        return method.objectives(nnx.merge(graphdef, params), FEATURES, BATCH)[0]
+        return method.objectives(nnx.merge(graphdef, params), (), FEATURES, BATCH)[0][0]
 
     kernel = np.asarray(nnx.to_pure_dict(gradient(params))["kernel"])
     assert np.all(kernel[:, 2:] == 0)
@@ -78,7 +111,9 @@ def test_consistency_counts_more_after_the_ramp_up():
     method = RankStats(rampup_epochs=4)
     head = head_of(method)
     early, late = (
-        method.objectives(head, FEATURES, BATCH._replace(epoch=jnp.float32(epoch)))
+        method.objectives(head, (), FEATURES, BATCH._replace(epoch=jnp.float32(epoch)))[
+            0
+        ]
         for epoch in (0, 4)
     )
     assert early[0] == late[0]

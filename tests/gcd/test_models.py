@@ -10,6 +10,7 @@ from flax import nnx
 from scipy.special import erf
 
 from eagc_jax.gcd import checkpoints, heads, models
+from eagc_jax.gcd.training.model import DiscoveryModel
 from tests.gcd import golden
 
 CONFIG = models.ViTConfig(
@@ -197,7 +198,7 @@ def discovery_model(vit, trainable_blocks):
     head = nnx.jit(
         lambda: heads.SimGCDHead(12, 4, hidden=8, projection=6, rngs=nnx.Rngs(1))
     )()
-    return models.DiscoveryModel(vit, head, trainable_blocks=trainable_blocks)
+    return DiscoveryModel(vit, head, trainable_blocks=trainable_blocks)
 
 
 def test_only_last_blocks_and_heads_train(vit):

@@ -8,10 +8,11 @@ import pytest
 from flax import nnx
 
 from eagc_jax.gcd import checkpoints, models
+from eagc_jax.gcd.sources import ArrayItems
 from eagc_jax.gcd.training import views
 from eagc_jax.gcd.training.loop import TrainingRun
-from eagc_jax.gcd.training.reference import ReferenceConfig, train_reference
-from eagc_jax.gcd.training.settings import FeatureCoordination
+from eagc_jax.gcd.training.reference import train_reference
+from eagc_jax.gcd.training.settings import FeatureCoordination, ReferenceConfig
 from tests.gcd import tiny
 
 CONFIG = ReferenceConfig(epochs=2, batch_size=8)
@@ -36,8 +37,10 @@ def test_images_and_labels_without_permission_are_not_read(reference, split, bac
     labeled = split.labeled_mask
     blind = dataclasses.replace(
         split,
-        images=np.where(labeled[:, None, None, None], split.images, np.nan),
-        labels=np.where(labeled, split.labels, 9),
+        items=ArrayItems(
+            np.where(labeled[:, None, None, None], split.items.array, np.nan)
+        ),
+        truth=None,
     )
     again = train_reference(CONFIG, blind, backbone)
     expected = checkpoints._parameters(reference)
@@ -48,7 +51,7 @@ def test_images_and_labels_without_permission_are_not_read(reference, split, bac
 def test_pooled_views_serve_as_well(reference, split, backbone):
     augmentation = CONFIG.augmentation
     key = jax.random.key(0)
-    pool = views.pool_views(key, split.images, backbone, augmentation, views=2)
+    pool = views.pool_views(key, split.items.array, backbone, augmentation, views=2)
     config = dataclasses.replace(CONFIG, epochs=1)
     found = train_reference(config, split, backbone, pool)
     before = checkpoints._parameters(backbone)

@@ -24,7 +24,7 @@ from eagc_jax.gcd.report.layers import (
     relative_gates,
 )
 from eagc_jax.gcd.runs.history import RunHistory, Snapshot
-from eagc_jax.gcd.training.step import Trace
+from eagc_jax.gcd.training.measures import Trace
 
 PLOTS = {
     *("accuracy.png", "gates.png", "energy_ratio.png", "features.png"),
@@ -67,7 +67,8 @@ def make_run(name, epochs=3, objectives=2, gated=True):
         accuracy=[Accuracy(0.5 + 0.01 * e, 0.6, 0.4) for e in range(epochs)],
         losses={n: [2.0 / (e + 1) for e in range(epochs)] for n in names},
         layers=LAYERS,
-        gate=[objectives * e / e.sum(axis=0) for e in energy] if gated else [],
+        decision="gate" if gated else None,
+        decided=[objectives * e / e.sum(axis=0) for e in energy] if gated else [],
         energy=energy if gated else [],
         objective_names=names,
         seconds=[1.25] * epochs,
@@ -230,7 +231,7 @@ def test_lists_of_different_length_and_nothing_predicted(tmp_path, coarse):
     run = make_run("EAGC", epochs=3)
     run.accuracy.pop()
     run.losses["supervised"].pop()
-    run.gate.pop()
+    run.decided.pop()
     run.traces.pop()
     run.subspace_overlap.pop(0)
     snapshot = make_snapshot(features={}, predictions={}, accuracy={})
@@ -243,7 +244,7 @@ def test_more_objectives_and_zero_energies(tmp_path, coarse):
     run = make_run("EAGC", objectives=6)
     run.energy[0][:] = 0.0
     run.energy[1][0] = 0.0
-    run.gate[1][:, 1] = np.nan
+    run.decided[1][:, 1] = np.nan
     run.traces[0].gradient_norms[:, 0] = 0.0
     run.traces[1].cosines[:] = np.nan
     run.parameters = []
@@ -403,20 +404,33 @@ def test_ratios_are_undefined_where_an_objective_is_silent():
 def test_a_constant_gate_does_not_count_as_moving():
     run = make_run("sum")
     assert gate_moves(run)
-    run.gate = [np.ones((2, 3))] * 3
+    run.decided = [np.ones((2, 3))] * 3
     assert not gate_moves(run)
-    assert "sum: no gate, or one that never moved." in captions.gates({"sum": run})
+    assert "sum: no gate or weight, or one that never moved." in captions.gates(
+        {"sum": run}
+    )
+
+
+def test_weights_act_on_weighted_gradients_and_projections_leave_a_share():
+    run = make_run("upgrad")
+    run.objective_weights = (0.25, 0.75)
+    run.decided = [np.array([[1.5], [0.5]])]
+    run.decision = "weight"
+    np.testing.assert_allclose(relative_gates(run), [[[1.5], [0.5]]])
+    run.decision = "projection"
+    run.decided = [np.array([[0.0], [0.25]])]
+    np.testing.assert_allclose(relative_gates(run), [[[1.0], [0.75]]])
 
 
 def test_gates_are_shown_relative_to_the_loss_weights():
     run = make_run("sum")
     run.objective_weights = (0.25, 0.75)
-    run.gate = [np.array([[0.25, 0.5], [0.75, 0.5]])]
+    run.decided = [np.array([[0.25, 0.5], [0.75, 0.5]])]
     np.testing.assert_allclose(relative_gates(run), [[[1, 2], [1, 2 / 3]]])
     assert "supervised is at 1.00 to 2.00 times its weight" in captions.gates(
         {"r": run}
     )
-    run.gate = [np.array([[0.25, 0.25], [0.75, 0.75]])]
+    run.decided = [np.array([[0.25, 0.25], [0.75, 0.75]])]
     assert not gate_moves(run)
     run.objective_weights = (0.0, 1.0)
     assert np.isnan(relative_gates(run)[0, 0]).all()

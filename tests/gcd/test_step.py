@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 
 from eagc_jax import diagnostics, features, value_and_grads
-from eagc_jax.gcd import models
 from eagc_jax.gcd.methods import Batch
-from eagc_jax.gcd.training import step
+from eagc_jax.gcd.training import measures, step
+from eagc_jax.gcd.training.model import DiscoveryModel
 from eagc_jax.gcd.training.settings import FeatureCoordination
 
 
@@ -21,17 +21,19 @@ class Toy:
     """Two objectives that compile fast; a step asks no more of a method."""
 
     objective_weights = (0.25, 0.75)
+    objective_roles = ("labeled", "unlabeled")
 
-    def objectives(self, head, features, batch):
+    def objectives(self, head, state, features, batch):
         """Squares on labeled rows; consistency of the views, pulled to 1."""
         outputs = head(features)
         mask = jnp.tile(batch.labeled_mask, 2)[:, None]
         wanted = jnp.tile(jax.nn.one_hot(batch.labels, outputs.shape[1]), (2, 1))
         first, second = jnp.split(outputs, 2)
-        return (
+        found = (
             jnp.sum(mask * (outputs - wanted) ** 2),
             jnp.mean((jnp.tanh(first) - second) ** 2) + jnp.mean((outputs - 1) ** 2),
         )
+        return found, state + 1
 
 
 TOY = Toy()
@@ -59,9 +61,7 @@ class Setting:
         @nnx.jit
         def make(backbone):
             head = nnx.Linear(8, 4, rngs=nnx.Rngs(1))
-            model = models.DiscoveryModel(
-                backbone, head, trainable_blocks=trainable_blocks
-            )
+            model = DiscoveryModel(backbone, head, trainable_blocks=trainable_blocks)
             tokens = model.tokens(images)
             return model, tokens, model.features(tokens)
 
@@ -75,7 +75,7 @@ class Setting:
         self.state = _coordinator(z[:8][mask])
         # Another model than the student, as after a while of training.
         self.reference = jax.tree.map(
-            lambda leaf: leaf * 1.3, self.params.get("backbone", {})
+            lambda leaf: leaf * 1.3, step.below_of(self.params)
         )
 
     def problem(self, summed):
@@ -86,7 +86,7 @@ class Setting:
         model = self.rebuild(params)
         of = between(model.features(self.tokens))
         return jnp.stack(
-            [TOY.objectives(model.head, of[k], self.batch)[k] for k in (0, 1)]
+            [TOY.objectives(model.head, 0, of[k], self.batch)[0][k] for k in (0, 1)]
         )
 
     def coordination(self, mode, strength=1.0, **changes):
@@ -96,9 +96,11 @@ class Setting:
 
     def gradients(self, summed, coordination, measure):
         problem = self.problem(summed)
-        return step.gradients(
-            problem, self.params, self.tokens, self.batch, coordination, measure
+        found = step.gradients(
+            problem, self.params, self.tokens, self.batch, coordination, measure, 4
         )
+        assert found.method_state is not None
+        return found.gradients, found.coordinator, found.seen
 
 
 @jax.jit
@@ -134,14 +136,14 @@ def plain(settings):
 
         @jax.jit
         def all_of(params, measure):
-            setting_of = functools.partial(
-                step.gradients,
-                tokens=setting.tokens,
-                batch=setting.batch,
-                coordination=None,
-            )
-            each = setting_of(setting.problem(False), params, measure=measure)
-            total = setting_of(setting.problem(True), params, measure=False)
+            def setting_of(problem, params, measure):
+                found = step.gradients(
+                    problem, params, setting.tokens, setting.batch, None, measure, 4
+                )
+                return found.gradients, found.method_state, found.seen
+
+            each = setting_of(setting.problem(False), params, measure)
+            total = setting_of(setting.problem(True), params, False)
             whole = value_and_grads(setting.losses)(params)
             return each, total, whole, diagnosed(whole[1])
 
@@ -166,6 +168,7 @@ def test_the_cut_gives_the_gradients_of_the_whole_model(plain, blocks):
     weighted = jax.tree.map(lambda leaf: np.tensordot(WEIGHTS, leaf, 1), whole)
     assert_close(total[0], weighted)
     np.testing.assert_allclose(total[2]["losses"], losses, rtol=1e-6)
+    assert each[1] == total[1] == 5  # the method's state, a step later
 
 
 @pytest.mark.parametrize("blocks", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -174,7 +177,7 @@ def test_measurements_are_those_of_each_losss_gradient(plain, settings, blocks):
     seen = each[2]
     assert deviation > 1e-3  # what follows means something
     np.testing.assert_allclose(seen["gradient_deviation"], deviation, rtol=1e-4)
-    names = step.layer_names(settings(blocks).params)
+    names = measures.layer_names(settings(blocks).params)
     for index, name in enumerate(names):
         np.testing.assert_allclose(
             seen["gradient_norms"][:, index], norms[name], rtol=1e-4
@@ -190,7 +193,7 @@ def test_measurements_are_those_of_each_losss_gradient(plain, settings, blocks):
 
 def test_a_trace_has_a_place_for_what_was_not_measured(plain):
     (each, total, *_), _ = plain(1)
-    full, short = step.trace(each[2], ()), step.trace(total[2], ())
+    full, short = measures.trace(each[2], ()), measures.trace(total[2], ())
     assert full.gates.shape == short.gates.shape == (2, 0)
     assert np.isnan(short.gradient_deviation)
     assert short.gradient_norms.shape == (2, 0)
@@ -207,7 +210,7 @@ def coordinated(settings):
         setting = settings(1)
 
         def between(blocks):
-            reference = setting.rebuild({**setting.params, "backbone": blocks})
+            reference = setting.rebuild({**setting.params, **blocks})
             reference = reference.features(setting.tokens)
 
             def coordinate(z):

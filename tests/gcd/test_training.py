@@ -19,18 +19,22 @@ from eagc_jax.gcd.evaluation.accuracy import Accuracy
 from eagc_jax.gcd.methods import Batch, SimGCD
 from eagc_jax.gcd.runs import results, settings
 from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.sources import ArrayItems
 from eagc_jax.gcd.training import pretraining
 from eagc_jax.gcd.training.aggregation import Aggregation
 from eagc_jax.gcd.training.epoch import optimizer_of, strength
 from eagc_jax.gcd.training.loop import TrainingRun
-from eagc_jax.gcd.training.reference import ReferenceConfig
-from eagc_jax.gcd.training.settings import FeatureCoordination
+from eagc_jax.gcd.training.settings import (
+    FeatureCoordination,
+    ReferenceConfig,
+)
 from examples import gcd_vit
 from tests.gcd import golden
 from tests.gcd.tiny import CONFIG, METHOD, PLAIN, VIT
 
 AUDITED = RunSettings(
     METHOD,
+    dataclasses.replace(CONFIG, evaluate_every=2),
     Aggregation("eagc", {"warmup_steps": 2, "granularity": "tensor"}),
     FeatureCoordination(refresh_epochs=2, decay_epochs=4),
     ReferenceConfig(epochs=1, batch_size=8),
@@ -51,9 +55,8 @@ def plain(split, backbone):
 @pytest.fixture(scope="module")
 def audited(split, backbone):
     """All there is: reference model, coordinator, gate; every other epoch evaluated."""
-    config = dataclasses.replace(CONFIG, evaluate_every=2)
-    run = AUDITED.start(config, split, backbone, name="audited")
-    run.initial_features = run._features_of_all(run._carry[0])
+    run = AUDITED.start(split, backbone, name="audited")
+    run.initial_features = run._features(run._carry.params)
     run.states = [run.coordinator]
     run.features = []
     for _ in run:
@@ -92,7 +95,7 @@ def test_history_has_one_entry_per_epoch(plain):
     }
     assert np.all(np.isfinite(list(history.losses.values())))
     assert history.losses["supervised"][2] < history.losses["supervised"][0]
-    assert history.gate == history.energy == history.layers == []
+    assert history.decided == history.energy == history.layers == []
 
 
 def test_stopping_and_going_on_is_the_same_as_never_stopping(plain, split, backbone):
@@ -117,18 +120,11 @@ def test_the_seed_changes_the_run_but_not_the_problem(plain, split, backbone):
 
 
 def test_labels_of_unlabeled_images_never_reach_training(plain, split, backbone):
-    shuffled = np.where(split.labeled_mask, split.labels, split.labels[::-1])
-    blind = dataclasses.replace(split, labels=shuffled)
+    blind = dataclasses.replace(split, truth=split.truth[::-1])
     run = TrainingRun(CONFIG, blind, backbone, PLAIN, method=METHOD)
     next(iter(run))
     for name, values in plain.history.losses.items():
         assert run.history.losses[name][0] == values[0]
-
-
-def test_training_is_given_the_labeled_images_labels_alone(plain, split):
-    labels, labeled_mask = plain._data.labels, plain._data.labeled_mask
-    np.testing.assert_array_equal(labeled_mask, split.labeled_mask)
-    np.testing.assert_array_equal(labels >= 0, split.labeled_mask)
 
 
 def test_only_the_last_block_and_the_heads_move(plain, backbone):
@@ -140,7 +136,7 @@ def test_only_the_last_block_and_the_heads_move(plain, backbone):
 
 
 def test_the_model_is_what_was_evaluated(plain, split):
-    images = jnp.asarray(split.images[~split.labeled_mask])
+    images = jnp.asarray(split.items.array[~split.labeled_mask])
     logits = nnx.jit(lambda m, x: m(m.tokens(x))[1])(plain.model, images)
     np.testing.assert_array_equal(logits.argmax(1), plain.evaluation.predictions)
 
@@ -161,10 +157,10 @@ def test_any_aggregator_will_do(split, backbone, plain):
 def test_gates_and_energies_are_recorded_by_layer(audited):
     history = audited.history
     count = len(history.layers)
-    assert history.gate[0].shape == history.energy[0].shape == (2, count)
+    assert history.decided[0].shape == history.energy[0].shape == (2, count)
     assert "head/classifier/kernel" in history.layers
     assert "backbone/blocks/1/attn/qkv/kernel" in history.layers
-    np.testing.assert_allclose(history.gate[0].sum(axis=0), 1, rtol=1e-5)
+    np.testing.assert_allclose(history.decided[0].sum(axis=0), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -199,9 +195,10 @@ def test_wrong_settings_of_the_method_name_the_field(field, value):
 
 
 def test_wrong_inputs_name_the_argument(split, backbone):
-    with pytest.raises(ValueError, match="batch_size must be at most the 96 images"):
+    with pytest.raises(ValueError, match="batch_size must be at most the 96 items of"):
         TrainingRun(dataclasses.replace(CONFIG, batch_size=97), split, backbone)
-    large = dataclasses.replace(split, images=np.zeros((96, 9, 9, 1), np.float32))
+    large = ArrayItems(np.zeros((96, 9, 9, 1), np.float32))
+    large = dataclasses.replace(split, items=large)
     with pytest.raises(ValueError, match=r"images must have shape \(B, 8, 8, 1\)"):
         TrainingRun(CONFIG, large, backbone)
     with pytest.raises(ValueError, match=r"features must have shape \(N, D\)"):
@@ -272,7 +269,7 @@ def test_wrong_coordination_names_the_field(changes, message):
 
 def test_results_hold_every_epoch_and_no_nan(tmp_path, plain, audited):
     folder = results.open_folder(tmp_path / "a" / "run")
-    described = results.describe_settings(CONFIG, data="digits")
+    described = results.describe_settings({"EAGC": AUDITED}, data="digits")
     runs = {"plain": plain.history, "EAGC": audited.history}
     results.write_results(
         folder, described, runs, {"k-means": Accuracy(0.5, 0.5, float("nan"))}
@@ -294,7 +291,7 @@ def test_results_hold_every_epoch_and_no_nan(tmp_path, plain, audited):
     assert table[4]["all"] == table[4]["soc"] == ""
     assert float(table[-1]["energy_ratio"]) > 0
     config = json.loads((folder / "config.json").read_text())
-    assert config["config"]["batch_size"] == 32
+    assert config["runs"]["EAGC"]["training"]["batch_size"] == 32
     assert config["versions"]["jax"] == jax.__version__
     names = {"config.json", "metrics.csv", "metrics.jsonl", "steps.jsonl"}
     assert {file.name for file in folder.iterdir()} == names
@@ -331,13 +328,13 @@ def test_every_step_is_on_record(tmp_path, plain, audited):
 
 
 def test_a_run_is_replayed_from_its_settings(tmp_path, audited, split, backbone):
-    described = results.describe_settings(audited.config, runs={"audited": AUDITED})
+    described = results.describe_settings({"audited": AUDITED})
     first, again = (results.open_folder(tmp_path / name) for name in ("1", "2"))
     results.write_results(first, described, {"audited": audited.history}, {})
     written = json.loads((first / "config.json").read_text())
-    config, runs = settings.read_runs(written)
-    assert (config, runs) == (audited.config, {"audited": AUDITED})
-    run = runs["audited"].start(config, split, backbone, name="audited")
+    runs = settings.read_runs(written)
+    assert runs == {"audited": AUDITED}
+    run = runs["audited"].start(split, backbone, name="audited")
     assert list(run) == [1, 2, 3]
     results.write_results(again, described, {"audited": run.history}, {})
     steps = (first / "steps.jsonl").read_bytes()
@@ -347,7 +344,7 @@ def test_a_run_is_replayed_from_its_settings(tmp_path, audited, split, backbone)
 
 def test_settings_of_an_unknown_method_are_refused():
     entry = {**RunSettings(METHOD).describe(), "method": {"name": "other"}}
-    written = results.describe_settings(CONFIG) | {"runs": {"run": entry}}
+    written = results.describe_settings({}) | {"runs": {"run": entry}}
     with pytest.raises(ValueError, match=r"method must be one of simgcd.*got 'other'"):
         settings.read_runs(written)
 
@@ -363,7 +360,7 @@ def test_only_folders_of_our_own_are_taken_over(tmp_path):
     with pytest.raises(FileExistsError, match="is a file"):
         results.open_folder(tmp_path / "theirs" / "thesis.tex")
     ours = results.open_folder(tmp_path / "ours")
-    results.write_results(ours, results.describe_settings(CONFIG), {}, {})
+    results.write_results(ours, results.describe_settings({}), {}, {})
     assert results.open_folder(ours) == ours
 
 
@@ -375,7 +372,7 @@ PRETRAINING = pretraining.PretrainConfig(
 def test_pretraining_learns(split):
     seen: list[float] = []
     backbone = pretraining.pretrain(
-        split.images, VIT, PRETRAINING, lambda epoch, loss: seen.append(loss)
+        split.items.array, VIT, PRETRAINING, lambda epoch, loss: seen.append(loss)
     )
     assert backbone.config == VIT
     assert seen[2] < seen[0]
@@ -385,7 +382,9 @@ def test_pretraining_learns(split):
 def test_pretraining_repeats_itself_with_its_seed(split):
     first, again, other = (
         pretraining.pretrain(
-            split.images, VIT, dataclasses.replace(PRETRAINING, epochs=1, seed=seed)
+            split.items.array,
+            VIT,
+            dataclasses.replace(PRETRAINING, epochs=1, seed=seed),
         ).norm.bias[...]
         for seed in (0, 0, 1)
     )
@@ -395,7 +394,7 @@ def test_pretraining_repeats_itself_with_its_seed(split):
 
 def test_wrong_pretraining_names_the_argument(split):
     with pytest.raises(ValueError, match="images must number at least"):
-        pretraining.pretrain(split.images[:5], VIT, PRETRAINING)
+        pretraining.pretrain(split.items.array[:5], VIT, PRETRAINING)
     with pytest.raises(ValueError, match="epochs must exceed"):
         dataclasses.replace(PRETRAINING, warmup_epochs=3)
     with pytest.raises(ValueError, match="temperature must be positive"):
@@ -405,7 +404,7 @@ def test_wrong_pretraining_names_the_argument(split):
 @pytest.fixture
 def small_demo(monkeypatch, split, backbone):
     """The example on few images and a tiny backbone, without its report."""
-    monkeypatch.setattr(gcd_vit.data, "split_categories", lambda *_: split)
+    monkeypatch.setattr(gcd_vit.sources, "load", lambda *_, **__: split)
     monkeypatch.setattr(gcd_vit, "load_backbone", lambda: backbone)
     # The compilations of the other tests serve here too.
     config = mock.Mock(return_value=CONFIG, epochs=CONFIG.epochs)

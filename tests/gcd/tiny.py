@@ -1,6 +1,8 @@
 """A problem of 96 digits and a ViT of width 8, for tests that train."""
 
-from eagc_jax.gcd import models
+import numpy as np
+
+from eagc_jax.gcd import models, sources
 from eagc_jax.gcd.methods import SimGCD
 from eagc_jax.gcd.training.aggregation import Aggregation
 from eagc_jax.gcd.training.settings import TrainConfig
@@ -11,3 +13,15 @@ PLAIN = Aggregation("sum").build(METHOD.objective_weights)
 VIT = models.ViTConfig(
     image_size=8, patch_size=4, channels=1, width=8, depth=2, heads=2, mlp_ratio=1
 )
+
+
+def digits(change=None):
+    """96 of them with their true classes, as yet not posed; `change` alters these."""
+    whole = sources.load("digits")
+    truth = np.array(whole.class_names).astype(int)[whole.truth[:96]]
+    if change is not None:
+        truth = change(truth)
+    images = sources.ArrayItems(whole.items.array[:96])
+    names = tuple("0123456789")
+    ids = sources.RowNumbers(96)
+    return sources.fully_labeled("digits", "image", images, ids, truth, names)

@@ -1,6 +1,6 @@
 """Methods of category discovery behind one small interface."""
 
-from eagc_jax.gcd.methods.base import Batch, Method
+from eagc_jax.gcd.methods.base import Batch, DataView, Method, Role, Task
 from eagc_jax.gcd.methods.rankstats import RankStats
 from eagc_jax.gcd.methods.simgcd import SimGCD
 from eagc_jax.gcd.methods.vanilla import VanillaGCD
@@ -12,4 +12,14 @@ METHODS: dict[str, type] = {
     "gcd": VanillaGCD,
 }
 
-__all__ = ["METHODS", "Batch", "Method", "RankStats", "SimGCD", "VanillaGCD"]
+__all__ = [
+    "METHODS",
+    "Batch",
+    "DataView",
+    "Method",
+    "RankStats",
+    "Role",
+    "SimGCD",
+    "Task",
+    "VanillaGCD",
+]

@@ -4,11 +4,10 @@ import dataclasses
 from typing import Any, Literal
 
 import jax
-import numpy as np
 from flax import nnx
 
 from eagc_jax.gcd import losses
-from eagc_jax.gcd.heads import CosineClassifier
+from eagc_jax.gcd.heads import CosineClassifier, with_prototypes
 from eagc_jax.gcd.methods.base import Batch, TwoObjectives, check
 
 
@@ -71,11 +70,11 @@ class RankStats(TwoObjectives):
         return CosineClassifier(inputs, num_classes, rngs=rngs)
 
     def objectives(
-        self, head: Any, features: jax.Array, batch: Batch
-    ) -> tuple[jax.Array, jax.Array]:
+        self, head: Any, state: Any, features: jax.Array, batch: Batch
+    ) -> tuple[tuple[jax.Array, jax.Array], Any]:
         """The supervised and the unsupervised objective, before weighting."""
         ramped = losses.sigmoid_rampup(batch.epoch, self.rampup_epochs)
-        return losses.rankstats_objectives(
+        found = losses.rankstats_objectives(
             head(features),
             features,
             batch.labels,
@@ -86,15 +85,13 @@ class RankStats(TwoObjectives):
             by=self.by,
             num_known=batch.num_known,
         )
+        return found, state
 
-    def predict(
-        self,
-        head: Any,
-        features: jax.Array,
-        labels: np.ndarray,
-        num_classes: int,
-        seed: int,
-    ) -> np.ndarray:
-        """The class of the largest logit."""
-        del labels, num_classes, seed
-        return np.asarray(head(features).argmax(axis=1))
+    def with_centres(self, head: Any, centres: jax.Array) -> Any:
+        """The classifier's prototypes are the centres."""
+        return with_prototypes(head, head, centres)
+
+    def assign(self, head: Any, state: Any, features: jax.Array) -> jax.Array:
+        """The classifier's logits."""
+        del state
+        return head(features)

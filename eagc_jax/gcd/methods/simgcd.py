@@ -5,11 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from eagc_jax.gcd import losses
-from eagc_jax.gcd.heads import SimGCDHead
+from eagc_jax.gcd.heads import SimGCDHead, with_prototypes
 from eagc_jax.gcd.methods.base import Batch, TwoObjectives, check, ramp
 
 
@@ -79,11 +78,26 @@ class SimGCD(TwoObjectives):
         )
 
     def objectives(
-        self, head: Any, features: jax.Array, batch: Batch
-    ) -> tuple[jax.Array, jax.Array]:
+        self, head: Any, state: Any, features: jax.Array, batch: Batch
+    ) -> tuple[tuple[jax.Array, jax.Array], Any]:
         """The supervised and the unsupervised objective, before weighting."""
         projections, logits = head(features)
-        return self.objectives_of_outputs(projections, logits, batch)
+        return self.objectives_of_outputs(projections, logits, batch), state
+
+    def warm_objectives(
+        self, head: Any, state: Any, features: jax.Array, batch: Batch
+    ) -> tuple[tuple[jax.Array, jax.Array], Any]:
+        """The supervised objective, and InfoNCE alone: no prototype of a novel class."""
+        projections, logits = head(features)
+        supervised, _ = self.objectives_of_outputs(projections, logits, batch)
+        contrast = losses.info_nce(
+            projections, temperature=self.contrastive_temperature
+        )
+        return (supervised, contrast), state
+
+    def with_centres(self, head: Any, centres: jax.Array) -> Any:
+        """The classifier's prototypes are the centres."""
+        return with_prototypes(head, head.classifier, centres)
 
     def objectives_of_outputs(
         self, projections: jax.Array, logits: jax.Array, batch: Batch
@@ -120,20 +134,7 @@ class SimGCD(TwoObjectives):
         done = ramp(jnp.asarray(epoch), self.teacher_warmup_epochs)
         return self.teacher_temperature + fall * done
 
-    def predict(
-        self,
-        head: Any,
-        features: jax.Array,
-        labels: np.ndarray,
-        num_classes: int,
-        seed: int,
-    ) -> np.ndarray:
-        """The class of the largest logit."""
-        del labels, num_classes, seed
-        return np.asarray(largest_logit(head, features))
-
-
-@nnx.jit
-def largest_logit(head: Any, features: jax.Array) -> jax.Array:
-    """(N,) classes from a head whose second output are logits."""
-    return head(features)[1].argmax(axis=1)
+    def assign(self, head: Any, state: Any, features: jax.Array) -> jax.Array:
+        """The classifier's logits."""
+        del state
+        return head(features)[1]

@@ -4,13 +4,13 @@ import dataclasses
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from flax import nnx
 
 from eagc_jax.gcd import losses
 from eagc_jax.gcd.clustering import semi_supervised_kmeans
 from eagc_jax.gcd.heads import Projector
-from eagc_jax.gcd.methods.base import Batch, TwoObjectives, check
+from eagc_jax.gcd.methods.base import Batch, DataView, Task, TwoObjectives, check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,35 +60,41 @@ class VanillaGCD(TwoObjectives):
         del num_classes
         return Projector(inputs, self.head_hidden, self.head_projection, rngs=rngs)
 
+    def init(self, task: Task) -> jax.Array:
+        """(K, width) centres; zeros until there is an assignment."""
+        return jnp.zeros((task.num_classes, task.width), jnp.float32)
+
     def objectives(
-        self, head: Any, features: jax.Array, batch: Batch
-    ) -> tuple[jax.Array, jax.Array]:
+        self, head: Any, state: Any, features: jax.Array, batch: Batch
+    ) -> tuple[tuple[jax.Array, jax.Array], Any]:
         """The supervised and the unsupervised objective, before weighting."""
-        return losses.vanilla_gcd_objectives(
+        found = losses.vanilla_gcd_objectives(
             head(features),
             batch.labels,
             batch.labeled_mask,
             supervised_temperature=self.supervised_temperature,
             unsupervised_temperature=self.unsupervised_temperature,
         )
+        return found, state
 
-    def predict(
-        self,
-        head: Any,
-        features: jax.Array,
-        labels: np.ndarray,
-        num_classes: int,
-        seed: int,
-    ) -> np.ndarray:
-        """Clusters of semi-supervised k-means."""
-        del head
+    def before_assignment(self, head: Any, state: Any, view: DataView) -> jax.Array:
+        """Centres of semi-supervised k-means on all items' features."""
+        del head, state
         found = semi_supervised_kmeans(
-            jax.random.key(seed),
-            features,
-            num_classes,
-            labels,
-            labels >= 0,
+            jax.random.key(view.seed),
+            view.features(),
+            view.task.num_classes,
+            view.labels,
+            view.labels >= 0,
             restarts=self.restarts,
             max_iterations=self.max_iterations,
         )
-        return np.asarray(found.assignments)
+        return found.centres
+
+    def assign(self, head: Any, state: jax.Array, features: jax.Array) -> jax.Array:
+        """2 u.c - |c|^2 of unit features u: the largest is the nearest centre's."""
+        del head
+        lengths = jnp.linalg.norm(features, axis=1, keepdims=True)
+        unit = features / jnp.maximum(lengths, 1e-12)
+        products = jnp.matmul(unit, state.T, precision=jax.lax.Precision.HIGHEST)
+        return 2 * products - jnp.sum(state**2, axis=1)

@@ -49,7 +49,9 @@ def gates(runs: Mapping[str, RunHistory]) -> str:
     """What gates.png shows."""
     text = (
         "The factor by which each layer's gradient of one objective was multiplied, "
-        "as a multiple of the objective's loss weight, at the end of each epoch: 1 "
+        "as a multiple of the objective's loss weight, at the end of each epoch: the "
+        "gate of eagc, the weight that an aggregator chose, or the share that a "
+        "projection left of what conflicted. 1 "
         "(white) is what plain summation does, above 1 (orange) strengthens the "
         "objective there, below 1 (purple) holds it back. Above each heat map, the "
         "same numbers as lines, one a layer, the median in black."
@@ -57,7 +59,7 @@ def gates(runs: Mapping[str, RunHistory]) -> str:
     still = [name for name, run in runs.items() if not gate_moves(run)]
     moved = [_gate_range(name, run) for name, run in runs.items() if gate_moves(run)]
     if still:
-        moved.append(f"{', '.join(still)}: no gate, or one that never moved.")
+        moved.append(f"{', '.join(still)}: no gate or weight, or one that never moved.")
     return " ".join([text, *moved])
 
 
@@ -65,7 +67,7 @@ def _gate_range(name: str, run: RunHistory) -> str:
     last = relative_gates(run)[-1, 0]
     last = last[np.isfinite(last)]
     if not len(last):
-        return f"{name}: the gate of {objective_name(run, 0)} is undefined."
+        return f"{name}: the factor of {objective_name(run, 0)} is undefined."
     return (
         f"{name}, last epoch: {objective_name(run, 0)} is at {last.min():.2f} to "
         f"{last.max():.2f} times its weight."

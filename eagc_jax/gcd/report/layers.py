@@ -41,10 +41,10 @@ class Block:
 
 
 def gates_figure(runs: Mapping[str, RunHistory]) -> Figure:
-    """The gate over the loss weight, per layer and epoch; purple below 1, orange above.
+    """The factor on each objective's gradient, per layer and epoch, around 1.
 
-    Plain summation's gate is the loss weight everywhere. Runs whose gate never moved
-    have nothing to show and are left out.
+    Purple below 1, orange above; 1 is what plain summation does. Runs that decided
+    nothing, or the same everywhere, have nothing to show and are left out.
     """
     blocks = [
         Block(name, run.layers, run.epochs, _gate_panels(run))
@@ -52,8 +52,8 @@ def gates_figure(runs: Mapping[str, RunHistory]) -> Figure:
         if gate_moves(run)
     ]
     if not blocks:
-        return message_figure("No run has a gate that moved.")
-    return draw_blocks(blocks, 1.0, "gate / weight", " (factor)", as_power=False)
+        return message_figure("No run has a gate or a weight that moved.")
+    return draw_blocks(blocks, 1.0, "factor", " (1: as summed)", as_power=False)
 
 
 def energy_figure(runs: Mapping[str, RunHistory]) -> Figure:
@@ -69,19 +69,25 @@ def energy_figure(runs: Mapping[str, RunHistory]) -> Figure:
 
 
 def gate_moves(run: RunHistory) -> bool:
-    """Whether the run recorded a gate that is not the same number everywhere."""
-    if not _recorded(run.gate):
+    """Whether the run recorded factors that are not the same number everywhere."""
+    if not _recorded(run.decided):
         return False
     gates = relative_gates(run)
     return not np.allclose(gates, np.ravel(gates)[0])
 
 
 def relative_gates(run: RunHistory) -> NDArray:
-    """Gates over loss weights, (epochs, K, L): 1 is what plain summation does.
+    """Factors on the weighted gradients, (epochs, K, L): 1 is what summation does.
 
-    NaN for an objective of weight 0.
+    Of a gate, which holds the loss weight, the gate over that weight (NaN for a weight of
+    0); of an aggregator, which is given weighted gradients, its weights; of a projection,
+    the share of the conflicting part that was left.
     """
-    gates = np.asarray(run.gate, float)
+    gates = np.asarray(run.decided, float)
+    if run.decision == "weight":
+        return gates
+    if run.decision == "projection":
+        return 1 - gates
     weights = np.asarray(run.objective_weights or 1.0, float)
     weights = np.broadcast_to(weights, gates.shape[1])[:, None]
     return gates / np.where(weights > 0, weights, np.nan)
@@ -114,7 +120,7 @@ def _recorded(arrays: list[np.ndarray]) -> bool:
 def _gate_panels(run: RunHistory) -> list[Panel]:
     gates = relative_gates(run)
     return [
-        Panel(f"gate of {_weighted_name(run, k)}", gates[:, k].T)
+        Panel(f"{run.decision or 'gate'} of {_weighted_name(run, k)}", gates[:, k].T)
         for k in range(gates.shape[1])
     ]
 

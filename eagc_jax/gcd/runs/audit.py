@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from eagc_jax.gcd.runs.history import RunHistory
-from eagc_jax.gcd.training.step import Trace
+from eagc_jax.gcd.training.measures import Trace
 
 
 def step_rows(history: RunHistory) -> Iterator[dict[str, Any]]:
@@ -22,9 +22,10 @@ def step_rows(history: RunHistory) -> Iterator[dict[str, Any]]:
     Yields:
       run, epoch, step, `loss` by objective and `gdc`, NaN where the step did not
       measure. In steps that did, `gradient_norms` (by layer and objective) and `cosines`
-      (by layer), of the raw gradients. With a gate, `gates` by layer and objective. With
-      a coordinator at the feature, `coordinator`: labeled reference, quantiles of the
-      projection weight (minimum, quartiles, maximum), shares removed and added.
+      (by layer), of the raw gradients. Where something was decided, `gates`, `weights` or
+      `projections` by layer and objective. With a coordinator at the feature,
+      `coordinator`: labeled reference, quantiles of the projection weight (minimum,
+      quartiles, maximum), shares removed and added.
     """
     number = 0
     for epoch, traces in zip(history.epochs, history.traces, strict=False):
@@ -49,7 +50,8 @@ def _row(history: RunHistory, trace: Any, coordinated: bool) -> dict[str, Any]:
         )
         row["cosines"] = _named(history.parameters, trace.cosines)
     if trace.gates.size:
-        row["gates"] = _table(history.layers, objectives, trace.gates)
+        kind = f"{history.decision or 'gate'}s"
+        row[kind] = _table(history.layers, objectives, trace.gates)
     if coordinated:
         row["coordinator"] = {
             "labeled_reference": _number(trace.labeled_reference),

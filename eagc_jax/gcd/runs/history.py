@@ -1,7 +1,7 @@
 """What a training run leaves behind: plain containers that reports are made from."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,7 +13,7 @@ class RunHistory:
     """One run's figures, one entry per finished epoch in every list.
 
     K is the number of objectives, L the number of layers (parameter tensors) that the
-    coordinator saw. `gate` and `energy` stay empty for an aggregator without them.
+    coordinator saw. `decided` and `energy` stay empty for an aggregator without them.
     """
 
     name: str  # of the run, as tables and legends print it: "sum", "EAGC"
@@ -22,8 +22,11 @@ class RunHistory:
     # "supervised", "unsupervised" -> mean loss over the epoch's steps
     losses: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     layers: list[str] = dataclasses.field(default_factory=list)  # L names
-    # per epoch (K, L): the factor each objective's gradient was multiplied by
-    gate: list[np.ndarray] = dataclasses.field(default_factory=list)
+    # What was decided each step, if anything: `eagc_jax.diagnostics.Decision.kind`.
+    decision: Literal["gate", "weight", "projection"] | None = None
+    # per epoch (K, L): the factor each objective's gradient was multiplied by (gate,
+    # weight), or the share of the conflicting part that was taken out (projection)
+    decided: list[np.ndarray] = dataclasses.field(default_factory=list)
     # per epoch (K, L): how much each objective wanted to move each layer
     energy: list[np.ndarray] = dataclasses.field(default_factory=list)
     objective_names: tuple[str, ...] = ("supervised", "unsupervised")

@@ -5,7 +5,6 @@ refused.
 """
 
 import csv
-import dataclasses
 import importlib.metadata
 import io
 import json
@@ -59,20 +58,16 @@ def open_folder(path: str | os.PathLike) -> pathlib.Path:
     return folder
 
 
-def describe_settings(
-    config: Any, *, runs: Mapping[str, Any] | None = None, **more: Any
-) -> dict[str, Any]:
-    """What a reader needs to repeat a run, as plain values for JSON.
+def describe_settings(runs: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """What a reader needs to repeat runs, as plain values for JSON.
 
     Args:
-      config: a dataclass.
       runs: by name, each run's `eagc_jax.gcd.runs.settings.RunSettings`: its method,
-        aggregator, coordination and reference model.
+        training with the seed, aggregator, coordination and reference model.
       **more: further entries, e.g. the name of the data.
 
     Returns:
-      The config with its seed, the runs, versions of what took part, the device, and
-      `more`.
+      The runs, versions of what took part, the device, and `more`.
     """
     names = ("jax", "optax", "flax", "numpy", "scikit-learn")
     versions = {name: importlib.metadata.version(name) for name in names}
@@ -81,8 +76,7 @@ def describe_settings(
     return {
         _MARK: "eagc_jax",
         **more,
-        "config": dataclasses.asdict(config),
-        "runs": {name: run.describe() for name, run in (runs or {}).items()},
+        "runs": {name: run.describe() for name, run in runs.items()},
         "versions": versions,
         "device": f"{device.platform}: {device.device_kind}",
     }
@@ -98,18 +92,19 @@ def write_results(
 
     Both metrics files have one line per run and finished epoch; a baseline has one
     line, with epoch 0. The CSV holds numbers for a spreadsheet: accuracies, losses, GDC
-    (mean over the epoch's measured steps), SOC and, as means over layers, gates and the
-    ratio of the first two objectives' energies (geometric). The JSONL holds gate and
-    energy of every layer. What was not evaluated or measured is null, or an empty cell.
+    (mean over the epoch's measured steps), SOC and, as means over layers, gates (or an
+    aggregator's weights, or projections) and the ratio of the first two objectives'
+    energies (geometric). The JSONL holds them for every layer. What was not evaluated or
+    measured is null, or an empty cell.
 
     steps.jsonl has one line per run and step, the audit trail: losses, what was measured
     of the raw gradients, and every decision. See `eagc_jax.gcd.runs.audit.step_rows`.
 
-    A run is replayed from config.json: it holds the training config with the seed, and
-    each run's method, aggregator, coordination and reference model, all with their
-    settings. `eagc_jax.gcd.runs.settings.read_runs` reads them, and `RunSettings.start`
-    with the same data, backbone and pooled views gives a run with the same steps.jsonl,
-    bit for bit with the same versions on the same kind of device.
+    A run is replayed from config.json: it holds each run's training settings with the
+    seed, its method, aggregator, coordination and reference model.
+    `eagc_jax.gcd.runs.settings.read_runs` reads them, and `RunSettings.start` with the
+    same data, backbone and pooled views gives a run with the same steps.jsonl, bit for
+    bit with the same versions on the same kind of device.
 
     Args:
       folder: from `open_folder`.
@@ -136,8 +131,9 @@ def _rows(history: RunHistory) -> Iterable[dict[str, Any]]:
         row["soc"] = _at(history.subspace_overlap, index)
         row["seconds"] = round(history.seconds[index], 3)
         row["step_seconds"] = round(_at(history.step_seconds, index), 6)
-        if history.gate:
-            row["gate"] = _by_layer(history, history.gate[index])
+        if index < len(history.decided):
+            row[history.decision] = _by_layer(history, history.decided[index])
+        if index < len(history.energy):
             row["energy"] = _by_layer(history, history.energy[index])
         yield row
 
@@ -170,14 +166,12 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    flat = {key: value for key, value in row.items() if key not in ("gate", "energy")}
-    if "gate" not in row:
+    flat = {key: value for key, value in row.items() if not isinstance(value, dict)}
+    for kind in ("gate", "weight", "projection"):
+        for name, value in _means(row.get(kind, {})).items():
+            flat[f"{kind}_{name}"] = value
+    if "energy" not in row:
         return flat
-    gates = [list(layer.values()) for layer in row["gate"].values()]
-    for name, value in zip(
-        next(iter(row["gate"].values())), np.mean(gates, axis=0), strict=True
-    ):
-        flat[f"gate_{name}"] = float(value)
     energies = np.array([list(layer.values())[:2] for layer in row["energy"].values()])
     # A layer that only one objective reaches has no ratio.
     energies = energies[(energies > 0).all(axis=1)]
@@ -185,6 +179,13 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
         ratios = np.log(energies[:, 0]) - np.log(energies[:, 1])
         flat["energy_ratio"] = float(np.exp(ratios.mean()))
     return flat
+
+
+def _means(by_layer: dict[str, dict[str, float]]) -> dict[str, float]:
+    """By objective, over layers."""
+    values = list(by_layer.values())
+    names = values[0] if values else ()
+    return {n: float(np.mean([layer[n] for layer in values])) for n in names}
 
 
 def _json(value: Any) -> str:

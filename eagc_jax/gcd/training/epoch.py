@@ -1,4 +1,6 @@
-"""One epoch as one compiled program, and what its compilation depends on."""
+"""Some steps as one compiled program, and what its compilation depends on."""
+
+from __future__ import annotations
 
 import functools
 from typing import Any, NamedTuple
@@ -11,52 +13,74 @@ from jax.sharding import Mesh
 
 from eagc_jax.gcd.methods import Method
 from eagc_jax.gcd.methods.base import Batch
-from eagc_jax.gcd.models import DiscoveryModel
-from eagc_jax.gcd.training import parallel, step, views
-from eagc_jax.gcd.training.augmentation import two_views
-from eagc_jax.gcd.training.sampling import sample_indices
+from eagc_jax.gcd.training import measures, parallel, step
+from eagc_jax.gcd.training.model import DiscoveryModel
 from eagc_jax.gcd.training.settings import FeatureCoordination, TrainConfig
 
 
 class Recipe(NamedTuple):
-    """What an epoch's compilation depends on; hashable."""
+    """What the compilation of training steps depends on; hashable."""
 
     config: TrainConfig
     method: Method
     optimizer: optax.GradientTransformation
     summed: bool
     coordination: FeatureCoordination | None
+    view: Any  # of the inputs
     steps: int  # per epoch
     mesh: Mesh | None = None  # over which batches are divided
+    warm: bool = False  # steps of the warm start
 
 
-class Data(NamedTuple):
-    """The data set, the same on every device, and the model's frozen part."""
+class Carry(NamedTuple):
+    """What one step hands to the next."""
 
-    frozen: Any
-    images: jax.Array
-    labels: jax.Array
-    labeled_mask: jax.Array
+    params: Any
+    opt_state: Any
+    coordinator: Any  # of the feature coordinator, or None
+    method: Any  # the method's state
+
+
+class Chunk(NamedTuple):
+    """What some steps need of the data; S steps in front."""
+
+    number: jax.Array  # (S,) int32, the step's number in its epoch
+    arrays: Any  # of the inputs
+    rows: jax.Array  # (S, B) int32
+    labels: jax.Array  # (S, B) int32, -1 on unlabeled items
+    keys: jax.Array  # (S,)
+
+
+class Constants(NamedTuple):
+    """The same in every step."""
+
+    frozen: Any  # the model's frozen part
+    reference: Any  # the reference model's trained part, or None
     num_known: jax.Array
-    pool: jax.Array | None  # (N, V, T, width)
 
 
 @functools.lru_cache(maxsize=64)
 def optimizer_of(
-    config: TrainConfig, aggregator: optax.GradientTransformation | None, steps: int
+    config: TrainConfig,
+    aggregator: optax.GradientTransformation | None,
+    steps: int,
+    epochs: int | None = None,
 ) -> optax.GradientTransformation:
     """Aggregator, weight decay of kernels, SGD along a cosine."""
     schedule = optax.cosine_decay_schedule(
         config.learning_rate,
-        config.epochs * steps,
+        (config.epochs if epochs is None else epochs) * steps,
         alpha=config.final_learning_rate / config.learning_rate,
     )
     stages = [
         optax.add_decayed_weights(config.weight_decay, mask=_is_kernel),
         optax.sgd(schedule, momentum=config.momentum),
     ]
-    if config.head_rate != 1:
-        stages.append(optax.masked(optax.scale(config.head_rate), _is_head))
+    rates = {"head": config.head_rate, "adapter": config.adapter.rate}
+    for name, rate in rates.items():
+        if rate != 1 and (name == "head" or config.trains == "adapter"):
+            mask = functools.partial(_is_part, name)
+            stages.append(optax.masked(optax.scale(rate), mask))
     chain = optax.chain(*([] if aggregator is None else [aggregator]), *stages)
     return optax.with_extra_args_support(chain)
 
@@ -65,9 +89,9 @@ def _is_kernel(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
 
 
-def _is_head(params: Any) -> Any:
+def _is_part(wanted: str, params: Any) -> Any:
     return {
-        name: jax.tree.map(lambda _, name=name: name == "head", part)
+        name: jax.tree.map(lambda _, name=name: name == wanted, part)
         for name, part in params.items()
     }
 
@@ -78,55 +102,47 @@ def merge(graphdef, params, frozen) -> DiscoveryModel:
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "graphdef"))
-def run_epoch(recipe, graphdef, carry, key, epoch, reference, arrays):
-    """All steps of one epoch; returns the new carry and the traces of all steps."""
-    config = recipe.config
-    frozen, images, labels, labeled_mask, num_known, pool = arrays
-    draw_key, view_key = jax.random.split(key)
-    shape = (recipe.steps, config.batch_size)
-    # Every process draws the same rows.
-    indices = sample_indices(draw_key, labeled_mask, shape)
-    mesh = recipe.mesh
+def run_steps(recipe, graphdef, carry: Carry, chunk: Chunk, epoch, constants):
+    """All steps of a chunk; returns the new carry and the traces of all steps."""
+    config, mesh = recipe.config, recipe.mesh
 
     def rebuild(params):
-        return merge(graphdef, params, frozen)
+        return merge(graphdef, params, constants.frozen)
 
-    problem = step.Problem(recipe.method, rebuild, recipe.summed)
+    problem = step.Problem(recipe.method, rebuild, recipe.summed, recipe.warm)
 
-    def one(carry, inputs):
-        params, opt_state, state = carry
-        number, chosen, key = inputs
+    def one(carry, chunk):
+        params, opt_state, state, method_state = carry
         # What follows is computed where its rows are; sums over rows, so gradients of
         # means, are summed over devices by the compiler before the optimizer sees them.
-        chosen = parallel.divided(chosen, mesh)
         # Outside of the differentiated function: the prefix runs once per batch.
-        if pool is None:
-            seen = two_views(key, images[chosen], config.augmentation)
-            tokens = rebuild(params).tokens(seen)
-        else:
-            tokens = views.draw(key, pool, chosen)
+        tokens = recipe.view(chunk.keys, chunk.arrays, rebuild(params))
         tokens = parallel.divided(tokens, mesh)
-        batch = Batch(labels[chosen], labeled_mask[chosen], epoch, num_known)
+        labels = chunk.labels
+        known = constants.num_known
+        batch = Batch(labels, labels >= 0, epoch, known, chunk.rows)
         coordination = None
         if recipe.coordination is not None:
             now = strength(recipe.coordination, epoch)
-            coordination = step.Coordination(recipe.coordination, reference, state, now)
+            coordination = step.Coordination(
+                recipe.coordination, constants.reference, state, now
+            )
         measure = False
         if config.log_every:
-            measure = number % config.log_every == 0
-        gradients, state, seen = step.gradients(
-            problem, params, tokens, batch, coordination, measure
+            measure = chunk.number % config.log_every == 0
+        found = step.gradients(
+            problem, params, tokens, batch, coordination, measure, method_state
         )
         # Losses are for aggregators that look at them; others don't see the keyword.
         updates, opt_state = recipe.optimizer.update(
-            gradients, opt_state, params, value=seen["losses"]
+            found.gradients, opt_state, params, value=found.seen["losses"]
         )
         params = optax.apply_updates(params, updates)
-        carry = parallel.whole((params, opt_state, state), mesh)
-        return carry, parallel.whole(step.trace(seen, opt_state), mesh)
+        carry = Carry(params, opt_state, found.coordinator, found.method_state)
+        trace = measures.trace(found.seen, opt_state)
+        return parallel.whole(carry, mesh), parallel.whole(trace, mesh)
 
-    keys = jax.random.split(view_key, recipe.steps)
-    return jax.lax.scan(one, carry, (jnp.arange(recipe.steps), indices, keys))
+    return jax.lax.scan(one, carry, chunk)
 
 
 def strength(settings: FeatureCoordination, epoch: jax.Array) -> jax.Array:
@@ -137,6 +153,19 @@ def strength(settings: FeatureCoordination, epoch: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "mesh"))
+def tokens_of(graphdef, params, frozen, arrays, mesh=None):
+    """The frozen prefix's tokens of some items."""
+    return parallel.divided(merge(graphdef, params, frozen).tokens(arrays), mesh)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "mesh"))
 def features_of(graphdef, params, frozen, tokens, mesh=None):
     """Features of tokens; with a mesh every device gets those of all rows."""
     return parallel.whole(merge(graphdef, params, frozen).features(tokens), mesh)
+
+
+@functools.partial(jax.jit, static_argnames=("method", "graphdef"))
+def assigned(method, graphdef, params, frozen, state, features):
+    """(N,) int32 classes: the largest logits."""
+    head = merge(graphdef, params, frozen).head
+    return jnp.argmax(method.assign(head, state, features), axis=1).astype(jnp.int32)

@@ -4,10 +4,13 @@ With or without the coordinator at the feature; everything else is the same for 
 run.
 """
 
+from __future__ import annotations
+
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,45 +19,39 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from eagc_jax import diagnostics, features
-from eagc_jax.gating import SoftGateState
-from eagc_jax.gcd import data
-from eagc_jax.gcd.evaluation.accuracy import Accuracy, cluster_accuracy
-from eagc_jax.gcd.methods import Method, SimGCD
-from eagc_jax.gcd.models import DiscoveryModel, VisionTransformer
+from eagc_jax import features
+from eagc_jax.gcd.methods import DataView, Method, SimGCD, Task
 from eagc_jax.gcd.runs.history import RunHistory
-from eagc_jax.gcd.training import parallel, step, views
+from eagc_jax.gcd.sources import Records
+from eagc_jax.gcd.training import measures, parallel, views
+from eagc_jax.gcd.training.building import (
+    build_inputs,
+    build_model,
+    number_of_classes,
+    reference_part,
+)
+from eagc_jax.gcd.training.chunks import train_epoch
 from eagc_jax.gcd.training.epoch import (
-    Data,
+    Carry,
+    Constants,
     Recipe,
-    features_of,
     merge,
     optimizer_of,
-    run_epoch,
 )
+from eagc_jax.gcd.training.evaluating import (
+    Evaluation,
+    assign_all,
+    coordinator_of,
+    evaluate,
+    not_evaluated,
+)
+from eagc_jax.gcd.training.model import DiscoveryModel
+from eagc_jax.gcd.training.recording import record
 from eagc_jax.gcd.training.settings import FeatureCoordination, TrainConfig
+from eagc_jax.gcd.training.warm import warm_up
+from eagc_jax.gcd.training.whole import WholeData
 
 __all__ = ["Evaluation", "FeatureCoordination", "TrainConfig", "TrainingRun"]
-
-SOC_COMPONENTS = 16  # as published
-
-
-class Evaluation(NamedTuple):
-    """What the model makes of the unlabeled training images, without augmentation."""
-
-    accuracy: Accuracy
-    predictions: np.ndarray  # (N,) cluster numbers
-    features: np.ndarray  # (N, width) float32
-    subspace_overlap: float  # SOC of novel images with labeled ones; needs true classes
-
-
-# Of an epoch that was not evaluated.
-_UNKNOWN = Evaluation(
-    Accuracy(float("nan"), float("nan"), float("nan")),
-    np.zeros(0, np.int64),
-    np.zeros((0, 0), np.float32),
-    float("nan"),
-)
 
 
 class TrainingRun:
@@ -62,38 +59,44 @@ class TrainingRun:
 
     `history` and `evaluation` always describe the epochs that are finished, so a loop
     that is interrupted leaves a valid, shorter run. `pretrained_features` are those of
-    the evaluated images before any training. Two runs with the same config, method,
-    split and backbone start from the same heads and see the same batches and views.
+    the unlabeled items before any training. Two runs with the same config, method,
+    records and backbone start from the same heads and see the same batches and views.
 
     Args:
       config: how to train.
-      split: images, labels where they may be used, and where they may not.
-      backbone: what training starts from; it is not modified.
-      aggregator: an Optax transformation from leaves `(2, *shape)` to leaves
+      records: the items, and labels where they may be used. Images are an array of one
+        size, in memory or memory-mapped; with `features`, items are not looked at.
+      backbone: what training starts from; it is not modified. None with `features`.
+      aggregator: an Optax transformation from leaves `(K, *shape)` to leaves
         `(*shape)`, such as `eagc_jax.sum_objectives` or `eagc_jax.eagc`; None for the
-        weighted sum in one backward pass instead of two.
-      method: heads, objectives and the rule to predict.
+        weighted sum in one backward pass instead of K.
+      method: heads, objectives and the rule to assign.
       coordination: what is done to the gradients at the feature, or None.
       reference: a model that the coordination refers to, which may differ from
         `backbone` in the trained blocks alone; None for `backbone` itself.
       pool: views drawn before, to share them among runs; None for new views each step.
+      features: (N, D), of the items, where an adapter or nothing trains below the heads:
+        from `eagc_jax.gcd.backbones.embed`.
+      neighbours: (N, k) int32, each item's nearest others, where
+        `config.adapter.neighbours` asks for them; None to find them here.
+      num_classes: known plus novel classes; None where the records know the truth.
       mesh: devices over which every batch is divided, of one process or several:
         `eagc_jax.gcd.training.parallel.data_mesh()`; None for one device. Every process
         makes the same run, and ends up with the same history.
       name: of the run in tables and figures.
 
     Raises:
-      ValueError: the images do not fit the backbone, the batch is larger than the data
+      ValueError: the items do not fit the backbone, the batch is larger than the data
         set or no multiple of the devices, the reference or the pool has another frozen
-        prefix, or processes have different runs.
+        prefix, the number of classes is missing, or processes have different runs.
 
     Examples:
       >>> from eagc_jax import sum_objectives
+      >>> from eagc_jax.gcd import sources
       >>> from eagc_jax.gcd.checkpoints import load_backbone
-      >>> split = data.split_categories(data.load_digits(), range(5))
       >>> method = SimGCD()
       >>> run = TrainingRun(
-      ...     TrainConfig(), split, load_backbone(),
+      ...     TrainConfig(), sources.load("digits"), load_backbone(),
       ...     sum_objectives(method.objective_weights), method=method,
       ... )
       >>> run.evaluation.predictions.shape  # of the unlabeled images, untrained
@@ -105,14 +108,17 @@ class TrainingRun:
     def __init__(
         self,
         config: TrainConfig,
-        split: data.DiscoverySplit,
-        backbone: VisionTransformer,
+        records: Records,
+        backbone: Any = None,
         aggregator: optax.GradientTransformation | None = None,
         *,
         method: Method | None = None,
         coordination: FeatureCoordination | None = None,
-        reference: VisionTransformer | None = None,
+        reference: Any = None,
         pool: views.ViewPool | None = None,
+        features: np.ndarray | None = None,
+        neighbours: np.ndarray | None = None,
+        num_classes: int | None = None,
         mesh: Mesh | None = None,
         name: str = "run",
     ):
@@ -121,18 +127,13 @@ class TrainingRun:
             parallel.check_same(
                 {f"config.{k}": v for k, v in dataclasses.asdict(config).items()}
                 | {"method": method, "coordination": coordination}
-                | {"data": parallel.digest(dataclasses.asdict(split))}
-                | {"views": parallel.digest(pool)}
+                | {"data": _digest_of(records), "views": parallel.digest(pool)}
+                | {"features": parallel.digest(features)}
                 | {"backbone": _digest(backbone), "reference": _digest(reference)}
             )
-        parallel.check_divides("batch_size", config.batch_size, mesh)
-        if config.batch_size > len(split.images):
-            raise ValueError(
-                f"batch_size must be at most the {len(split.images)} images of the "
-                f"split, got {config.batch_size}"
-            )
+        _check_sizes(config, records, mesh)
         self.config = config
-        self.split = split
+        self.records = records
         self.method = method
         self.history = RunHistory(
             name=name,
@@ -141,74 +142,63 @@ class TrainingRun:
         )
         self.history.losses = {objective: [] for objective in method.objective_names}
         self._mesh = mesh
-        self._recipe = Recipe(
-            # Runs that differ in the seed alone share one compilation.
-            dataclasses.replace(config, seed=0),
-            method,
-            optimizer_of(
-                dataclasses.replace(config, seed=0),
-                aggregator,
-                len(split.images) // config.batch_size,
+        classes = number_of_classes(records, num_classes)
+        model, width = build_model(config, method, backbone, features, classes)
+        self.task = Task(len(records), records.num_known, classes, width)
+        self._inputs = build_inputs(config, records, model, pool, features, neighbours)
+        self._recipe = self._recipe_of(aggregator, coordination)
+        self._graphdef, trainable, frozen = nnx.split(model, model.is_trainable, ...)
+        self._frozen = frozen
+        params = nnx.to_pure_dict(trainable)
+        self.history.parameters = list(measures.layer_names(params))
+        self._key = jax.random.key(config.seed)
+        self._constants = parallel.replicate(
+            Constants(
+                frozen,
+                reference_part(
+                    config, coordination, params, frozen, backbone, reference
+                ),
+                jnp.int32(records.num_known),
             ),
-            aggregator is None,
-            coordination,
-            len(split.images) // config.batch_size,
             mesh,
         )
-        model = _build_model(config, method, backbone, split.num_classes)
-        self._graphdef, trainable, self._frozen = nnx.split(
-            model, model.is_trainable, ...
-        )
-        params = nnx.to_pure_dict(trainable)
-        self.history.parameters = list(step.layer_names(params))
-        self._key = jax.random.key(config.seed)
-        self._prepare(model, pool)
-        self._reference = self._reference_blocks(params, backbone, reference)
-        opt_state = jax.jit(self._recipe.optimizer.init)(params)
-        self._check_optimizer(params, opt_state)
-        self._carry = parallel.replicate(
-            (params, opt_state, self._first_state(params)), mesh
-        )
-        self._reference = parallel.replicate(self._reference, mesh)
+        self._whole = WholeData(self._inputs, self._graphdef, mesh)
+        self._carry = self._first_carry(params)
         self.evaluation = self._evaluate()
         self.pretrained_features = self.evaluation.features
 
-    def _prepare(self, model: DiscoveryModel, pool: views.ViewPool | None) -> None:
-        split = self.split
-        if pool is not None and pool.frozen_blocks != model.frozen_blocks:
-            raise ValueError(
-                f"pool has {pool.frozen_blocks} frozen blocks behind it, the model "
-                f"{model.frozen_blocks}"
-            )
-        if pool is not None and len(pool.tokens) != len(split.images):
-            raise ValueError(
-                f"pool has {len(pool.tokens)} images, the split {len(split.images)}"
-            )
-        images = jnp.asarray(split.images)
-        self._data = parallel.replicate(
-            Data(
-                self._frozen,
-                images,
-                jnp.asarray(split.training_labels),
-                jnp.asarray(split.labeled_mask),
-                jnp.int32(split.num_known),
-                None if pool is None else pool.tokens,
+    def _recipe_of(
+        self,
+        aggregator: optax.GradientTransformation | None,
+        coordination: FeatureCoordination | None,
+    ) -> Recipe:
+        # Runs that differ in the seed alone share one compilation.
+        config = dataclasses.replace(self.config, seed=0)
+        steps = len(self.records) // config.batch_size
+        return Recipe(
+            config,
+            self.method,
+            optimizer_of(config, aggregator, steps),
+            aggregator is None,
+            coordination,
+            self._inputs.view,
+            steps,
+            self._mesh,
+        )
+
+    def _first_carry(self, params: dict[str, Any]) -> Carry:
+        opt_state = jax.jit(self._recipe.optimizer.init)(params)
+        self._check_optimizer(params, opt_state)
+        placed = parallel.replicate(params, self._mesh)
+        return parallel.replicate(
+            Carry(
+                params,
+                opt_state,
+                self._first_coordinator(placed),
+                self.method.init(self.task),
             ),
             self._mesh,
         )
-        # The prefix never changes: its tokens of the evaluated images neither.
-        self._tokens = self._divided_tokens(model, images)
-
-    def _divided_tokens(self, model: DiscoveryModel, images: jax.Array) -> jax.Array:
-        """The prefix's tokens of all images, each process's own rows computed by it."""
-        if self._mesh is None:
-            return views.frozen_tokens(model.backbone, images, model.frozen_blocks)
-        number = len(images)
-        padded = number + -number % self._mesh.size
-        # The last image fills up what is missing to equal shares.
-        rows = np.minimum(parallel.own_rows(padded, self._mesh), number - 1)
-        own = views.frozen_tokens(model.backbone, images[rows], model.frozen_blocks)
-        return parallel.divide(own, padded, self._mesh)
 
     def _check_optimizer(self, params: dict[str, Any], opt_state: Any) -> None:
         """Raises ValueError where processes have other aggregators: other programs."""
@@ -224,175 +214,131 @@ class TrainingRun:
         program = update.lower(gradients, opt_state, params, value=losses).as_text()
         parallel.check_same({"aggregator": parallel.digest(program)})
 
-    def _features_of_all(self, params: dict[str, Any]) -> jax.Array:
-        """Of the split's images, as an array of this process; parameters on the mesh."""
-        frozen = self._data.frozen
-        found = features_of(self._graphdef, params, frozen, self._tokens, self._mesh)
-        return self._own(found)[: len(self.split.images)]
+    def _first_coordinator(self, params: Any) -> features.CoordinatorState | None:
+        settings = self._recipe.coordination
+        if settings is None:
+            return None
+        theirs = {**params, **self._constants.reference}
+        return coordinator_of(settings, self._features(theirs), self.records)
+
+    def _features(self, params: Any) -> np.ndarray:
+        """(N, width), of all items; parameters as they lie on the mesh."""
+        return self._whole.features(params, self._constants.frozen)
 
     def _own(self, tree: Any) -> Any:
         """This process's copy of what every device has."""
         return tree if self._mesh is None else parallel.local(tree)
 
-    def _reference_blocks(
-        self,
-        params: dict[str, Any],
-        backbone: VisionTransformer,
-        reference: VisionTransformer | None,
-    ) -> Any:
-        """The trained blocks of the reference model; nothing without coordination."""
-        if self._recipe.coordination is None:
-            return None
-        if reference is None or reference is backbone:
-            return params.get("backbone", {})
-        model = DiscoveryModel(
-            reference,
-            nnx.Module(),
-            trainable_blocks=self.config.trainable_blocks,
-        )
-        _, trained, frozen = nnx.split(model, model.is_trainable, ...)
-        own = nnx.to_pure_dict(self._frozen).get("backbone", {})
-        theirs = nnx.to_pure_dict(frozen).get("backbone", {})
-        same = jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), own, theirs)
-        if not all(jax.tree.leaves(same)):
-            raise ValueError(
-                "reference must have the backbone's frozen prefix: train it with the "
-                "same trainable_blocks, from the same backbone"
-            )
-        return nnx.to_pure_dict(trained).get("backbone", {})
-
-    def _first_state(self, params: dict[str, Any]) -> features.CoordinatorState | None:
-        settings = self._recipe.coordination
-        if settings is None:
-            return None
-        blocks = {**params, "backbone": self._reference}
-        found = self._features_of_all(parallel.replicate(blocks, self._mesh))
-        return _coordinator_of(settings, found, self.split.labeled_mask)
-
     @property
     def model(self) -> DiscoveryModel:
         """The model after the last finished epoch."""
-        return merge(self._graphdef, self._own(self._carry[0]), self._frozen)
+        return merge(self._graphdef, self._own(self._carry.params), self._frozen)
 
     @property
     def coordinator(self) -> features.CoordinatorState | None:
         """Conceptor and labeled reference after the last finished epoch."""
-        return self._own(self._carry[2])
+        return self._own(self._carry.coordinator)
+
+    @property
+    def method_state(self) -> Any:
+        """What the method remembers after the last finished epoch."""
+        return self._own(self._carry.method)
 
     def __iter__(self) -> Iterator[int]:
         """Trains the epochs that are left; yields the number of each finished one."""
+        if not self.history.epochs and self.config.warm_start is not None:
+            self._carry = self._warmed()
         for epoch in range(len(self.history.epochs), self.config.epochs):
             started = time.perf_counter()
-            # Assigned only when it is over, and not donated: an interrupt leaves the
-            # last finished epoch's model. The scan inside reuses its buffers anyway.
-            carry, traces = jax.block_until_ready(
-                run_epoch(
-                    self._recipe,
-                    self._graphdef,
-                    self._carry,
-                    jax.random.fold_in(self._key, epoch),
-                    jnp.float32(epoch),
-                    self._reference,
-                    self._data,
-                )
-            )
+            # Assigned only when it is over: an interrupt leaves the last finished
+            # epoch's model.
+            carry, traces = self._train_epoch(epoch)
             seconds = time.perf_counter() - started
-            self._carry = self._refreshed(carry, epoch + 1)
+            self._carry = self._between_epochs(carry, epoch + 1)
             due = (epoch + 1) % self.config.evaluate_every == 0
-            if due or epoch + 1 == self.config.epochs:
-                self.evaluation = self._evaluate()
-            else:
-                self.evaluation = _UNKNOWN
-            self._record(epoch + 1, traces, seconds, time.perf_counter() - started)
+            last = epoch + 1 == self.config.epochs
+            self.evaluation = self._evaluate() if due or last else not_evaluated()
+            record(
+                self.history,
+                epoch + 1,
+                self._own(traces),
+                self.evaluation,
+                self._own(self._carry.opt_state),
+            )
+            self.history.seconds.append(time.perf_counter() - started)
+            self.history.step_seconds.append(seconds / self._recipe.steps)
+            self.history.epochs.append(epoch + 1)
             yield epoch + 1
 
-    def _refreshed(self, carry: tuple, epoch: int) -> tuple:
-        """The carry with a conceptor of the student's features, where one is due."""
+    def _warmed(self) -> Carry:
+        carry = warm_up(
+            self._recipe, self._graphdef, self._carry, self._constants, self
+        )
+        return parallel.replicate(carry, self._mesh)
+
+    def _train_epoch(self, epoch: int) -> tuple[Carry, measures.Trace]:
+        return train_epoch(
+            self._recipe,
+            self._graphdef,
+            self._carry,
+            self._constants,
+            self._inputs,
+            self.records.labels,
+            jax.random.fold_in(self._key, epoch),
+            epoch,
+        )
+
+    def _between_epochs(self, carry: Carry, epoch: int) -> Carry:
+        """A conceptor of the student's features, where one is due; the method's turn."""
         settings = self._recipe.coordination
-        if settings is None or settings.refresh_epochs == 0:
+        if settings and settings.refresh_epochs and not epoch % settings.refresh_epochs:
+            state = coordinator_of(settings, self._features(carry.params), self.records)
+            carry = carry._replace(coordinator=parallel.replicate(state, self._mesh))
+        head = merge(self._graphdef, self._own(carry.params), self._frozen).head
+        old = self._own(carry.method)
+        new = self.method.between_epochs(head, old, self._view(carry.params, epoch))
+        if new is old:
             return carry
-        if epoch % settings.refresh_epochs:
-            return carry
-        params, opt_state, _ = carry
-        found = self._features_of_all(params)
-        state = _coordinator_of(settings, found, self.split.labeled_mask)
-        return params, opt_state, parallel.replicate(state, self._mesh)
+        return carry._replace(method=parallel.replicate(new, self._mesh))
+
+    def _view(self, params: Any, epoch: int) -> DataView:
+        @functools.cache
+        def found():
+            return self._features(params)
+
+        labels = self.records.labels
+        return DataView(found, labels, self.task, self.config.seed, epoch)
 
     def _evaluate(self) -> Evaluation:
-        split = self.split
-        found = self._features_of_all(self._carry[0])
-        clusters = self.method.predict(
-            self.model.head,
+        view = self._view(self._carry.params, len(self.history.epochs))
+        state = self.method.before_assignment(self.model.head, self.method_state, view)
+        found = view.features()
+        clusters = assign_all(
+            self.method,
+            self._graphdef,
+            self._own(self._carry.params),
+            self._frozen,
+            state,
             found,
-            split.training_labels,
-            split.num_classes,
-            self.config.seed,
         )
-        unlabeled = ~split.labeled_mask
-        accuracy = cluster_accuracy(
-            split.labels[unlabeled], clusters[unlabeled], split.old_mask[unlabeled]
-        )
-        found = np.asarray(found)
-        overlap = diagnostics.subspace_overlap(
-            jnp.asarray(found[split.labeled_mask]),
-            jnp.asarray(found[~split.old_mask]),
-            k=min(SOC_COMPONENTS, found.shape[1]),
-        )
-        return Evaluation(
-            accuracy, clusters[unlabeled], found[unlabeled], float(overlap)
-        )
-
-    def _record(
-        self, epoch: int, traces: step.Trace, training: float, seconds: float
-    ) -> None:
-        history = self.history
-        traces = jax.tree.map(np.asarray, self._own(traces))
-        history.accuracy.append(self.evaluation.accuracy)
-        for k, objective in enumerate(history.objective_names):
-            history.losses[objective].append(float(traces.losses[:, k].mean()))
-        opt_state = self._own(self._carry[1])
-        if optax.tree.get_all_with_path(opt_state, SoftGateState.__name__):
-            report = diagnostics.report(opt_state)
-            history.layers = list(report.layers)
-            history.gate.append(report.gates)
-            history.energy.append(report.energies)
-        history.subspace_overlap.append(self.evaluation.subspace_overlap)
-        history.traces.append(traces)
-        history.seconds.append(seconds)
-        history.step_seconds.append(training / self._recipe.steps)
-        history.epochs.append(epoch)
+        return evaluate(self.records, found, clusters)
 
 
-def _digest(backbone: VisionTransformer | None) -> str:
+def _digest(backbone: Any) -> str:
     arrays = None if backbone is None else nnx.to_pure_dict(nnx.state(backbone))
     return parallel.digest(arrays)
 
 
-def _build_model(
-    config: TrainConfig, method: Method, backbone: VisionTransformer, num_classes: int
-) -> DiscoveryModel:
-    @nnx.jit  # one compilation; op by op, the first start would take seconds
-    def build_head():
-        return method.build_head(
-            backbone.config.width, num_classes, rngs=nnx.Rngs(config.seed)
+def _digest_of(records: Records) -> str:
+    """Of the labels and, where they are an array, the items."""
+    items = getattr(records.items, "array", None)
+    return parallel.digest((items, records.labels, records.truth))
+
+
+def _check_sizes(config: TrainConfig, records: Records, mesh: Mesh | None) -> None:
+    parallel.check_divides("batch_size", config.batch_size, mesh)
+    if config.batch_size > len(records):
+        raise ValueError(
+            f"batch_size must be at most the {len(records)} items of {records.name}, "
+            f"got {config.batch_size}"
         )
-
-    return DiscoveryModel(
-        backbone, build_head(), trainable_blocks=config.trainable_blocks
-    )
-
-
-def _coordinator_of(
-    settings: FeatureCoordination, found: jax.Array, labeled_mask: np.ndarray
-) -> features.CoordinatorState:
-    """Conceptor and labeled reference of the labeled images' features."""
-    labeled = jnp.asarray(found)[np.flatnonzero(labeled_mask)]
-    options: dict[str, Any] = {"normalize": settings.normalize, "center": None}
-    if settings.center:
-        rows = labeled
-        if settings.normalize:
-            rows = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
-        options["center"] = rows.mean(axis=0)
-    conceptor = features.conceptor(labeled, settings.aperture, **options)
-    energies = features.energy_ratio(labeled, conceptor, **options)
-    return features.init_coordinator(conceptor, energies, center=options["center"])

@@ -108,20 +108,31 @@ def local(tree: Any) -> Any:
     )
 
 
-def own_rows(number: int, mesh: Mesh) -> np.ndarray:
+def own_rows(number: int, mesh: Mesh | None) -> np.ndarray:
     """Numbers of the rows that this process holds, of `number` divided over the mesh."""
+    if mesh is None:
+        return np.arange(number)
     parts = NamedSharding(mesh, P(ROWS)).addressable_devices_indices_map((number,))
     spans = {index[0].indices(number)[:2] for index in parts.values() if index}
     return np.concatenate([np.arange(*span) for span in sorted(spans)])
 
 
-def divide(own: jax.Array, number: int, mesh: Mesh) -> jax.Array:
-    """An array of `number` rows over all devices, from each process's `own_rows`."""
-    rows = NamedSharding(mesh, P(ROWS))
+def divide(own: Any, number: int, mesh: Mesh | None, axis: int = 0) -> Any:
+    """A tree whose axis has `number` rows over all devices, from each `own_rows`.
+
+    Without a mesh, the tree's arrays on the device.
+    """
+    if mesh is None:
+        return jax.tree.map(jax.numpy.asarray, own)
+    rows = NamedSharding(mesh, P(*[None] * axis, ROWS))
     if jax.process_count() == 1:
         return jax.device_put(own, rows)
-    shape = (number, *own.shape[1:])
-    return jax.make_array_from_process_local_data(rows, np.asarray(own), shape)
+
+    def place(leaf):
+        shape = (*leaf.shape[:axis], number, *leaf.shape[axis + 1 :])
+        return jax.make_array_from_process_local_data(rows, np.asarray(leaf), shape)
+
+    return jax.tree.map(place, own)
 
 
 def divided(tree: Any, mesh: Mesh | None) -> Any:

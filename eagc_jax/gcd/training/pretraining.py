@@ -4,8 +4,8 @@
 
 made the backbone for digits that comes with this package (when the model's last block
 computed all tokens: today's rounding differs, and with it the result, bit for bit). With
-`--dataset`, a shorter recipe teaches a backbone for any data set of
-`eagc_jax.gcd.data.LOADERS`. The method is SimCLR's: two random views per image, a
+`--dataset`, a shorter recipe teaches a backbone for some data sets of
+`eagc_jax.gcd.sources`. The method is SimCLR's: two random views per image, a
 projection, InfoNCE. No label is read at any point.
 """
 
@@ -23,11 +23,12 @@ import numpy as np
 import optax
 from flax import nnx
 
-from eagc_jax.gcd import data, losses
+from eagc_jax.gcd import losses, sources
 from eagc_jax.gcd.checkpoints import save_backbone
 from eagc_jax.gcd.heads import Projector
 from eagc_jax.gcd.models import VisionTransformer, ViTConfig
 from eagc_jax.gcd.training.augmentation import Augmentation, two_views
+from eagc_jax.gcd.training.inputs import images_of
 
 # Patches of 2 x 2 pixels: 16 of them; a quarter of the cost of single pixels.
 DIGITS_VIT = ViTConfig(
@@ -104,7 +105,7 @@ def recipe(dataset: str) -> tuple[ViTConfig, PretrainConfig]:
     mean and five nearest neighbours from one half to the other, and k-means on all.
 
     Args:
-      dataset: a key of `eagc_jax.gcd.data.LOADERS`.
+      dataset: the name of a data set of `eagc_jax.gcd.sources`.
 
     Returns:
       The shape and the settings; use `dataclasses.replace` for another seed.
@@ -315,7 +316,7 @@ def main(arguments: list[str] | None = None) -> None:
         config, epochs=options.epochs or config.epochs, seed=options.seed
     )
     try:
-        dataset = data.LOADERS[name](**({"path": options.data} if options.data else {}))
+        images = images_of(sources.load(name, options.data))
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(f"{parser.prog}: {error}") from error
     every = max(1, config.epochs // 20)
@@ -327,7 +328,7 @@ def main(arguments: list[str] | None = None) -> None:
             )
 
     seconds = None if options.minutes is None else 60 * options.minutes
-    backbone = pretrain(jnp.asarray(dataset.images), vit, config, show, seconds=seconds)
+    backbone = pretrain(jnp.asarray(images), vit, config, show, seconds=seconds)
     save_backbone(options.output, backbone)
     print(f"wrote {options.output} ({options.output.stat().st_size / 1e3:.0f} kB)")
 

@@ -16,56 +16,28 @@ import numpy as np
 import optax
 from flax import nnx
 
-from eagc_jax.gcd import data, losses
+from eagc_jax.gcd import losses
 from eagc_jax.gcd.heads import CosineClassifier
-from eagc_jax.gcd.methods.base import check
-from eagc_jax.gcd.models import DiscoveryModel, VisionTransformer
+from eagc_jax.gcd.sources import Records
 from eagc_jax.gcd.training import views
-from eagc_jax.gcd.training.augmentation import Augmentation, two_views
-
-
-@dataclasses.dataclass(frozen=True)
-class ReferenceConfig:
-    """How the reference model is trained; the released settings where they apply.
-
-    Raises:
-      ValueError: a number is out of its range; the message names the field.
-    """
-
-    epochs: int = 30  # passes over the labeled images
-    batch_size: int = 32  # labeled images per step, two views each
-    learning_rate: float = 0.02  # SGD's first; falls along a cosine, step by step
-    final_learning_rate: float = 2e-5
-    momentum: float = 0.9
-    weight_decay: float = 1e-4  # of all parameters, as released
-    temperature: float = 0.1  # of the cross-entropy
-    trainable_blocks: int = 1
-    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
-    seed: int = 0
-
-    def __post_init__(self):
-        for name in ("epochs", "batch_size"):
-            check(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
-        for name in ("learning_rate", "final_learning_rate", "temperature"):
-            check(name, getattr(self, name), "positive", getattr(self, name) > 0)
-        check("momentum", self.momentum, "in [0, 1)", 0 <= self.momentum < 1)
-        decay = self.weight_decay
-        check("weight_decay", decay, "at least 0", decay >= 0)
+from eagc_jax.gcd.training.inputs import ImageInputs, PooledInputs, images_of
+from eagc_jax.gcd.training.model import DiscoveryModel
+from eagc_jax.gcd.training.settings import ReferenceConfig
 
 
 def train_reference(
     config: ReferenceConfig,
-    split: data.DiscoverySplit,
-    backbone: VisionTransformer,
+    records: Records,
+    backbone: Any,
     pool: views.ViewPool | None = None,
-) -> VisionTransformer:
+) -> Any:
     """Trains the last blocks and a classifier of the known classes; drops the latter.
 
     Args:
       config: how to train.
-      split: of which the labeled images are used, and no other.
+      records: of which the labeled images are used, and no other.
       backbone: what training starts from; it is not modified.
-      pool: views drawn before, of all images of the split, or None.
+      pool: views drawn before, of all images of the records, or None.
 
     Returns:
       A backbone that differs from the given one in its last blocks alone.
@@ -76,7 +48,7 @@ def train_reference(
     References:
       Zheng et al., "EAGC", CVPR 2026, arXiv 2604.14176, stage 1.
     """
-    labeled = np.flatnonzero(split.labeled_mask)
+    labeled = np.flatnonzero(records.labeled_mask)
     if len(labeled) < config.batch_size:
         raise ValueError(
             f"batch_size must be at most the {len(labeled)} labeled images, got "
@@ -86,31 +58,36 @@ def train_reference(
     @nnx.jit
     def build_head():
         rngs = nnx.Rngs(config.seed)
-        return CosineClassifier(backbone.config.width, split.num_known, rngs=rngs)
+        return CosineClassifier(backbone.width, records.num_known, rngs=rngs)
 
     model = DiscoveryModel(
         backbone, build_head(), trainable_blocks=config.trainable_blocks
     )
     graphdef, trainable, frozen = nnx.split(model, model.is_trainable, ...)
     params = nnx.to_pure_dict(trainable)
-    if pool is not None:
-        inputs = pool.tokens[labeled]
-    else:
-        inputs = jnp.asarray(split.images)[labeled]
-    labels = jnp.asarray(split.labels)[labeled]
+    images = ImageInputs(images_of(records), config.augmentation)
+    inputs = images if pool is None else PooledInputs(pool, images)
     plain = dataclasses.replace(config, seed=0)
-    carry = params, _optimizer(plain, len(labeled) // config.batch_size).init(params)
+    steps = len(labeled) // config.batch_size
+    carry = params, _optimizer(plain, steps).init(params)
     key = jax.random.key(config.seed)
+    columns = np.arange(config.batch_size)
     for epoch in range(config.epochs):
-        carry = _epoch(
+        order, keys = _drawn(
+            jax.random.fold_in(key, epoch), len(labeled), steps, config.batch_size
+        )
+        rows = labeled[np.asarray(order)]
+        arrays = inputs.read(rows, keys, columns)
+        carry = _steps(
             plain,
             graphdef,
-            pool is not None,
+            inputs.view,
+            steps,
             carry,
             frozen,
-            inputs,
-            labels,
-            jax.random.fold_in(key, epoch),
+            arrays,
+            records.labels[rows],
+            keys,
         )
     return nnx.merge(graphdef, nnx.State(carry[0]), frozen).backbone
 
@@ -127,32 +104,32 @@ def _optimizer(config: ReferenceConfig, steps: int) -> optax.GradientTransformat
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _epoch(config, graphdef, pooled, carry, frozen, inputs, labels, key):
-    steps = len(labels) // config.batch_size
-    optimizer = _optimizer(config, steps)
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _drawn(key, number, steps, batch_size):
+    """An epoch's batches (steps, B) and the keys of their views."""
     order_key, view_key = jax.random.split(key)
-    order = jax.random.permutation(order_key, len(labels))
-    batches = order[: steps * config.batch_size].reshape(steps, -1)
+    order = jax.random.permutation(order_key, number)[: steps * batch_size]
+    return order.reshape(steps, batch_size), jax.random.split(view_key, steps)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _steps(config, graphdef, view, steps, carry, frozen, arrays, labels, keys):
+    optimizer = _optimizer(config, steps)
 
     def rebuild(params: Any) -> DiscoveryModel:
         return nnx.merge(graphdef, nnx.State(params), frozen)
 
-    def step(carry, drawn):
+    def step(carry, inputs):
         params, opt_state = carry
-        chosen, key = drawn
-        if pooled:
-            tokens = views.draw(key, inputs, chosen)
-        else:
-            seen = two_views(key, inputs[chosen], config.augmentation)
-            tokens = rebuild(params).tokens(seen)
-        mask = jnp.ones(len(chosen), bool)
+        arrays, labels, key = inputs
+        tokens = view(key, arrays, rebuild(params))
+        mask = jnp.ones(len(labels), bool)
 
         def loss_fn(params):
             model = rebuild(params)
             logits = model.head(model.features(tokens))
             return losses.labeled_cross_entropy(
-                logits, labels[chosen], mask, temperature=config.temperature
+                logits, labels, mask, temperature=config.temperature
             )
 
         updates, opt_state = optimizer.update(
@@ -160,5 +137,4 @@ def _epoch(config, graphdef, pooled, carry, frozen, inputs, labels, key):
         )
         return (optax.apply_updates(params, updates), opt_state), None
 
-    keys = jax.random.split(view_key, steps)
-    return jax.lax.scan(step, carry, (batches, keys))[0]
+    return jax.lax.scan(step, carry, (arrays, labels, keys))[0]

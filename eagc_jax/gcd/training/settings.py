@@ -1,11 +1,61 @@
 """How a run is optimised, and what is done at the feature: plain, hashable settings."""
 
 import dataclasses
+from typing import Literal, get_args
 
 from eagc_jax.gcd.methods.base import check
 from eagc_jax.gcd.training.augmentation import Augmentation
 
 COORDINATION_MODES = ("released", "paper", "unsupervised_only")
+
+
+# What is trained below the heads: the backbone's last blocks, an adapter on its features
+# (which can then be computed once), or nothing.
+Trains = Literal["blocks", "adapter", "nothing"]
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterConfig:
+    """A residual adapter on features that were computed before, and their views.
+
+    Raises:
+      ValueError: a number is out of its range; the message names the field.
+    """
+
+    hidden: int | None = None  # units between its two layers; None: the feature's width
+    rate: float = 0.1  # its learning rate over the one of training
+    noise: float = 0.6  # expected length of the noise on a view; features have length 1
+    # The second view of an unlabeled item is one of so many nearest items by the frozen
+    # feature, or itself, drawn anew each time; 0: itself.
+    neighbours: int = 0
+
+    def __post_init__(self):
+        if self.hidden is not None:
+            check("hidden", self.hidden, "at least 1 or None", self.hidden >= 1)
+        check("rate", self.rate, "positive", self.rate > 0)
+        for name in ("noise", "neighbours"):
+            check(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStart:
+    """Training before the method's own objectives, and where prototypes start.
+
+    First the labeled items alone are classified (and, where the method has it, views told
+    apart); then semi-supervised k-means on the features so trained gives the prototypes,
+    also of classes that no item is labeled with.
+
+    Raises:
+      ValueError: a number is out of its range; the message names the field.
+    """
+
+    epochs: int = 10  # along a cosine of their own; 0: none
+    prototypes: bool = True  # from semi-supervised k-means
+    restarts: int = 3  # of k-means
+
+    def __post_init__(self):
+        check("epochs", self.epochs, "at least 0", self.epochs >= 0)
+        check("restarts", self.restarts, "at least 1", self.restarts >= 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +76,10 @@ class TrainConfig:
     head_rate: float = 1.0  # the heads' learning rate over the backbone's
     momentum: float = 0.9
     weight_decay: float = 5e-5  # of kernels alone, not of biases and norms
-    trainable_blocks: int = 1  # last blocks that train along with the heads
+    trains: Trains = "blocks"  # besides the heads
+    trainable_blocks: int = 1  # how many of the last, where blocks train
+    adapter: AdapterConfig = AdapterConfig()  # where it trains
+    warm_start: WarmStart | None = None
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     log_every: int = 10  # steps between two measurements of the raw gradients; 0: never
     evaluate_every: int = 1  # epochs between two evaluations; the last one has one
@@ -40,6 +93,15 @@ class TrainConfig:
         for name in ("weight_decay", "log_every"):
             check(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
         check("momentum", self.momentum, "in [0, 1)", 0 <= self.momentum < 1)
+        if self.trains not in get_args(Trains):
+            raise ValueError(
+                f"trains must be one of {get_args(Trains)}, got {self.trains!r}"
+            )
+
+    @property
+    def blocks_that_train(self) -> int:
+        """Of the backbone's last ones."""
+        return self.trainable_blocks if self.trains == "blocks" else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,3 +137,32 @@ class FeatureCoordination:
         if self.max_projection is not None:
             cap = self.max_projection
             check("max_projection", cap, "in [0, 1] or None", 0 <= cap <= 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferenceConfig:
+    """How the reference model is trained; the released settings where they apply.
+
+    Raises:
+      ValueError: a number is out of its range; the message names the field.
+    """
+
+    epochs: int = 30  # passes over the labeled images
+    batch_size: int = 32  # labeled images per step, two views each
+    learning_rate: float = 0.02  # SGD's first; falls along a cosine, step by step
+    final_learning_rate: float = 2e-5
+    momentum: float = 0.9
+    weight_decay: float = 1e-4  # of all parameters, as released
+    temperature: float = 0.1  # of the cross-entropy
+    trainable_blocks: int = 1
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size"):
+            check(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
+        for name in ("learning_rate", "final_learning_rate", "temperature"):
+            check(name, getattr(self, name), "positive", getattr(self, name) > 0)
+        check("momentum", self.momentum, "in [0, 1)", 0 <= self.momentum < 1)
+        decay = self.weight_decay
+        check("weight_decay", decay, "at least 0", decay >= 0)

@@ -1,8 +1,8 @@
-"""One training step: objectives at the feature, coordination, gradients, a trace.
+"""One training step: objectives at the feature, coordination, gradients.
 
-The model is cut where the paper coordinates, at the backbone's feature. The objectives
-are differentiated through the heads down to the feature; there their gradients may be
-edited; from there they are pulled back through the trained blocks.
+The model is cut where the paper coordinates, at the feature. The objectives are
+differentiated through the heads down to the feature; there their gradients may be
+edited; from there they are pulled back through the trained part below.
 """
 
 from __future__ import annotations
@@ -13,39 +13,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eagc_jax import diagnostics, features
-from eagc_jax.gating import SoftGateState
+from eagc_jax import features
 from eagc_jax.gcd.methods.base import Batch, Method
-from eagc_jax.gcd.models import DiscoveryModel
+from eagc_jax.gcd.training import measures
+from eagc_jax.gcd.training.model import DiscoveryModel
 from eagc_jax.gcd.training.settings import FeatureCoordination
 from eagc_jax.gradients import value_and_grads
-from eagc_jax.objectives import named_leaves, stack_objectives
-
-SUPERVISED, UNSUPERVISED = 0, 1
-
-
-class Trace(NamedTuple):
-    """What one step saw and decided; NaN where it was not measured.
-
-    K objectives, L parameter tensors, G gated layers (none without a gate).
-    """
-
-    losses: jax.Array  # (K,)
-    gradient_deviation: jax.Array  # scalar: GDC of the raw gradients of the blocks
-    gradient_norms: jax.Array  # (K, L) raw
-    cosines: jax.Array  # (L,) between the first two objectives, raw
-    gates: jax.Array  # (K, G) mean factor per layer
-    labeled_reference: jax.Array  # scalar: mu after the step's update
-    projection_quantiles: jax.Array  # (5,) of the unlabeled rows' weights
-    removed: jax.Array  # scalar: share of the feature gradient's norm that EEP took
-    added: jax.Array  # scalar: what AGA added, as a share of the same norm
+from eagc_jax.objectives import stack_objectives
 
 
 class Coordination(NamedTuple):
     """What the feature coordinator needs in a step."""
 
     settings: FeatureCoordination  # static
-    reference: Any  # the reference model's trained blocks, like params["backbone"]
+    reference: Any  # the reference model's trained part below the feature
     state: features.CoordinatorState
     strength: jax.Array  # scalar in [0, 1] that multiplies what is done
     features: jax.Array | None = None  # the reference model's, where at hand: (2B, D)
@@ -57,200 +38,187 @@ class Problem(NamedTuple):
     method: Method
     rebuild: Callable[[Any], DiscoveryModel]  # model of given trainable parameters
     summed: bool  # one backward pass of the weighted sum instead of K
+    warm: bool = False  # the method's warm objectives
+
+
+class Found(NamedTuple):
+    """What a step gives the optimizer, the next step and the trace."""
+
+    gradients: Any  # leaves (K, *shape); (*shape), the weighted sum's, where summed
+    coordinator: features.CoordinatorState | None
+    method_state: Any
+    seen: dict[str, Any]  # parts of the trace
+
+
+class _Cut(NamedTuple):
+    """The model cut at the feature, for one batch."""
+
+    features: jax.Array  # (2B, width)
+    pull_back: Callable[
+        [jax.Array], Any
+    ]  # cotangent of the feature -> below's gradient
+    losses_of: Callable[[Any, jax.Array], tuple[jax.Array, Any]]
+    head: Any  # parameters above
+    weights: jax.Array  # (K,)
+
+
+class _Gradients(NamedTuple):
+    """Of the objectives at the cut: leaves (K, ...), or of their weighted sum."""
+
+    head: Any
+    feature: jax.Array  # (K, 2B, width) or (2B, width)
 
 
 def gradients(
     problem: Problem,
     params: dict[str, Any],
-    tokens: jax.Array,
+    tokens: Any,
     batch: Batch,
     coordination: Coordination | None,
     measure: jax.Array | bool,
-) -> tuple[Any, features.CoordinatorState | None, dict[str, Any]]:
+    method_state: Any = (),
+) -> Found:
     """Gradients of the objectives and what the trace is made of.
 
     Args:
       problem: method and model.
-      params: {"backbone": trained blocks, "head": heads}; the former may be missing.
-      tokens: (2B, T, width), two views after the frozen prefix.
+      params: {"head": heads} and what trains below the feature, if anything does.
+      tokens: two views after the frozen prefix, axis 0 (2B,).
       batch: labels, mask, epoch.
       coordination: at the feature, or None.
-      measure: whether to measure the raw gradients in this step.
-
-    Returns:
-      (gradients, new coordinator state, parts of the trace). Leaves are (K, *shape), or
-      (*shape), the weighted sum's, where the problem says so.
+      measure: whether to measure the raw gradients in this step; False: never.
+      method_state: the method's.
     """
-    weights = jnp.asarray(problem.method.objective_weights, jnp.float32)
-    trunk = params.get("backbone", {})
-
-    def features_of(blocks: Any) -> jax.Array:
-        return problem.rebuild(_with(params, blocks)).features(tokens)
-
-    def losses_of(head_params: Any, z: jax.Array) -> jax.Array:
-        head = problem.rebuild({**params, "head": head_params}).head
-        return jnp.stack(problem.method.objectives(head, z, batch))
-
-    z, pullback = jax.vjp(features_of, trunk)
-    each = value_and_grads(losses_of, argnums=(0, 1))
+    cut = _cut(problem, params, tokens, batch, method_state)
     split = not problem.summed or (
         coordination is not None and coordination.settings.mode == "unsupervised_only"
     )
-    if split:
-        losses, (of_head, of_z) = each(params["head"], z)
-        if problem.summed:
-            of_head = _scale_rows(of_head, weights)
-            of_z = of_z * weights[:, None, None]
-    else:
-
-        def total(head_params, z):
-            losses = losses_of(head_params, z)
-            return weights @ losses, losses
-
-        (_, losses), (of_head, of_z) = jax.value_and_grad(
-            total, argnums=(0, 1), has_aux=True
-        )(params["head"], z)
-
+    (losses, method_state), found = (_by_objective if split else _of_the_sum)(cut)
+    raw = found if split else None
+    if problem.summed and split:
+        found = _weighted(found, cut.weights)
     seen: dict[str, Any] = {"losses": losses}
     state = None
     if coordination is not None:
-        # AGA's strength is that on the weighted sum; the aggregator will apply the
-        # supervised objective's weight to what is added here.
-        scale = 1.0
-        if not problem.summed:
-            scale = problem.method.objective_weights[SUPERVISED]
-        reference = coordination.features
-        if reference is None:  # the frozen prefix is shared: the trained blocks alone
-            reference = jax.lax.stop_gradient(features_of(coordination.reference))
-        of_z, state, info = _coordinate(of_z, z, reference, batch, coordination, scale)
-        seen |= {
-            "labeled_reference": state.labeled_reference,
-            "projection_quantiles": info.quantiles,
-            "removed": info.removed_share,
-            "added": info.added_share,
-        }
-    if problem.summed:
-        if split:
-            of_head = jax.tree.map(lambda leaf: leaf.sum(axis=0), of_head)
-            of_z = of_z.sum(axis=0)
-        of_trunk = pullback(of_z)[0]
-    else:
-        of_trunk = stack_objectives([pullback(row)[0] for row in of_z])
-    if measure is not False:
-        seen |= jax.lax.cond(
-            measure,
-            lambda: _raw(each, pullback, params, z, weights),
-            lambda: _unmeasured(params, weights),
+        of_z, state, more = _coordinated(
+            problem, params, tokens, batch, coordination, cut, found.feature
         )
-    return _with({"head": of_head}, of_trunk), state, seen
+        found = found._replace(feature=of_z)
+        seen |= more
+    if problem.summed and split:
+        found = jax.tree.map(lambda leaf: leaf.sum(axis=0), found)
+    below = _below(cut, found, problem.summed)
+    if measure is not False:
+        # Without coordination the gradients are the raw ones; else once more, if due.
+        ready = below if raw is not None and coordination is None else None
+        ready = None if problem.summed else ready
+        seen |= _measured(problem, params, cut, raw, ready, measure)
+    return Found(join(below, found.head), state, method_state, seen)
 
 
-def trace(seen: dict[str, jax.Array], opt_state: Any) -> Trace:
-    """A step's trace from what `gradients` saw and the optimizer's new state."""
-    nan = jnp.float32(jnp.nan)
-    losses = seen["losses"]
-    empty = {
-        "gradient_deviation": nan,
-        "gradient_norms": jnp.zeros((len(losses), 0)),
-        "cosines": jnp.zeros(0),
-        "labeled_reference": nan,
-        "projection_quantiles": jnp.full(5, nan),
-        "removed": nan,
-        "added": nan,
-    }
-    return Trace(gates=mean_gates(opt_state, len(losses)), **(empty | seen))
+def below_of(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters below the feature; empty where heads alone train."""
+    return {name: part for name, part in params.items() if name != "head"}
 
 
-def mean_gates(opt_state: Any, number: int) -> jax.Array:
-    """(K, G): the mean gate of each layer, in name order; G = 0 without a gate."""
-    rows = {}
-    for state in gate_states(opt_state):
-        for name, gate in state.gates.items():
-            rows[name] = gate.reshape(gate.shape[0], -1).mean(axis=1)
-    if not rows:
-        return jnp.zeros((number, 0), jnp.float32)
-    return jnp.stack([rows[name] for name in sorted(rows)], axis=1)
+def join(below: dict[str, Any], head: Any) -> dict[str, Any]:
+    """All parameters (or their gradients) again."""
+    return {**below, "head": head}
 
 
-def gate_states(opt_state: Any) -> list[SoftGateState]:
-    """The soft gates' states anywhere in an optimizer's."""
-    leaves = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, SoftGateState))
-    return [leaf for leaf in leaves if isinstance(leaf, SoftGateState)]
+def _cut(problem, params, tokens, batch, method_state) -> _Cut:
+    method = problem.method
+    objectives = method.warm_objectives if problem.warm else method.objectives
+
+    def features_of(below: Any) -> jax.Array:
+        return problem.rebuild(join(below, params["head"])).features(tokens)
+
+    def losses_of(head_params: Any, z: jax.Array) -> tuple[jax.Array, Any]:
+        head = problem.rebuild(join(below_of(params), head_params)).head
+        losses, state = objectives(head, method_state, z, batch)
+        return jnp.stack(losses), state
+
+    z, pullback = jax.vjp(features_of, below_of(params))
+    weights = jnp.asarray(method.objective_weights, jnp.float32)
+    return _Cut(z, lambda row: pullback(row)[0], losses_of, params["head"], weights)
 
 
-def layer_names(params: dict[str, Any]) -> tuple[str, ...]:
-    """Of the L parameter tensors, in the trace's order."""
-    return tuple(named_leaves(params))
+def _by_objective(cut: _Cut) -> tuple[tuple[jax.Array, Any], _Gradients]:
+    each = value_and_grads(cut.losses_of, argnums=(0, 1), has_aux=True)
+    found, of_both = each(cut.head, cut.features)
+    return found, _Gradients(*of_both)
 
 
-def _coordinate(of_z, z, reference, batch, coordination, scale):
-    settings, _, state, strength, _ = coordination
+def _of_the_sum(cut: _Cut) -> tuple[tuple[jax.Array, Any], _Gradients]:
+    def total(head, z):
+        losses, state = cut.losses_of(head, z)
+        return cut.weights @ losses, (losses, state)
+
+    (_, found), of_both = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(
+        cut.head, cut.features
+    )
+    return found, _Gradients(*of_both)
+
+
+def _weighted(found: _Gradients, weights: jax.Array) -> _Gradients:
+    return jax.tree.map(
+        lambda leaf: leaf * weights.reshape(-1, *[1] * (leaf.ndim - 1)), found
+    )
+
+
+def _below(cut: _Cut, found: _Gradients, summed: bool) -> Any:
+    if summed:
+        return cut.pull_back(found.feature)
+    return stack_objectives([cut.pull_back(row) for row in found.feature])
+
+
+def _coordinated(problem, params, tokens, batch, coordination, cut, of_z):
+    """The feature's gradient, edited; the coordinator's state; parts of the trace."""
+    method, settings = problem.method, coordination.settings
+    labeled = method.objective_roles.index("labeled")
+    unlabeled = [k for k, r in enumerate(method.objective_roles) if r == "unlabeled"]
+    # AGA's strength is that on the weighted sum; the aggregator will apply the
+    # labeled objective's weight to what is added here.
+    scale = 1.0 if problem.summed else method.objective_weights[labeled]
+    reference = coordination.features
+    if reference is None:  # the frozen prefix is shared: the trained part alone
+        model = problem.rebuild(join(coordination.reference, params["head"]))
+        reference = jax.lax.stop_gradient(model.features(tokens))
     changed, state, info = features.coordinate_gradients(
         of_z,
-        z,
+        cut.features,
         reference,
         batch.labeled_mask,
-        state,
+        coordination.state,
         aga_weight=settings.aga_weight / scale,
         eep_weight=settings.eep_weight,
         mode=settings.mode,
         max_projection=settings.max_projection,
         normalize=settings.normalize,
-        supervised=SUPERVISED,
-        unsupervised=UNSUPERVISED,
+        supervised=labeled,
+        unsupervised=tuple(unlabeled),
     )
     if settings.decay_epochs:
-        changed = of_z + strength * (changed - of_z)
-    return changed, state, info
-
-
-def _raw(each, pullback, params, z, weights) -> dict[str, jax.Array]:
-    """Of the objectives' gradients as they are, before any coordination."""
-    _, (of_head, of_z) = each(params["head"], z)
-    of_trunk = stack_objectives([pullback(row)[0] for row in of_z])
-    both = _with({"head": of_head}, of_trunk)
-    norms, cosines = [], []
-    for leaf in named_leaves(both).values():
-        flat = leaf.astype(jnp.float32).reshape(leaf.shape[0], -1)
-        length = jnp.sqrt(jnp.sum(flat**2, axis=1))
-        norms.append(length)
-        dot = jnp.sum(flat[SUPERVISED] * flat[UNSUPERVISED])
-        product = length[SUPERVISED] * length[UNSUPERVISED]
-        cosines.append(jnp.where(product > 0, dot / product, jnp.nan))
-    # As published: of the trained blocks, with the loss weights. No block, no angle.
-    rows = [
-        jax.tree.map(lambda leaf, k=k: weights[k] * leaf[k], of_trunk)
-        for k in (SUPERVISED, UNSUPERVISED)
-    ]
-    deviation = jnp.float32(jnp.nan)
-    if jax.tree.leaves(of_trunk):
-        deviation = diagnostics.gradient_deviation(*rows)
-    return {
-        "gradient_deviation": deviation,
-        "gradient_norms": jnp.stack(norms, axis=1),
-        "cosines": jnp.stack(cosines),
-    }
-
-
-def _unmeasured(params, weights) -> dict[str, jax.Array]:
-    layers = len(layer_names(params))
-    return {
-        "gradient_deviation": jnp.float32(jnp.nan),
-        "gradient_norms": jnp.full((len(weights), layers), jnp.nan, jnp.float32),
-        "cosines": jnp.full(layers, jnp.nan, jnp.float32),
-    }
-
-
-def _with(params: dict[str, Any], blocks: Any) -> dict[str, Any]:
-    """The parameters with these trained blocks; without the entry where none train."""
-    return {"backbone": blocks, **_less(params)} if blocks else _less(params)
-
-
-def _less(params: dict[str, Any]) -> dict[str, Any]:
-    return {name: part for name, part in params.items() if name != "backbone"}
-
-
-def _scale_rows(tree: Any, weights: jax.Array) -> Any:
-    return jax.tree.map(
-        lambda leaf: leaf * weights.reshape(-1, *[1] * (leaf.ndim - 1)), tree
+        changed = of_z + coordination.strength * (changed - of_z)
+    return (
+        changed,
+        state,
+        {
+            "labeled_reference": state.labeled_reference,
+            "projection_quantiles": info.quantiles,
+            "removed": info.removed_share,
+            "added": info.added_share,
+        },
     )
+
+
+def _measured(problem, params, cut, raw, ready, measure) -> dict[str, jax.Array]:
+    """Of the objectives' gradients as they are, before any coordination."""
+    roles = problem.method.objective_roles
+
+    def now():
+        found = _by_objective(cut)[1] if raw is None else raw
+        below = _below(cut, found, summed=False) if ready is None else ready
+        return measures.of_gradients(below, found.head, cut.weights, roles)
+
+    return jax.lax.cond(measure, now, lambda: measures.nothing(params, cut.weights))

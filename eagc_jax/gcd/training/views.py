@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from eagc_jax.gcd.models import VisionTransformer
 from eagc_jax.gcd.training.augmentation import Augmentation, augment
 
 _CHUNK = 1024  # images through the prefix at once
@@ -23,14 +23,14 @@ class ViewPool(NamedTuple):
     image has no more than V views.
     """
 
-    tokens: jax.Array  # (N, V, T, width)
+    tokens: np.ndarray  # (N, V, T, width), on the host
     frozen_blocks: int  # how many blocks are behind the tokens
 
 
 def pool_views(
     key: jax.Array,
     images: jax.Array,
-    backbone: VisionTransformer,
+    backbone: Any,
     augmentation: Augmentation,
     *,
     views: int,
@@ -54,7 +54,7 @@ def pool_views(
     """
     if views < 2:
         raise ValueError(f"views must be at least 2, got {views}")
-    frozen = backbone.config.depth - trainable_blocks
+    frozen = backbone.depth - trainable_blocks
 
     images = jnp.asarray(images)
 
@@ -63,15 +63,15 @@ def pool_views(
         return augment(key, images, augmentation)
 
     tokens = [
-        frozen_tokens(backbone, draw_all(jax.random.fold_in(key, view)), frozen)
+        np.asarray(
+            frozen_tokens(backbone, draw_all(jax.random.fold_in(key, view)), frozen)
+        )
         for view in range(views)
     ]
-    return ViewPool(jnp.stack(tokens, axis=1), frozen)
+    return ViewPool(np.stack(tokens, axis=1), frozen)
 
 
-def frozen_tokens(
-    backbone: VisionTransformer, images: jax.Array, frozen_blocks: int
-) -> jax.Array:
+def frozen_tokens(backbone: Any, images: jax.Array, frozen_blocks: int) -> jax.Array:
     """The prefix's tokens (N, T, width) of many images, some at a time."""
     number = len(images)
     size = min(_CHUNK, number)
@@ -89,11 +89,14 @@ def _prefix(backbone, images, frozen_blocks):
     return backbone.prefix(images, frozen_blocks)
 
 
-def draw(key: jax.Array, pool: jax.Array, chosen: jax.Array) -> jax.Array:
-    """Tokens (2B, T, width) of two different pooled views of the chosen images."""
-    number = pool.shape[1]
-    first_key, step_key = jax.random.split(key)
-    first = jax.random.randint(first_key, chosen.shape, 0, number)
-    step = jax.random.randint(step_key, chosen.shape, 1, number)
-    both = jnp.concatenate([first, (first + step) % number])
-    return pool[jnp.concatenate([chosen, chosen]), both]
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def draw_numbers(keys: jax.Array, rows: int, views: int) -> jax.Array:
+    """Two different view numbers for each row, for S keys: (S, 2, rows) int32."""
+
+    def of_step(key):
+        first_key, step_key = jax.random.split(key)
+        first = jax.random.randint(first_key, (rows,), 0, views)
+        step = jax.random.randint(step_key, (rows,), 1, views)
+        return jnp.stack([first, (first + step) % views])
+
+    return jax.vmap(of_step)(keys)

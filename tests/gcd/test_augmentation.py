@@ -1,4 +1,4 @@
-"""The split's promises, the sampler's odds and what augmentations keep."""
+"""The sampler's odds and what augmentations keep."""
 
 import dataclasses
 
@@ -6,11 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import ndimage
 
-from eagc_jax.gcd import data
+from eagc_jax.gcd import sources
 from eagc_jax.gcd.training import augmentation, sampling
 
 augment = jax.jit(augmentation.augment, static_argnums=2)
@@ -20,38 +18,11 @@ NOTHING = augmentation.Augmentation(0, 0, 0, 0, 0, 0)
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load_digits()
-
-
-def test_digits_are_images_in_zero_one(digits):
-    assert digits.images.dtype == np.float32
-    assert (digits.images.min(), digits.images.max()) == (0, 1)
-    assert digits.class_names == tuple("0123456789")
-
-
-def test_split_labels_half_of_the_known_classes(digits):
-    split = data.split_categories(digits, range(5))
-    assert split.labeled_mask.sum() == split.old_mask.sum() // 2
-    assert not np.any(split.labeled_mask & ~split.old_mask)
-    assert np.all(split.training_labels[~split.labeled_mask] == -1)
-    labeled = split.training_labels[split.labeled_mask]
-    np.testing.assert_array_equal(labeled, split.labels[split.labeled_mask])
-    again = data.split_categories(digits, range(5))
-    np.testing.assert_array_equal(again.labeled_mask, split.labeled_mask)
-
-
-@given(known=st.sets(st.integers(0, 9), min_size=1, max_size=9), seed=st.integers(0, 9))
-def test_classes_are_renumbered_known_first(digits, known, seed):
-    order = sorted(known, key=lambda c: (c * 7 + seed) % 10)
-    split = data.split_categories(digits, order, seed=seed)
-    assert split.class_names[: len(order)] == tuple(map(str, order))
-    original = np.array(split.class_names).astype(int)[split.labels]
-    np.testing.assert_array_equal(original, digits.labels)
-    np.testing.assert_array_equal(split.old_mask, np.isin(digits.labels, order))
+    return sources.load("digits")
 
 
 def test_half_of_a_batch_is_labeled(digits):
-    mask = jnp.asarray(data.split_categories(digits, range(5)).labeled_mask)
+    mask = jnp.asarray(digits.labeled_mask)
     drawn = np.asarray(sampling.sample_indices(jax.random.key(0), mask, (100_000,)))
     assert abs(np.asarray(mask)[drawn].mean() - 0.5) < 0.01
     counts = np.bincount(drawn, minlength=len(mask))
@@ -70,14 +41,14 @@ def test_sampling_without_one_of_the_groups_is_uniform(mask):
 
 
 def test_no_augmentation_changes_nothing(digits):
-    images = jnp.asarray(digits.images[:4])
+    images = jnp.asarray(digits.items.array[:4])
     np.testing.assert_allclose(
         augment(jax.random.key(0), images, NOTHING), images, atol=1e-6
     )
 
 
 def test_resampling_matches_scipy(digits):
-    image = digits.images[7]
+    image = digits.items.array[7]
     angle = 0.3
     linear = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     shift = np.array([0.4, -0.7])
@@ -96,7 +67,7 @@ def test_resampling_matches_scipy(digits):
 
 
 def test_views_differ_stay_in_range_and_repeat_with_the_key(digits):
-    images = jnp.asarray(digits.images[:16])
+    images = jnp.asarray(digits.items.array[:16])
     strong = dataclasses.replace(augmentation.Augmentation(), noise=0.5, contrast=0.9)
     views = two_views(jax.random.key(0), images, strong)
     assert views.shape == (32, 8, 8, 1)
@@ -113,7 +84,7 @@ def test_views_differ_stay_in_range_and_repeat_with_the_key(digits):
 
 
 def test_flips_mirror_and_change_nothing_else(digits):
-    images = jnp.asarray(digits.images[:200])
+    images = jnp.asarray(digits.items.array[:200])
     key = jax.random.key(3)
     mirror = dataclasses.replace(NOTHING, flip=1.0)
     np.testing.assert_allclose(
@@ -210,23 +181,9 @@ def test_wrong_use_names_the_argument(digits):
             jnp.ones((2, 4, 4, 1)),
             augmentation.Augmentation(hue=0.1),
         )
-    with pytest.raises(ValueError, match="known_classes must be some, but not all"):
-        data.split_categories(digits, range(10))
-    with pytest.raises(ValueError, match="known_classes"):
-        data.split_categories(digits, [1, 1])
-    with pytest.raises(ValueError, match="known_classes"):
-        data.split_categories(digits, [12])
-    with pytest.raises(ValueError, match="labeled_share must be in"):
-        data.split_categories(digits, range(5), labeled_share=1.0)
     with pytest.raises(ValueError, match="rotation must not be negative"):
         augmentation.Augmentation(rotation=-1)
     with pytest.raises(ValueError, match="zoom must be below 1"):
         augmentation.Augmentation(zoom=1.5)
     with pytest.raises(ValueError, match="flip must be at most 1"):
         augmentation.Augmentation(flip=1.5)
-    with pytest.raises(ValueError, match=r"images must lie in \[0, 1\]"):
-        dataclasses.replace(digits, images=2 * digits.images)
-    with pytest.raises(ValueError, match="images must have shape"):
-        dataclasses.replace(digits, images=digits.images[:5])
-    with pytest.raises(ValueError, match="labels must lie in"):
-        dataclasses.replace(digits, class_names=("0",))

@@ -1,0 +1,154 @@
+"""The parts of a run: model, inputs, the reference model's trained part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from eagc_jax.gcd.methods import Method
+from eagc_jax.gcd.sources import Records
+from eagc_jax.gcd.training.inputs import (
+    FeatureInputs,
+    ImageInputs,
+    Inputs,
+    Neighbours,
+    PooledInputs,
+    images_of,
+)
+from eagc_jax.gcd.training.model import (
+    DiscoveryModel,
+    GivenFeatures,
+    ResidualAdapter,
+)
+from eagc_jax.gcd.training.settings import FeatureCoordination, TrainConfig
+from eagc_jax.gcd.training.step import below_of
+from eagc_jax.gcd.training.views import ViewPool
+
+
+def number_of_classes(records: Records, num_classes: int | None) -> int:
+    """As given, or as the true classes say."""
+    found = records.num_classes if num_classes is None else num_classes
+    if found is None:
+        raise ValueError(
+            f"num_classes is needed: {records.name} has no true classes to count; give "
+            "the number of known and novel classes together, or an estimate of it"
+        )
+    if found < records.num_known:
+        raise ValueError(
+            f"num_classes must be at least the {records.num_known} known classes, got "
+            f"{found}"
+        )
+    return found
+
+
+def build_model(
+    config: TrainConfig,
+    method: Method,
+    backbone: Any,
+    features: np.ndarray | None,
+    num_classes: int,
+) -> tuple[DiscoveryModel, int]:
+    """The model with new heads, and the width of its feature."""
+    if config.trains != "blocks":
+        if features is None:
+            raise ValueError(
+                f"features are needed where {config.trains} trains below the heads: "
+                "give those of eagc_jax.gcd.backbones.embed"
+            )
+        backbone = GivenFeatures(np.shape(features)[1])
+    elif backbone is None:
+        raise ValueError("backbone is needed where its last blocks train")
+
+    # One compilation each; op by op, the first start would take seconds.
+    @nnx.jit
+    def build_head():
+        rngs = nnx.Rngs(config.seed)
+        return method.build_head(backbone.width, num_classes, rngs=rngs)
+
+    @nnx.jit
+    def build_adapter():
+        rngs = nnx.Rngs(params=jax.random.fold_in(jax.random.key(config.seed), 1))
+        return ResidualAdapter(backbone.width, config.adapter.hidden, rngs=rngs)
+
+    model = DiscoveryModel(
+        backbone,
+        build_head(),
+        trainable_blocks=config.blocks_that_train,
+        adapter=build_adapter() if config.trains == "adapter" else None,
+    )
+    return model, backbone.width
+
+
+def build_inputs(
+    config: TrainConfig,
+    records: Records,
+    model: DiscoveryModel,
+    pool: ViewPool | None,
+    features: np.ndarray | None,
+    neighbours: np.ndarray | None,
+) -> Inputs:
+    """What steps read: features, views from a pool, or images."""
+    if config.trains != "blocks":
+        return _feature_inputs(config, records, features, neighbours)
+    inputs = ImageInputs(images_of(records), config.augmentation)
+    if pool is None:
+        return inputs
+    if pool.frozen_blocks != model.frozen_blocks:
+        raise ValueError(
+            f"pool has {pool.frozen_blocks} frozen blocks behind it, the model "
+            f"{model.frozen_blocks}"
+        )
+    if len(pool.tokens) != len(records):
+        raise ValueError(
+            f"pool has {len(pool.tokens)} images, the records {len(records)}"
+        )
+    return PooledInputs(pool, inputs)
+
+
+def _feature_inputs(config, records, features, neighbours) -> FeatureInputs:
+    if len(features) != len(records):
+        raise ValueError(
+            f"features must have a row for each of the {len(records)} items, got "
+            f"{len(features)}"
+        )
+    near = None
+    if config.adapter.neighbours:
+        if neighbours is None:
+            from eagc_jax.gcd.backbones.neighbours import neighbours as find
+
+            neighbours = find(features, config.adapter.neighbours)
+        table = neighbours[:, : config.adapter.neighbours]
+        near = Neighbours(table, ~records.labeled_mask)
+    return FeatureInputs(features, noise=config.adapter.noise, neighbours=near)
+
+
+def reference_part(
+    config: TrainConfig,
+    coordination: FeatureCoordination | None,
+    params: dict[str, Any],
+    frozen: Any,
+    backbone: Any,
+    reference: Any,
+) -> Any:
+    """The reference model's trained part below the feature; None without coordination."""
+    if coordination is None:
+        return None
+    if reference is None or reference is backbone:
+        return below_of(params)
+    model = DiscoveryModel(
+        reference, nnx.Module(), trainable_blocks=config.blocks_that_train
+    )
+    _, trained, theirs = nnx.split(model, model.is_trainable, ...)
+    own = nnx.to_pure_dict(frozen).get("backbone", {})
+    other = nnx.to_pure_dict(theirs).get("backbone", {})
+    same = jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), own, other)
+    if not all(jax.tree.leaves(same)):
+        raise ValueError(
+            "reference must have the backbone's frozen prefix: train it with the "
+            "same trainable_blocks, from the same backbone"
+        )
+    return below_of(nnx.to_pure_dict(trained))
