@@ -9,6 +9,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from eagc_jax.gcd.sources.strings import RowNumbers, Strings, shown
+
 Kind = Literal["image", "text", "embedding"]
 
 
@@ -33,11 +35,18 @@ class Items(Protocol):
 
 
 class BadItem(ValueError):
-    """An item that can't be read: which, and why; a message for people."""
+    """An item that can't be read: which, and why; a message for people.
+
+    The message is one line: control characters of a name are escaped in it.
+    """
 
     def __init__(self, item: str, reason: str):
-        super().__init__(f"{item}: {reason}")
+        super().__init__(f"{shown(item)}: {shown(reason)}")
         self.item, self.reason = item, reason
+
+    def __reduce__(self):
+        """Both arguments survive pickling, on the way out of another process."""
+        return BadItem, (self.item, self.reason)
 
 
 class ArrayItems:
@@ -62,15 +71,35 @@ class ArrayItems:
         return found.digest()
 
 
+class ChosenItems:
+    """Some items of others, in another order; they are read from there."""
+
+    def __init__(self, items: Items, rows: np.ndarray):
+        self.items, self.rows = items, rows
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> Any:
+        """The item itself."""
+        return self.items[int(self.rows[row])]
+
+    def digest(self, row: int) -> bytes:
+        """As it is there."""
+        return self.items.digest(int(self.rows[row]))
+
+
 @dataclasses.dataclass(frozen=True)
 class Records:
     """The items of a source, in its order, and what is known of them.
 
     Classes are numbered with the known ones first. Training sees `labels`; `truth` is
-    for scoring alone, and most people's data have none.
+    for scoring alone, and most people's data have none. Records opened without labels,
+    to be embedded only, have no known class: `num_known` is 0.
 
     Raises:
-      ValueError: lengths differ, a label is out of range, or there is no known class.
+      ValueError: lengths differ, or a label is out of range.
 
     Examples:
       >>> records = Records(
@@ -91,6 +120,7 @@ class Records:
     num_known: int
     truth: np.ndarray | None = None  # (N,) int32, index into class_names
     parts: np.ndarray | None = None  # (N,) of str: "train", "test", ...
+    skipped: tuple[BadItem, ...] = ()  # what was left out when the source was listed
 
     def __post_init__(self):
         for name in ("ids", "labels", "truth", "parts"):
@@ -100,9 +130,9 @@ class Records:
                     f"{name} must have one entry for each of the {len(self.items)} "
                     f"items of {self.name}, got {len(value)}"
                 )
-        if not 1 <= self.num_known <= len(self.class_names):
+        if not 0 <= self.num_known <= len(self.class_names):
             raise ValueError(
-                f"num_known must be in [1, {len(self.class_names)}], the classes of "
+                f"num_known must be in [0, {len(self.class_names)}], the classes of "
                 f"{self.name}; got {self.num_known}"
             )
         if len(self.labels) and not (
@@ -133,3 +163,47 @@ class Records:
         if self.truth is None:
             raise ValueError(f"{self.name} has no true classes to score with")
         return self.truth < self.num_known
+
+    def select(self, rows: np.ndarray | Sequence[int]) -> Records:
+        """The records of some rows, in the order given; nothing is read.
+
+        Args:
+          rows: (M,) integers in [0, N), or (N,) booleans.
+
+        Returns:
+          M records with the same classes.
+
+        Examples:
+          >>> from eagc_jax.gcd import sources
+          >>> digits = sources.load("digits")
+          >>> list(digits.select([3, 1]).ids)
+          ['3', '1']
+        """
+        rows = np.asarray(rows)
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
+
+        def of(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[rows]
+
+        return dataclasses.replace(
+            self,
+            items=ChosenItems(self.items, rows),
+            ids=_chosen_ids(self.ids, rows),
+            labels=self.labels[rows],
+            truth=of(self.truth),
+            parts=of(self.parts),
+        )
+
+    def without(self, rows: np.ndarray | Sequence[int]) -> Records:
+        """All records but those of some rows, e.g. of items that can't be read."""
+        keep = np.ones(len(self), bool)
+        keep[np.asarray(rows, np.int64)] = False
+        return self.select(keep)
+
+
+def _chosen_ids(ids: Sequence[str], rows: np.ndarray) -> Sequence[str]:
+    if isinstance(ids, Strings):
+        return ids.take(rows)
+    if isinstance(ids, RowNumbers):
+        return Strings.of(map(str, rows.tolist()))
+    return tuple(ids[int(row)] for row in rows)
