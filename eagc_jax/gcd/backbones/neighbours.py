@@ -162,7 +162,7 @@ def _in_order(
     k: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(b, k), the best of the candidates (b, c) in float64; the k-th's cosine (b,)."""
-    products = np.einsum("bd,bcd->bc", features[mine], features[rows], dtype=np.float64)
+    products = _products("bd,bcd->bc", features[mine], features[rows])
     similar = products / (lengths[mine, None] * lengths[rows])
     order = np.lexsort((rows, -similar))[:, :k]
     kth = np.take_along_axis(similar, order[:, -1:], axis=1)[:, 0]

@@ -51,7 +51,7 @@ def cached_array(
 
 def _read(path: Path) -> np.ndarray | None:
     try:
-        found = files.read_header(path).arrays["array"]
+        found = files.read_header(path).array("array")
         found.verify()
         with contextlib.suppress(PermissionError):
             os.utime(path)  # the time of last use

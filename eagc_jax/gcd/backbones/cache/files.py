@@ -49,7 +49,9 @@ class Kept(NamedTuple):
         """The array, read-only; pages come in as they are touched."""
         if 0 in self.shape:
             return np.empty(self.shape, self.dtype)
-        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+        flat = (math.prod(self.shape),)
+        array = np.memmap(self.path, self.dtype, "r", self.offset, flat)
+        return array.reshape(self.shape)
 
     def verify(self) -> None:
         """Reads the bytes, not through a mapping, so that none of them stay resident."""
@@ -67,8 +69,15 @@ class Kept(NamedTuple):
 class Contents(NamedTuple):
     """What the header of a file says."""
 
+    path: Path
     metadata: dict[str, str]
     arrays: dict[str, Kept]
+
+    def array(self, name: str) -> Kept:
+        """The one of that name; raises `DamagedFile`."""
+        if name not in self.arrays:
+            raise DamagedFile(self.path, f"no array {name!r} in it")
+        return self.arrays[name]
 
 
 def default_folder() -> Path:
@@ -102,7 +111,7 @@ def write(
     Raises:
       OSError: it could not be written; nothing is left under `path`.
     """
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     sums = {f"crc32 {name}": _checksum(array) for name, array in arrays.items()}
     content = safetensors.numpy.save(arrays, {**metadata, "format": FORMAT, **sums})
     with say_which_folder(path.parent):
@@ -120,7 +129,7 @@ def read_header(path: Path) -> Contents:
     try:
         with safetensors.safe_open(path, "numpy") as file:  # checks the file's length
             metadata = dict(file.metadata() or {})
-        return Contents(metadata, _arrays(path, metadata))
+        return Contents(path, metadata, _arrays(path, metadata))
     except FileNotFoundError:
         raise
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:

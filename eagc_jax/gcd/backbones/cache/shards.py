@@ -24,11 +24,8 @@ def write_shard(
 def open_shard(path: Path) -> files.Contents:
     """Its header and its digests, checked; raises `DamagedFile`."""
     shard = files.read_header(path)
-    try:
-        digests, features = shard.arrays["digests"], shard.arrays["features"]
-    except KeyError as error:
-        raise files.DamagedFile(path, f"no {error} in it") from error
-    if digests.shape != (features.shape[0], DIGEST.itemsize):
+    digests, features = shard.array("digests"), shard.array("features")
+    if digests.shape != (*features.shape[:1], DIGEST.itemsize):
         raise files.DamagedFile(path, "as many digests as features are needed")
     digests.verify()
     return shard
@@ -36,7 +33,7 @@ def open_shard(path: Path) -> files.Contents:
 
 def check_width(shard: files.Contents, width: int) -> None:
     """Raises `DamagedFile` if the features are of another width."""
-    features = shard.arrays["features"]
+    features = shard.array("features")
     if features.shape[1:] != (width,) or features.dtype != np.float32:
         raise files.DamagedFile(
             features.path, f"{features.dtype} {features.shape}, not (n, {width})"
@@ -45,7 +42,7 @@ def check_width(shard: files.Contents, width: int) -> None:
 
 def digests_of(shard: files.Contents) -> np.ndarray:
     """(n,) of dtype S16, in memory."""
-    return np.array(shard.arrays["digests"].mapped()).view(DIGEST).reshape(-1)
+    return np.array(shard.array("digests").mapped()).view(DIGEST).reshape(-1)
 
 
 def as_bytes(digests: np.ndarray) -> np.ndarray:
@@ -55,7 +52,7 @@ def as_bytes(digests: np.ndarray) -> np.ndarray:
 
 def damage(shard: files.Contents) -> files.DamagedFile | None:
     """What is wrong with a shard's features; notes that the shard was used."""
-    features = shard.arrays["features"]
+    features = shard.array("features")
     try:
         features.verify()
         with contextlib.suppress(PermissionError):

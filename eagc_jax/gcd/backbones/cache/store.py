@@ -92,7 +92,7 @@ class FeatureStore:
         bounds = np.flatnonzero(np.diff(numbers[order])) + 1
         for which in np.split(order, bounds) if len(order) else ():
             shard = self._shards[numbers[which[0]]]
-            features[which] = shard.arrays["features"].mapped()[rows[which]]
+            features[which] = shard.array("features").mapped()[rows[which]]
         return features
 
     def ordered(self, positions: np.ndarray) -> np.ndarray:

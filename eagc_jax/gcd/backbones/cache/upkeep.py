@@ -174,7 +174,7 @@ def _file(path: Path) -> _File:
     if path.suffix == files.PART:
         return _File(*about, kind, "unknown", "", 0, "unfinished")
     try:
-        metadata, kept = files.read_header(path)
+        _, metadata, kept = files.read_header(path)
     except files.DamagedFile:
         return _File(*about, kind, "unknown", "", 0, "damaged")
     if kind == "array":
