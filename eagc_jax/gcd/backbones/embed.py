@@ -256,16 +256,18 @@ def _through_cache(work: _Work, contents: _Contents, cache: str | os.PathLike[st
     store = FeatureStore(
         cache, backbone.fingerprint(), backbone.preparation, backbone.width
     )
-    missing = np.flatnonzero(store.find(contents.digests) < 0)
+    positions = store.find(contents.digests)
+    missing = np.flatnonzero(positions < 0)
     try:
         for which, found in _computed(work, contents.first[missing]):
             store.add(contents.digests[missing[which]], found)
             embedded += len(which)
     finally:  # what is done is kept, whatever ended it
         store.flush()
+    positions[missing] = store.find(contents.digests[missing])
 
     def of_rows(rows: np.ndarray) -> np.ndarray:
-        return store.ordered(store.find(contents.digests)[contents.of_row[rows]])
+        return store.ordered(positions[contents.of_row[rows]])
 
     return of_rows, embedded
 

@@ -232,6 +232,17 @@ def test_digests_with_zeros_are_told_apart(tmp_path):
     assert again.find(np.array([b"\0" * 14 + b"\1"])).tolist() == [-1]
 
 
+def test_what_was_pruned_meanwhile_is_not_made_up(tmp_path):
+    store = FeatureStore(tmp_path, "tiny", "none", 1)
+    store.add(np.array([b"a" * 16]), np.ones((1, 1), np.float32))
+    store.flush()
+    cache.prune(tmp_path, keep_bytes=0)
+    with pytest.warns(UserWarning, match="pruned by another program"):
+        positions = store.find(np.array([b"a" * 16]))
+    with pytest.raises(LookupError, match="run this one again"):
+        store.take(positions)
+
+
 def test_shards_are_written_when_they_are_large_or_it_took_long(tmp_path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(cache.store.time, "monotonic", lambda: clock[0])

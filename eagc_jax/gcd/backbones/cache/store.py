@@ -85,7 +85,16 @@ class FeatureStore:
         return positions
 
     def take(self, positions: np.ndarray) -> np.ndarray:
-        """(n, width) float32, the features at `positions`, all of them >= 0."""
+        """(n, width) float32, the features at `positions`, all of them >= 0.
+
+        Raises:
+          LookupError: one is -1, as another program pruned what this one had written.
+        """
+        if len(positions) and positions.min() < 0:
+            raise LookupError(
+                f"features are gone from {self.folder}: another program pruned the "
+                "cache meanwhile; run this one again"
+            )
         features = np.empty((len(positions), self._width), np.float32)
         numbers, rows = positions >> _ROW_BITS, positions & (2**_ROW_BITS - 1)
         order = np.argsort(numbers, kind="stable")
