@@ -24,7 +24,7 @@ class Clustering(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """The rows in blocks of equal size; the last block is filled up with zero rows."""
+    """Rows in blocks of equal size; what fills up the last block is not real."""
 
     unit: jax.Array  # (blocks, b, D) l2-normalised
     pinned: jax.Array  # (blocks, b) int32, the class of labeled rows, else -1
@@ -60,17 +60,7 @@ def cluster(
     rows = _in_blocks(unit, pinned, num_clusters)
     known, centres = _known_centres(rows, num_clusters)
     closest = _distance_to_known(rows, known, centres)
-
-    def seed(number):
-        return _seed(
-            jax.random.fold_in(key, number), unit, pinned < 0, closest, known, centres
-        )
-
-    # Several at a time, as far as memory allows: placing a centre is bound by reading
-    # the rows, and they are read once for all of these restarts.
-    at_once = _SEED_ENTRIES // (len(unit) * _draws(num_clusters))
-    numbers = jnp.arange(restarts)
-    starts = jax.lax.map(seed, numbers, batch_size=min(max(at_once, 1), restarts))
+    starts = _starts(key, unit, pinned, closest, known, centres, restarts)
     # One after another: each stops when it is done.
     results = jax.lax.map(
         lambda start: _lloyd(rows, start, max_iterations, tolerance), starts
@@ -93,7 +83,8 @@ def _normalized(features: jax.Array) -> jax.Array:
     return scaled * jax.lax.rsqrt(jnp.maximum(squared, _MIN_SQUARED_NORM))
 
 
-def _in_blocks(unit: jax.Array, pinned: jax.Array, num_clusters: int) -> _Rows:
+def _in_blocks(unit: jax.Array, pinned: jax.Array, num_clusters: int, real=True):
+    """`_Rows`; `real` is for rows some of which are filling already."""
     size, width = unit.shape
     blocks = math.ceil(size * max(num_clusters, width) / _BLOCK_ENTRIES)
     block = math.ceil(size / blocks)
@@ -104,7 +95,8 @@ def _in_blocks(unit: jax.Array, pinned: jax.Array, num_clusters: int) -> _Rows:
         padded = jnp.pad(array, widths, constant_values=value)
         return padded.reshape(blocks, block, *array.shape[1:])
 
-    return _Rows(split(unit, 0), split(pinned, -1), split(jnp.ones(size, bool), False))
+    real = jnp.broadcast_to(real, size)
+    return _Rows(split(unit, 0), split(pinned, -1), split(real, False))
 
 
 def _known_centres(rows: _Rows, num_clusters: int) -> tuple[jax.Array, jax.Array]:
@@ -130,6 +122,24 @@ def _sums_and_counts(unit, assigned, num_clusters):
     return sums, members.sum(axis=1, dtype=jnp.int32)
 
 
+def _quick_sums_and_counts(unit, assigned, num_clusters):
+    """The same; on a CPU added up in the rows' order, which reads them once."""
+
+    def added(unit, assigned):
+        target = jnp.where(assigned < 0, num_clusters, assigned)
+        sums = jnp.zeros((num_clusters, unit.shape[1]), unit.dtype)
+        counts = jnp.zeros(num_clusters, jnp.int32)
+        return (
+            sums.at[target].add(unit, mode="drop"),
+            counts.at[target].add(1, mode="drop"),
+        )
+
+    def multiplied(unit, assigned):
+        return _sums_and_counts(unit, assigned, num_clusters)
+
+    return jax.lax.platform_dependent(unit, assigned, cpu=added, default=multiplied)
+
+
 def _distance_to_known(rows: _Rows, known: jax.Array, centres: jax.Array) -> jax.Array:
     """(rows incl. filling,) squared distance to the nearest known centre, else inf."""
 
@@ -137,6 +147,21 @@ def _distance_to_known(rows: _Rows, known: jax.Array, centres: jax.Array) -> jax
         return jnp.where(known[:, None], _squared_distances(unit, centres), jnp.inf)
 
     return jax.lax.map(lambda unit: block(unit).min(axis=0), rows.unit).reshape(-1)
+
+
+def _starts(key, unit, pinned, closest, known, centres, restarts: int) -> jax.Array:
+    """(restarts, K, D) starting centres."""
+
+    def seed(number):
+        return _seed(
+            jax.random.fold_in(key, number), unit, pinned < 0, closest, known, centres
+        )
+
+    # Several at a time, as far as memory allows: placing a centre is bound by reading
+    # the rows, and they are read once for all of these restarts.
+    at_once = _SEED_ENTRIES // (len(unit) * _draws(len(centres)))
+    numbers = jnp.arange(restarts)
+    return jax.lax.map(seed, numbers, batch_size=min(max(at_once, 1), restarts))
 
 
 def _seed(key, unit, unlabeled, closest, known, centres):
@@ -186,22 +211,26 @@ def _lloyd(rows: _Rows, centres, max_iterations, tolerance) -> _Lloyd:
 
     def iterate(state):
         centres = _moved(state.centres, state.found)
-        found = _visit(rows, centres)
-        shift = jnp.sum(jnp.linalg.norm(centres - state.centres, axis=1))
-        falls = found.inertia < state.found.inertia
-        # An equal inertia is taken too: the centres are then the means of their rows.
-        take = found.inertia <= state.found.inertia
-        centres, found = jax.tree.map(
-            lambda new, old: jnp.where(take, new, old),
-            (centres, found),
-            (state.centres, state.found),
-        )
-        rests = (shift**2 < tolerance) & ~_can_reseed(found)
-        done = ~falls | rests
-        return _Lloyd(centres, found, state.iterations + 1, done)
+        return _settled(state, centres, _visit(rows, centres), tolerance)
 
     start = _Lloyd(centres, _visit(rows, centres), jnp.int32(0), jnp.array(False))
     return jax.lax.while_loop(go_on, iterate, start)
+
+
+def _settled(state: _Lloyd, centres, found: _Pass, tolerance) -> _Lloyd:
+    """The state after a step that proposes `centres`, with which it `found` this."""
+    shift = jnp.sum(jnp.linalg.norm(centres - state.centres, axis=1))
+    falls = found.inertia < state.found.inertia
+    # An equal inertia is taken too: the centres are then the means of their rows.
+    take = found.inertia <= state.found.inertia
+    centres, found = jax.tree.map(
+        lambda new, old: jnp.where(take, new, old),
+        (centres, found),
+        (state.centres, state.found),
+    )
+    rests = (shift**2 < tolerance) & ~_can_reseed(found)
+    done = ~falls | rests
+    return _Lloyd(centres, found, state.iterations + 1, done)
 
 
 def _moved(centres: jax.Array, found: _Pass) -> jax.Array:
@@ -218,48 +247,64 @@ def _can_reseed(found: _Pass) -> jax.Array:
     return (found.counts == 0).any() & (found.far_distance > 0)
 
 
-def _visit(rows: _Rows, centres: jax.Array) -> _Pass:
-    """Assigns all rows, and sums up what the next centres need."""
-    numbers = jnp.arange(len(centres), dtype=jnp.int32)
-    squares = jnp.sum(centres**2, axis=1)
+def _visit(rows: _Rows, centres: jax.Array, so_far: _Pass | None = None) -> _Pass:
+    """Assigns all rows, and sums up what the next centres need, onto `so_far`."""
 
     def block(so_far, rows):
-        unit, pinned, real = rows
-        # Squared distances but for the row's own square, which changes no order.
-        scores = squares[:, None] - 2 * _matmul(centres, unit.T)
-        # First of the smallest; over the leading axis both reductions are vectorised.
-        last = len(centres) - 1
-        nearest = jnp.where(scores == scores.min(axis=0), numbers[:, None], last).min(0)
-        assigned = jnp.where(pinned >= 0, pinned, nearest)
-        sums, counts = _sums_and_counts(
-            unit, jnp.where(real, assigned, -1), len(centres)
-        )
-        # From the difference, not from `scores`: those lose digits in tight clusters.
-        distances = jnp.sum((unit - centres[assigned]) ** 2, axis=1)
-        open_distances = jnp.where(real & (pinned < 0), distances, -1)
-        far = jnp.argmax(open_distances)
-        farther = open_distances[far] > so_far.far_distance
-        so_far = _Pass(
-            so_far.assignments,
-            so_far.inertia + jnp.sum(jnp.where(real, distances, 0)),
-            so_far.sums + sums,
-            so_far.counts + counts,
-            jnp.where(farther, open_distances[far], so_far.far_distance),
-            jnp.where(farther, unit[far], so_far.far_row),
-        )
-        return so_far, assigned
+        scores = _scores(rows.unit, centres)
+        nearest = _first_smallest(scores, scores.min(axis=1))
+        assigned = jnp.where(rows.pinned >= 0, rows.pinned, nearest)
+        return _tallied(so_far, rows, assigned, centres), assigned
 
+    start = _nothing_yet(centres) if so_far is None else so_far
+    found, assignments = jax.lax.scan(block, start, rows)
+    return found._replace(assignments=assignments)
+
+
+def _scores(unit: jax.Array, centres: jax.Array) -> jax.Array:
+    """(b, K) squared distances but for the row's own square, which changes no order."""
+    return jnp.sum(centres**2, axis=1) - 2 * _matmul(unit, centres.T)
+
+
+def _first_smallest(scores: jax.Array, smallest: jax.Array) -> jax.Array:
+    """(b,) int32 column of each row's smallest entry, the first of several."""
+    # As a minimum of column numbers, which is vectorised; argmin is not.
+    last = scores.shape[1] - 1
+    numbers = jnp.arange(scores.shape[1], dtype=jnp.int32)
+    # (A row that is not finite equals nothing: it goes to the last.)
+    return jnp.where(scores == smallest[:, None], numbers, last).min(axis=1)
+
+
+def _nothing_yet(centres: jax.Array) -> _Pass:
     zero = jnp.zeros((), centres.dtype)
-    start = _Pass(
-        jnp.zeros(()),  # filled in below
+    return _Pass(
+        jnp.zeros(()),  # filled in when all rows were visited
         zero,
         jnp.zeros_like(centres),
         jnp.zeros(len(centres), jnp.int32),
         zero,
         jnp.zeros_like(centres[0]),
     )
-    found, assignments = jax.lax.scan(block, start, rows)
-    return found._replace(assignments=assignments)
+
+
+def _tallied(so_far: _Pass, rows: _Rows, assigned, centres: jax.Array) -> _Pass:
+    """`so_far` with one block of rows added, each in the cluster `assigned` to it."""
+    unit, pinned, real = rows
+    counted = jnp.where(real, assigned, -1)
+    sums, counts = _quick_sums_and_counts(unit, counted, len(centres))
+    # From the difference, not from scores: those lose digits in tight clusters.
+    distances = jnp.sum((unit - centres[assigned]) ** 2, axis=1)
+    open_distances = jnp.where(real & (pinned < 0), distances, -1)
+    far = jnp.argmax(open_distances)
+    farther = open_distances[far] > so_far.far_distance
+    return _Pass(
+        so_far.assignments,
+        so_far.inertia + jnp.sum(jnp.where(real, distances, 0)),
+        so_far.sums + sums,
+        so_far.counts + counts,
+        jnp.where(farther, open_distances[far], so_far.far_distance),
+        jnp.where(farther, unit[far], so_far.far_row),
+    )
 
 
 def _squared_distances(rows: jax.Array, centres: jax.Array) -> jax.Array:

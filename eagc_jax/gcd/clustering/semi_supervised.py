@@ -1,13 +1,19 @@
 """K-means with and without labeled rows: arguments, checks, result."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from eagc_jax.gcd.clustering import _lloyd
+from eagc_jax.gcd.clustering import _lloyd, _streamed
+from eagc_jax.gcd.clustering._chunks import row_slices
 from eagc_jax.gcd.clustering._lloyd import Clustering
+
+# Entries of features that are put on the device whole, and normalised in one piece.
+_WHOLE_ENTRIES = 2**26
 
 
 def semi_supervised_kmeans(
@@ -20,6 +26,7 @@ def semi_supervised_kmeans(
     restarts: int = 10,
     max_iterations: int = 200,
     tolerance: float = 1e-4,
+    balanced: bool = False,
 ) -> Clustering:
     r"""K-means in which labeled rows never leave their class.
 
@@ -43,24 +50,39 @@ def semi_supervised_kmeans(
     The same key gives the same result. Called inside another `jit`, the values of
     `features`, `labels` and `labeled_mask` can't be checked.
 
+    Many rows, from 2^26 numbers on, stay where they are, in a memory-mapped file for
+    instance: every iteration reads them once, in chunks of 32 MiB, for all restarts. The
+    rules are the same but for one: centres are then seeded on a sample of unlabeled
+    rows, `max(2^15, 16 K)` of them, each as likely as another.
+
+    Balanced, no cluster has more than `ceil(N / K)` rows, unless more than that are
+    labeled with it. Unlabeled rows then go where the pairs of a row and a cluster, taken
+    in the order of their distance, put them: into the cluster if it has room and the row
+    has none yet (of equal distances the lower row first, then the lower cluster). This
+    stable assignment is found exactly. It is not the assignment of the least inertia
+    under these bounds, so an iteration may raise the inertia; the run ends there, with
+    what it had before.
+
     Args:
       key: a JAX random key; each restart folds in its number.
-      features: (N, D) floats, finite; normalised here. A zero row stays zero.
+      features: (N, D) floats, finite; normalised here. A zero row stays zero. An array
+        of NumPy or JAX, or one that is memory-mapped; it is only read.
       num_clusters: K >= 1, known plus novel classes.
       labels: (N,) integers; in [0, K) on labeled rows, anything (e.g. -1) elsewhere.
         The known classes must be 0, 1, ... without a gap.
       labeled_mask: (N,) booleans, True where the label is known.
-      restarts: independent starts, at least 1. They run one after another.
+      restarts: independent starts, at least 1. They run in one program.
       max_iterations: at least 1, per restart.
       tolerance: at least 0; 0 iterates until nothing improves.
+      balanced: whether the size of clusters is bounded; not inside another `jit`.
 
     Returns:
       `Clustering(assignments, centres, inertia, iterations, converged)`.
 
     Raises:
       ValueError: a wrong shape, dtype or number; a feature that is not finite; a label
-        outside [0, K); a known class without labeled rows below one that has some; or
-        fewer unlabeled rows than novel clusters.
+        outside [0, K); a known class without labeled rows below one that has some;
+        fewer unlabeled rows than novel clusters; or `balanced` inside another `jit`.
 
     Examples:
       The second class has no labels; its rows are found as cluster 1:
@@ -78,12 +100,28 @@ def semi_supervised_kmeans(
     """
     features, labels, mask = _checked_arrays(features, labels, labeled_mask)
     _check_numbers(len(features), num_clusters, restarts, max_iterations, tolerance)
+    traced = any(isinstance(x, Tracer) for x in (key, features, labels, mask))
     if not any(isinstance(x, Tracer) for x in (features, labels, mask)):
         _check_values(features, labels, mask, num_clusters)
+    if traced and balanced:
+        raise ValueError("balanced=True can't be used inside jit or vmap: call it outside")
+    if balanced or not (traced or features.size <= _WHOLE_ENTRIES):
+        return _streamed.cluster(
+            key,
+            features,
+            np.where(mask, labels, -1).astype(np.int32),
+            max_iterations,
+            tolerance,
+            num_clusters=num_clusters,
+            restarts=restarts,
+            balanced=balanced,
+        )
+    features = jnp.asarray(features)
+    features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
     return _lloyd.cluster(
         key,
         features,
-        jnp.where(mask, labels, -1),
+        jnp.where(mask, labels, -1).astype(jnp.int32),
         jnp.int32(max_iterations),
         jnp.float32(tolerance),
         num_clusters=num_clusters,
@@ -99,6 +137,7 @@ def kmeans(
     restarts: int = 10,
     max_iterations: int = 200,
     tolerance: float = 1e-4,
+    balanced: bool = False,
 ) -> Clustering:
     """K-means on l2-normalised features: `semi_supervised_kmeans` without labels.
 
@@ -109,6 +148,7 @@ def kmeans(
       restarts: independent starts, at least 1.
       max_iterations: at least 1, per restart.
       tolerance: at least 0, see `semi_supervised_kmeans`.
+      balanced: whether no cluster may have more than `ceil(N / K)` rows.
 
     Returns:
       `Clustering(assignments, centres, inertia, iterations, converged)`.
@@ -125,31 +165,42 @@ def kmeans(
     References:
       Lloyd, "Least Squares Quantization in PCM", IEEE Trans. Inf. Theory, 1982.
     """
-    features = jnp.asarray(features)
-    size = features.shape[:1]
+    size = np.shape(features)[:1]
     return semi_supervised_kmeans(
         key,
         features,
         num_clusters,
-        jnp.full(size, -1),
-        jnp.zeros(size, bool),
+        np.full(size, -1),
+        np.zeros(size, bool),
         restarts=restarts,
         max_iterations=max_iterations,
         tolerance=tolerance,
+        balanced=balanced,
     )
 
 
-def _checked_arrays(
-    features: ArrayLike, labels: ArrayLike, labeled_mask: ArrayLike
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    rows = jnp.asarray(features)
+def _as_array(values: Any) -> Any:
+    """The array itself where it is one: of JAX, of NumPy, memory-mapped."""
+    return values if isinstance(values, jax.Array | np.ndarray) else np.asarray(values)
+
+
+def checked_features(features: ArrayLike) -> Any:
+    """An array of rows, on the device or not."""
+    rows = _as_array(features)
     if rows.ndim != 2 or 0 in rows.shape:
         raise ValueError(
             f"features must have shape (N, D) with N, D >= 1, got {rows.shape}"
         )
     if not jnp.issubdtype(rows.dtype, jnp.floating):
         raise ValueError(f"features must be floating point, got {rows.dtype}")
-    classes, mask = jnp.asarray(labels), jnp.asarray(labeled_mask)
+    return rows
+
+
+def _checked_arrays(
+    features: ArrayLike, labels: ArrayLike, labeled_mask: ArrayLike
+) -> tuple[Any, Any, Any]:
+    rows = checked_features(features)
+    classes, mask = _as_array(labels), _as_array(labeled_mask)
     for name, array in (("labels", classes), ("labeled_mask", mask)):
         if array.shape != rows.shape[:1]:
             raise ValueError(
@@ -160,8 +211,7 @@ def _checked_arrays(
         raise ValueError(f"labels must be integers, got {classes.dtype}")
     if mask.dtype != jnp.bool_:
         raise ValueError(f"labeled_mask must be boolean, got {mask.dtype}")
-    rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
-    return rows, classes.astype(jnp.int32), mask
+    return rows, classes, mask
 
 
 def _check_numbers(size, num_clusters, restarts, max_iterations, tolerance) -> None:
@@ -181,14 +231,24 @@ def _check_numbers(size, num_clusters, restarts, max_iterations, tolerance) -> N
         )
 
 
-def _check_values(features, labels, mask, num_clusters: int) -> None:
-    labels, mask = np.asarray(labels), np.asarray(mask)
-    finite = np.asarray(jnp.isfinite(features).all(axis=1))
+def check_finite(features) -> None:
+    """Raises a ValueError that names the first row that isn't; reads in chunks."""
+    finite = np.concatenate(
+        [
+            np.asarray(jnp.isfinite(features[rows]).all(axis=1))
+            for rows in row_slices(features)
+        ]
+    )
     if not finite.all():
         raise ValueError(
             f"features must be finite, row {np.argmin(finite)} is not; "
             f"{np.sum(~finite)} of {len(finite)} rows are not"
         )
+
+
+def _check_values(features, labels, mask, num_clusters: int) -> None:
+    check_finite(features)
+    labels, mask = np.asarray(labels), np.asarray(mask)
     given = labels[mask]
     outside = given[(given < 0) | (given >= num_clusters)]
     if outside.size:

@@ -1,0 +1,112 @@
+"""Clusters of bounded size: the stable assignment of rows to clusters that have room.
+
+Take all pairs of an unlabeled row and a cluster in the order of their distance (then of
+the row's number, then of the cluster's), and put the row into the cluster if the row has
+none yet and the cluster has room. That is the only assignment in which no row and no
+cluster would both gain by leaving for each other, so it can be found in rounds as well,
+from a few nearest clusters of each row: every row asks the nearest cluster that
+might take it, every cluster keeps the nearest of those that ask, as far as it has room,
+and those that it sends away ask on.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eagc_jax.gcd.clustering import _lloyd
+from eagc_jax.gcd.clustering._chunks import Chunks, unit_rows
+
+_CANDIDATES = 8  # clusters that a row may ask before its distances are computed anew
+
+# Of row numbers and the (K,) distances below which a cluster still takes rows: for each
+# row the clusters to ask, nearest first, and their distances, inf behind the last.
+Candidates = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def room(size: int, counts: np.ndarray) -> np.ndarray:
+    """(K,) places for unlabeled rows: ceil(N / K) less the labeled rows, at least 0."""
+    return np.maximum(-(-size // len(counts)) - counts, 0)
+
+
+def assigned(chunks: Chunks, centres: jax.Array, room: np.ndarray) -> np.ndarray:
+    """(N,) int32: the class of labeled rows, the stable assignment of the others."""
+    result = np.array(chunks.pinned, np.int32)
+    (unlabeled,) = np.nonzero(result < 0)
+
+    def candidates(rows, limits):
+        found = [
+            _candidates(chunk.rows, centres, jnp.asarray(limits, centres.dtype))
+            for chunk in chunks.of(unlabeled[rows])
+        ]
+        which, distances = (np.concatenate(x)[: len(rows)] for x in zip(*found))
+        return which, distances
+
+    result[unlabeled] = stable(len(unlabeled), room, candidates)
+    return result
+
+
+@jax.jit
+def _candidates(rows, centres, limits):
+    unit = unit_rows(rows)
+    blocks = _lloyd._in_blocks(unit, jnp.zeros(len(unit), jnp.int32), len(centres))
+    number = min(_CANDIDATES, len(centres))
+
+    def block(unit):
+        distances = _lloyd._squared_distances(centres, unit)  # (b, K)
+        # A tie with the limit stays in: the row's number decides that.
+        open_ = jnp.where(distances <= limits, distances, jnp.inf)
+        nearest, which = jax.lax.top_k(-open_, number)
+        return which.astype(jnp.int32), -nearest
+
+    found = jax.lax.map(block, blocks.unit)
+    return jax.tree.map(lambda x: x.reshape(-1, number)[: len(unit)], found)
+
+
+def stable(size: int, room: np.ndarray, candidates: Candidates) -> np.ndarray:
+    """(size,) cluster of each row; `room` must hold them all."""
+    which, distances = candidates(np.arange(size), np.where(room > 0, np.inf, -np.inf))
+    choice, cost = np.full(size, -1, np.int32), np.full(size, np.inf)
+    # The last row that a full cluster keeps: nobody after it is taken any more.
+    last_cost = np.where(room > 0, np.inf, -np.inf)
+    last_row = np.full(len(room), size)
+    asking = np.arange(size)
+    while asking.size:
+        takes = functools.partial(_takes, last_cost, last_row)
+        open_ = takes(which[asking], distances[asking], asking)
+        stuck = asking[~open_.any(axis=1)]
+        if stuck.size:
+            which[stuck], distances[stuck] = candidates(stuck, last_cost)
+            open_ = takes(which[asking], distances[asking], asking)
+        first = open_.argmax(axis=1)
+        choice[asking] = which[asking, first]
+        cost[asking] = distances[asking, first]
+        asked = np.unique(choice[asking])
+        asking = _sent_away(choice, cost, room, asked, last_cost, last_row)
+        choice[asking] = -1
+    return choice
+
+
+def _takes(last_cost, last_row, which, distances, rows) -> np.ndarray:
+    """Whether each candidate would take the row, in the places that it has."""
+    limits = last_cost[which]
+    earlier = (distances == limits) & (rows[:, None] < last_row[which])
+    return np.isfinite(distances) & ((distances < limits) | earlier)
+
+
+def _sent_away(choice, cost, room, asked, last_cost, last_row) -> np.ndarray:
+    """Rows for which the clusters that were asked have no room; moves their limits."""
+    was_asked = np.zeros(len(room), bool)
+    was_asked[asked] = True
+    (members,) = np.nonzero((choice >= 0) & was_asked[choice])
+    members = members[np.lexsort((members, cost[members], choice[members]))]
+    clusters = choice[members]
+    starts = np.searchsorted(clusters, asked)
+    ranks = np.arange(len(members)) - np.repeat(
+        starts, np.diff(np.append(starts, len(members)))
+    )
+    last = members[ranks == room[clusters] - 1]
+    last_cost[choice[last]], last_row[choice[last]] = cost[last], last
+    return np.sort(members[ranks >= room[clusters]])

@@ -1,0 +1,235 @@
+"""Semi-supervised k-means on rows that are read in chunks and never held a second time.
+
+The rules are those of `_lloyd`, whose functions do the work on each chunk; the loop over
+the chunks is Python's, and every chunk is read once for all restarts.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eagc_jax.gcd.clustering import _balanced, _lloyd
+from eagc_jax.gcd.clustering._chunks import Chunk, Chunks, unit_rows
+from eagc_jax.gcd.clustering._lloyd import Clustering
+
+_SEED_ROWS = 2**15  # of more rows a sample is drawn, from which centres are seeded
+_SAMPLE = 2**32 - 1  # folded into the key for it; restarts fold in their numbers
+
+
+def cluster(
+    key,
+    features,
+    pinned: np.ndarray,
+    max_iterations: int,
+    tolerance: float,
+    *,
+    num_clusters: int,
+    restarts: int,
+    balanced: bool,
+) -> Clustering:
+    """As `_lloyd.cluster`, from rows outside the device; `balanced` or not."""
+    chunks = Chunks(features, pinned)
+    seen = _summed(chunks, num_clusters)
+    known, centres = seen.counts > 0, _means(seen)
+    if balanced:
+        room = _balanced.room(len(features), np.asarray(seen.counts))
+        visit = functools.partial(_visit_balanced, chunks, room)
+    else:
+        visit = functools.partial(_visit_nearest, chunks)
+    centres = _starts_from_sample(key, chunks, known, centres, restarts)
+    return _best(_iterated(visit, centres, max_iterations, tolerance))
+
+
+class _Restarts(NamedTuple):
+    """States of all restarts; assignments are apart, on the host."""
+
+    states: _lloyd._Lloyd  # leaves (restarts, ...)
+    assignments: np.ndarray  # (restarts, N) int32
+
+
+_Visit = Callable[
+    [jax.Array, np.ndarray, np.ndarray], tuple[_lloyd._Pass, np.ndarray]
+]
+
+
+def _iterated(visit: _Visit, centres, max_iterations, tolerance) -> _Restarts:
+    restarts = len(centres)
+    found, assignments = visit(centres, np.zeros(restarts, bool), np.empty(0))
+    states = _lloyd._Lloyd(
+        centres, found, jnp.zeros(restarts, jnp.int32), jnp.zeros(restarts, bool)
+    )
+    while True:
+        done = np.asarray(states.done | (states.iterations >= max_iterations))
+        if done.all():
+            return _Restarts(states, assignments)
+        centres = _all_moved(states)
+        found, proposed = visit(centres, done, assignments)
+        states, taken = _all_settled(states, done, centres, found, tolerance)
+        taken = np.asarray(taken)
+        assignments[taken] = proposed[taken]
+
+
+@jax.jit
+def _all_moved(states: _lloyd._Lloyd) -> jax.Array:
+    return jax.vmap(_lloyd._moved)(states.centres, states.found)
+
+
+@jax.jit
+def _all_settled(states, done, centres, found, tolerance):
+    """The next states, and which restarts took the step."""
+    settled = jax.vmap(_lloyd._settled, in_axes=(0, 0, 0, None))(
+        states, centres, found, tolerance
+    )
+    taken = ~done & (found.inertia <= states.found.inertia)
+
+    def keep(old, new):
+        return jnp.where(done.reshape(-1, *[1] * (new.ndim - 1)), old, new)
+
+    return jax.tree.map(keep, states, settled), taken
+
+
+def _best(restarts: _Restarts) -> Clustering:
+    states = restarts.states
+    best = int(jnp.argmin(states.found.inertia))
+    return Clustering(
+        jnp.asarray(restarts.assignments[best]),
+        states.centres[best],
+        states.found.inertia[best],
+        states.iterations[best],
+        states.done[best],
+    )
+
+
+def _visit_nearest(chunks: Chunks, centres, done, _) -> tuple[_lloyd._Pass, np.ndarray]:
+    """One pass over all rows; restarts that are done are passed over."""
+    assignments = np.zeros((len(centres), len(chunks.features)), np.int32)
+    so_far = jax.vmap(_lloyd._nothing_yet)(centres)
+    waiting = None  # read back while the device is at the next chunk
+    for chunk in chunks:
+        real = chunk.stop - chunk.start
+        so_far, assigned = _assigned(
+            so_far, done, chunk.rows, chunk.pinned, real, centres
+        )
+        if waiting is not None:
+            _write(assignments, *waiting)
+        waiting = chunk, assigned
+    _write(assignments, *waiting)
+    return so_far, assignments
+
+
+def _write(assignments: np.ndarray, chunk: Chunk, assigned) -> None:
+    number = chunk.stop - chunk.start
+    assignments[:, chunk.start : chunk.stop] = np.asarray(assigned)[:, :number]
+
+
+@jax.jit
+def _assigned(so_far, done, rows, pinned, real, centres):
+    """One chunk: `so_far` with it, and (restarts, c) the cluster of each row."""
+    unit = unit_rows(rows)
+    blocks = _blocks(unit, pinned, real, centres.shape[1])
+
+    def one(restart):
+        so_far, done, centres = restart
+
+        def go():
+            found = _lloyd._visit(blocks, centres, so_far)
+            flat = found.assignments.reshape(-1)[: len(unit)]
+            return found._replace(assignments=so_far.assignments), flat
+
+        return jax.lax.cond(
+            done, lambda: (so_far, jnp.zeros(len(unit), jnp.int32)), go
+        )
+
+    return jax.lax.map(one, (so_far, done, centres))
+
+
+def _blocks(unit, pinned, real, num_clusters: int) -> _lloyd._Rows:
+    is_real = jnp.arange(len(unit)) < real
+    return _lloyd._in_blocks(unit, pinned, num_clusters, is_real)
+
+
+def _visit_balanced(
+    chunks: Chunks, room: np.ndarray, centres, done, assignments
+) -> tuple[_lloyd._Pass, np.ndarray]:
+    """Two passes over all rows for each restart: where they go, then what that gives."""
+    proposed = np.zeros((len(centres), len(chunks.features)), np.int32)
+    found = []
+    for number, one in enumerate(centres):
+        if not done[number]:
+            proposed[number] = _balanced.assigned(chunks, one, room)
+        found.append(_summed(chunks, len(one), one, proposed[number]))
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found), proposed
+
+
+def _summed(chunks: Chunks, num_clusters: int, centres=None, assigned=None):
+    """`_Pass` for given clusters; without them, of the labeled rows by their class."""
+    assigned = chunks.pinned if assigned is None else assigned
+    if centres is None:
+        width = chunks.features.shape[1]
+        dtype = jnp.promote_types(chunks.features.dtype, jnp.float32)
+        centres = jnp.zeros((num_clusters, width), jax.dtypes.canonicalize_dtype(dtype))
+    so_far = _lloyd._nothing_yet(centres)
+    for chunk in chunks:
+        which = np.full(chunks.length, -1, np.int32)
+        which[: chunk.stop - chunk.start] = assigned[chunk.start : chunk.stop]
+        so_far = _tallied(so_far, chunk.rows, chunk.pinned, which, centres)
+    return so_far
+
+
+@jax.jit
+def _tallied(so_far, rows, pinned, assigned, centres):
+    """One chunk with its clusters given; -1 for rows that count nowhere."""
+    unit = unit_rows(rows)
+    blocks = _lloyd._in_blocks(unit, pinned, len(centres), assigned >= 0)
+    split = jnp.pad(assigned, (0, blocks.pinned.size - len(unit)), constant_values=-1)
+
+    def block(so_far, part):
+        return _lloyd._tallied(so_far, *part, centres), None
+
+    return jax.lax.scan(block, so_far, (blocks, split.reshape(blocks.pinned.shape)))[0]
+
+
+@jax.jit
+def _means(found: _lloyd._Pass) -> jax.Array:
+    return found.sums / jnp.maximum(found.counts, 1)[:, None]
+
+
+def _starts_from_sample(key, chunks: Chunks, known, centres, restarts: int):
+    """(restarts, K, D): all rows are the sample where there are few."""
+    number = max(_SEED_ROWS, 16 * len(centres))
+    if len(chunks.features) <= number:
+        rows, pinned = chunks.features[:], chunks.pinned.astype(np.int32)
+        # The known centres to the bit, too, so that the draws are the same.
+        known, centres = _known_centres(rows, pinned, len(centres))
+    else:
+        which = _sampled(key, chunks.pinned, number)
+        rows, pinned = chunks.features[which], np.full(len(which), -1, np.int32)
+    return _seeded(key, rows, pinned, known, centres, restarts)
+
+
+def _sampled(key, pinned: np.ndarray, number: int) -> np.ndarray:
+    """Numbers of unlabeled rows in their order, each as likely as another."""
+    (unlabeled,) = np.nonzero(pinned < 0)
+    if len(unlabeled) <= number:
+        return unlabeled
+    seed = np.asarray(jax.random.bits(jax.random.fold_in(key, _SAMPLE), (4,)))
+    draw = np.random.default_rng(seed)
+    return np.sort(draw.choice(unlabeled, number, replace=False, shuffle=False))
+
+
+@functools.partial(jax.jit, static_argnames="num_clusters")
+def _known_centres(rows, pinned, num_clusters: int):
+    blocks = _lloyd._in_blocks(unit_rows(rows), pinned, num_clusters)
+    return _lloyd._known_centres(blocks, num_clusters)
+
+
+@functools.partial(jax.jit, static_argnames="restarts")
+def _seeded(key, rows, pinned, known, centres, restarts: int):
+    unit = unit_rows(rows)
+    blocks = _lloyd._in_blocks(unit, pinned, len(centres))
+    closest = _lloyd._distance_to_known(blocks, known, centres)
+    return _lloyd._starts(key, unit, pinned, closest, known, centres, restarts)
