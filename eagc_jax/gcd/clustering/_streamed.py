@@ -51,9 +51,7 @@ class _Restarts(NamedTuple):
     assignments: np.ndarray  # (restarts, N) int32
 
 
-_Visit = Callable[
-    [jax.Array, np.ndarray, np.ndarray], tuple[_lloyd._Pass, np.ndarray]
-]
+_Visit = Callable[[jax.Array, np.ndarray, np.ndarray], tuple[_lloyd._Pass, np.ndarray]]
 
 
 def _iterated(visit: _Visit, centres, max_iterations, tolerance) -> _Restarts:
@@ -140,9 +138,7 @@ def _assigned(so_far, done, rows, pinned, real, centres):
             flat = found.assignments.reshape(-1)[: len(unit)]
             return found._replace(assignments=so_far.assignments), flat
 
-        return jax.lax.cond(
-            done, lambda: (so_far, jnp.zeros(len(unit), jnp.int32)), go
-        )
+        return jax.lax.cond(done, lambda: (so_far, jnp.zeros(len(unit), jnp.int32)), go)
 
     return jax.lax.map(one, (so_far, done, centres))
 

@@ -104,7 +104,9 @@ def semi_supervised_kmeans(
     if not any(isinstance(x, Tracer) for x in (features, labels, mask)):
         _check_values(features, labels, mask, num_clusters)
     if traced and balanced:
-        raise ValueError("balanced=True can't be used inside jit or vmap: call it outside")
+        raise ValueError(
+            "balanced=True can't be used inside jit or vmap: call it outside"
+        )
     if balanced or not (traced or features.size <= _WHOLE_ENTRIES):
         return _streamed.cluster(
             key,

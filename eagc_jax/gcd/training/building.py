@@ -15,8 +15,10 @@ from eagc_jax.gcd.training.inputs import (
     FeatureInputs,
     ImageInputs,
     Inputs,
+    LoadedInputs,
     Neighbours,
     PooledInputs,
+    has_images_in_memory,
     images_of,
 )
 from eagc_jax.gcd.training.model import (
@@ -94,6 +96,9 @@ def build_inputs(
     """What steps read: features, views from a pool, or images."""
     if config.trains != "blocks":
         return _feature_inputs(config, records, features, neighbours)
+    if not has_images_in_memory(records) and pool is None:
+        _check_images(records)
+        return LoadedInputs(records, model.backbone, config.augmentation)
     inputs = ImageInputs(images_of(records), config.augmentation)
     if pool is None:
         return inputs
@@ -107,6 +112,14 @@ def build_inputs(
             f"pool has {len(pool.tokens)} images, the records {len(records)}"
         )
     return PooledInputs(pool, inputs)
+
+
+def _check_images(records: Records) -> None:
+    if records.kind != "image":
+        raise ValueError(
+            f"{records.name} holds items of kind {records.kind!r}, and blocks train on "
+            "images: train an adapter on their features, trains='adapter'"
+        )
 
 
 def _feature_inputs(config, records, features, neighbours) -> FeatureInputs:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eagc_jax.gcd.sources import Records
+from eagc_jax.gcd.sources import ArrayItems, ChosenItems, Records, read
 from eagc_jax.gcd.training.augmentation import Augmentation, two_views
 from eagc_jax.gcd.training.views import ViewPool, draw_numbers
 
@@ -40,6 +40,10 @@ class Inputs(Protocol):
 
     def read(self, rows: np.ndarray, keys: jax.Array, columns: np.ndarray) -> Any:
         """Arrays for (S, B) rows and (S,) keys, of those columns alone, S in front."""
+        ...
+
+    def bytes_of_rows(self, number: int) -> int:
+        """About how many bytes `read` returns for so many rows."""
         ...
 
     def blocks(self, size: int) -> Iterator[Any]:
@@ -86,21 +90,77 @@ class ImageInputs:
         del keys
         return self._images[rows[:, columns]]
 
+    def bytes_of_rows(self, number: int) -> int:
+        """Of images as they are stored."""
+        return number * self._images[:1].nbytes
+
     def blocks(self, size: int) -> Iterator[np.ndarray]:
         """Slices of the array."""
         for start in range(0, len(self), size):
             yield in_unit_range(self._images[start : start + size])
 
 
+class LoadedInputs:
+    """Images that are read, decoded and prepared when their turn comes, in threads.
+
+    Args:
+      records: of images, of any sizes.
+      backbone: prepares and collates them.
+      augmentation: of the views.
+    """
+
+    rows_axis = 0
+
+    def __init__(self, records: Records, backbone: Any, augmentation: Augmentation):
+        self._records, self._backbone = records, backbone
+        self.view = RandomViews(augmentation)
+        self._bytes = np.asarray(backbone.prepare(records.items[0])).nbytes
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self._records)
+
+    def read(self, rows: np.ndarray, keys: jax.Array, columns: np.ndarray) -> Any:
+        """(S, B, H, W, C)."""
+        del keys
+        wanted = rows[:, columns]
+        _, images = next(self._reader(wanted.ravel(), wanted.size))
+        return images.reshape(*wanted.shape, *images.shape[1:])
+
+    def bytes_of_rows(self, number: int) -> int:
+        """Of prepared images."""
+        return number * self._bytes
+
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        """All of them, decoded anew."""
+        for _, images in self._reader(np.arange(len(self)), size):
+            yield in_unit_range(images)
+
+    def _reader(self, rows: np.ndarray, size: int) -> Any:
+        prepare, collate = self._backbone.prepare, self._backbone.collate
+        return read(self._records, rows, prepare, batch_size=size, collate=collate)
+
+
 def images_of(records: Records) -> np.ndarray:
     """The items as one array (N, H, W, C); ValueError where they are none."""
-    images = getattr(records.items, "array", None)
+    items = records.items
+    if isinstance(items, ChosenItems) and isinstance(items.items, ArrayItems):
+        images = items.items.array[items.rows]
+    else:
+        images = getattr(items, "array", None)
     if images is None or np.ndim(images) != 4:
         raise ValueError(
-            f"{records.name} must hold images as one array (N, H, W, C) where blocks "
-            "train on them; prepare them first, or train an adapter on their features"
+            f"{records.name} must hold images as one array (N, H, W, C) in memory"
         )
     return images
+
+
+def has_images_in_memory(records: Records) -> bool:
+    """Whether `images_of` has an answer."""
+    items = records.items
+    if isinstance(items, ChosenItems):
+        items = items.items
+    return isinstance(items, ArrayItems) and np.ndim(items.array) == 4
 
 
 def in_unit_range(images: Any) -> Any:
@@ -161,6 +221,10 @@ class PooledInputs:
         numbers = np.asarray(drawn)[:, :, columns]
         return self._tokens[rows[:, None, columns], numbers]
 
+    def bytes_of_rows(self, number: int) -> int:
+        """Of two views."""
+        return 2 * number * self._tokens[:1, 0].nbytes
+
     def blocks(self, size: int) -> Iterator[Any]:
         """Of the items themselves, not of their views."""
         return self._items.blocks(size)
@@ -216,6 +280,10 @@ class FeatureInputs:
             second = np.where(unlabeled[rows], near, rows)
         both = np.stack([rows, second], axis=1)[:, :, columns]
         return unit_rows(self._features[both])
+
+    def bytes_of_rows(self, number: int) -> int:
+        """Of two float32 features."""
+        return 8 * number * self._features.shape[1]
 
     def blocks(self, size: int) -> Iterator[np.ndarray]:
         """Slices, scaled to length 1."""
