@@ -31,7 +31,7 @@ from scipy import stats
 
 from eagc_jax import eagc, sum_objectives
 from eagc_jax.gcd import sources
-from eagc_jax.gcd.checkpoints import load_backbone
+from eagc_jax.gcd.backbones.checkpoints import load_backbone
 from eagc_jax.gcd.methods import SimGCD
 from eagc_jax.gcd.sources import Records
 from eagc_jax.gcd.training.loop import TrainConfig, TrainingRun

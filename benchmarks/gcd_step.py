@@ -33,8 +33,8 @@ from benchmarks.timing import (
     write_json,
 )
 from eagc_jax import features
+from eagc_jax.gcd.backbones.vit import VisionTransformer, ViTConfig
 from eagc_jax.gcd.methods import Batch, SimGCD
-from eagc_jax.gcd.models import VisionTransformer, ViTConfig
 from eagc_jax.gcd.training import step
 from eagc_jax.gcd.training.model import DiscoveryModel
 from eagc_jax.gcd.training.settings import FeatureCoordination

@@ -33,7 +33,7 @@ from rich.progress import (
 from rich.table import Table
 
 from eagc_jax.gcd import sources
-from eagc_jax.gcd.checkpoints import load_backbone
+from eagc_jax.gcd.backbones.checkpoints import load_backbone
 from eagc_jax.gcd.evaluation.accuracy import Accuracy, cluster_accuracy
 from eagc_jax.gcd.evaluation.baselines import kmeans_predictions
 from eagc_jax.gcd.methods import METHODS

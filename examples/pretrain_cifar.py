@@ -25,8 +25,8 @@ import numpy as np
 from flax import nnx
 
 from eagc_jax.gcd import sources
-from eagc_jax.gcd.checkpoints import load_backbone, save_backbone
-from eagc_jax.gcd.models import VisionTransformer, ViTConfig
+from eagc_jax.gcd.backbones.checkpoints import load_backbone, save_backbone
+from eagc_jax.gcd.backbones.vit import VisionTransformer, ViTConfig
 from eagc_jax.gcd.training.augmentation import Augmentation
 from eagc_jax.gcd.training.pretraining import PretrainConfig, pretrain
 

@@ -29,9 +29,10 @@ import numpy as np
 from rich.console import Console
 
 from eagc_jax import features
-from eagc_jax.gcd import checkpoints, sources
+from eagc_jax.gcd import sources
+from eagc_jax.gcd.backbones import checkpoints
+from eagc_jax.gcd.backbones.vit import VisionTransformer
 from eagc_jax.gcd.methods import SimGCD
-from eagc_jax.gcd.models import VisionTransformer
 from eagc_jax.gcd.runs import tables
 from eagc_jax.gcd.sources import Records
 from eagc_jax.gcd.training import pretraining, views

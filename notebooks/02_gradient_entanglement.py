@@ -43,7 +43,7 @@ import numpy as np
 import eagc_jax
 from eagc_jax import diagnostics, features, value_and_grads
 from eagc_jax.gcd import data
-from eagc_jax.gcd.checkpoints import load_backbone
+from eagc_jax.gcd.backbones.checkpoints import load_backbone
 from eagc_jax.gcd.methods import Batch, SimGCD
 from eagc_jax.gcd.training import views
 from eagc_jax.gcd.training.loop import TrainingRun

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from benchmarks import plan
-from eagc_jax.gcd import models
+from eagc_jax.gcd.backbones import vit as models
 
 
 def abstract_vit(shape):

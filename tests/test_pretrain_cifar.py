@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from eagc_jax.gcd import sources
-from eagc_jax.gcd.checkpoints import load_backbone
-from eagc_jax.gcd.models import ViTConfig
+from eagc_jax.gcd.backbones.checkpoints import load_backbone
+from eagc_jax.gcd.backbones.vit import ViTConfig
 from eagc_jax.gcd.sources.named import cifar10
 from examples import pretrain_cifar
 

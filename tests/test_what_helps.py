@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eagc_jax.gcd import models, sources
+from eagc_jax.gcd import sources
+from eagc_jax.gcd.backbones import vit as models
 from eagc_jax.gcd.runs import tables
 from eagc_jax.gcd.training import pretraining
 from examples import what_helps

@@ -7,7 +7,7 @@ The losses' products, norms, softmax and the optimizer are left out.
 
 from __future__ import annotations
 
-from eagc_jax.gcd.models import ViTConfig
+from eagc_jax.gcd.backbones.vit import ViTConfig
 
 # Dense products with float32 sums, in TFLOP/s: of bfloat16, and of float32 numbers
 # rounded to TF32, which is what XLA makes of float32 products by default. From NVIDIA's

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 from flax import nnx
 
+from eagc_jax.gcd.backbones.vit import VisionTransformer, ViTConfig
 from eagc_jax.gcd.methods import SimGCD
-from eagc_jax.gcd.models import VisionTransformer, ViTConfig
 
 
 @dataclasses.dataclass(frozen=True)

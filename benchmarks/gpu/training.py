@@ -25,8 +25,8 @@ from benchmarks.gpu.context import Context, Part, Row, attempt
 from benchmarks.gpu.coordinators import COORDINATORS
 from benchmarks.gpu.sizes import Sizes
 from eagc_jax import features, sum_objectives
+from eagc_jax.gcd.backbones.vit import VisionTransformer, ViTConfig
 from eagc_jax.gcd.methods import Batch
-from eagc_jax.gcd.models import VisionTransformer, ViTConfig
 from eagc_jax.gcd.training import step
 from eagc_jax.gcd.training.model import DiscoveryModel
 from eagc_jax.gcd.training.settings import FeatureCoordination

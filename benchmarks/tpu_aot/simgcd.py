@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec as P
 from benchmarks.tpu_aot.compiling import Program
 from benchmarks.tpu_aot.trees import AXIS
 from eagc_jax import aggregators, eagc, features
+from eagc_jax.gcd.backbones.vit import VisionTransformer, ViTConfig
 from eagc_jax.gcd.methods import Batch, SimGCD
-from eagc_jax.gcd.models import VisionTransformer, ViTConfig
 from eagc_jax.gcd.training import step
 from eagc_jax.gcd.training.model import DiscoveryModel
 from eagc_jax.gcd.training.settings import FeatureCoordination

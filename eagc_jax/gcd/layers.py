@@ -21,7 +21,11 @@ class Linear(nnx.Linear):
 
 
 def linear(
-    inputs: int, outputs: int, rngs: nnx.Rngs, dtype: jnp.dtype | None = None
+    inputs: int,
+    outputs: int,
+    rngs: nnx.Rngs,
+    dtype: jnp.dtype | None = None,
+    bias: bool = True,
 ) -> Linear:
     """A linear layer with float32 parameters.
 
@@ -30,13 +34,26 @@ def linear(
       outputs: features that come out.
       rngs: stream `params` initialises the kernel.
       dtype: of the product and of what comes out; None for the inputs' own.
+      bias: whether there is one.
     """
-    return Linear(inputs, outputs, kernel_init=_kernel_init, dtype=dtype, rngs=rngs)
+    return Linear(
+        inputs,
+        outputs,
+        use_bias=bias,
+        kernel_init=_kernel_init,
+        dtype=dtype,
+        rngs=rngs,
+    )
 
 
-def norm(width: int, rngs: nnx.Rngs, dtype: jnp.dtype | None = None) -> nnx.LayerNorm:
+def norm(
+    width: int,
+    rngs: nnx.Rngs,
+    dtype: jnp.dtype | None = None,
+    epsilon: float = 1e-6,
+) -> nnx.LayerNorm:
     """A layer norm, computed in float32; `dtype` is that of what comes out."""
-    return nnx.LayerNorm(width, epsilon=1e-6, dtype=dtype, rngs=rngs)
+    return nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
 
 
 def gelu(x: jax.Array) -> jax.Array:

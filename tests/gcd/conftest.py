@@ -3,7 +3,8 @@
 import pytest
 from flax import nnx
 
-from eagc_jax.gcd import models, sources
+from eagc_jax.gcd import sources
+from eagc_jax.gcd.backbones import vit as models
 from tests.gcd import tiny
 
 

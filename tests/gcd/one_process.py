@@ -19,7 +19,8 @@ def tiny_run(mesh, change=None):
     # Here, since importing these already asks JAX for its devices.
     from flax import nnx
 
-    from eagc_jax.gcd import models, sources
+    from eagc_jax.gcd import sources
+    from eagc_jax.gcd.backbones import vit as models
     from eagc_jax.gcd.training.aggregation import Aggregation
     from eagc_jax.gcd.training.loop import TrainingRun
     from tests.gcd import tiny

@@ -9,7 +9,9 @@ import pytest
 from flax import nnx
 from scipy.special import erf
 
-from eagc_jax.gcd import checkpoints, heads, models
+from eagc_jax.gcd import heads
+from eagc_jax.gcd.backbones import checkpoints
+from eagc_jax.gcd.backbones import vit as models
 from eagc_jax.gcd.training.model import DiscoveryModel
 from tests.gcd import golden
 

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from eagc_jax.gcd import data
-from eagc_jax.gcd.checkpoints import load_backbone
+from eagc_jax.gcd.backbones.checkpoints import load_backbone
 from eagc_jax.gcd.training import pretraining
 
 

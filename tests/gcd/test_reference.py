@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from eagc_jax.gcd import checkpoints, models
+from eagc_jax.gcd.backbones import checkpoints
+from eagc_jax.gcd.backbones import vit as models
 from eagc_jax.gcd.sources import ArrayItems
 from eagc_jax.gcd.training import views
 from eagc_jax.gcd.training.loop import TrainingRun

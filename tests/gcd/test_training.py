@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 from eagc_jax import features
-from eagc_jax.gcd import checkpoints
+from eagc_jax.gcd.backbones import checkpoints
 from eagc_jax.gcd.evaluation import baselines
 from eagc_jax.gcd.evaluation.accuracy import Accuracy
 from eagc_jax.gcd.methods import Batch, SimGCD

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from eagc_jax.gcd import models, sources
+from eagc_jax.gcd import sources
+from eagc_jax.gcd.backbones import vit as models
 from eagc_jax.gcd.methods import SimGCD
 from eagc_jax.gcd.training.aggregation import Aggregation
 from eagc_jax.gcd.training.settings import TrainConfig

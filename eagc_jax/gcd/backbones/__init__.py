@@ -1,9 +1,11 @@
-"""Networks that give an item its feature."""
+"""Networks that give an item its feature, and the features that they gave."""
 
 from eagc_jax.gcd.backbones import cache
 from eagc_jax.gcd.backbones.base import Backbone, ComputeDtype
+from eagc_jax.gcd.backbones.callable import callable_backbone, embeddings
 from eagc_jax.gcd.backbones.embed import BadRow, Embedded, embed
 from eagc_jax.gcd.backbones.neighbours import neighbours
+from eagc_jax.gcd.backbones.registry import default_backbone, load, names, register
 
 __all__ = [
     "Backbone",
@@ -11,6 +13,12 @@ __all__ = [
     "ComputeDtype",
     "Embedded",
     "cache",
+    "callable_backbone",
+    "default_backbone",
     "embed",
+    "embeddings",
+    "load",
+    "names",
     "neighbours",
+    "register",
 ]

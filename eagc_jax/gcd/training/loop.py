@@ -93,7 +93,7 @@ class TrainingRun:
     Examples:
       >>> from eagc_jax import sum_objectives
       >>> from eagc_jax.gcd import sources
-      >>> from eagc_jax.gcd.checkpoints import load_backbone
+      >>> from eagc_jax.gcd.backbones.checkpoints import load_backbone
       >>> method = SimGCD()
       >>> run = TrainingRun(
       ...     TrainConfig(), sources.load("digits"), load_backbone(),

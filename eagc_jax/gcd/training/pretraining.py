@@ -24,9 +24,9 @@ import optax
 from flax import nnx
 
 from eagc_jax.gcd import losses, sources
-from eagc_jax.gcd.checkpoints import save_backbone
+from eagc_jax.gcd.backbones.checkpoints import save_backbone
+from eagc_jax.gcd.backbones.vit import VisionTransformer, ViTConfig
 from eagc_jax.gcd.heads import Projector
-from eagc_jax.gcd.models import VisionTransformer, ViTConfig
 from eagc_jax.gcd.training.augmentation import Augmentation, two_views
 from eagc_jax.gcd.training.inputs import images_of
 

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, traverse_util
 
-from eagc_jax.gcd.models import ComputeDtype, VisionTransformer, ViTConfig
+from eagc_jax.gcd.backbones.vit import ComputeDtype, VisionTransformer, ViTConfig
 
 # Of our own making: `python -m eagc_jax.gcd.training.pretraining` writes it anew.
-DIGITS_BACKBONE = pathlib.Path(__file__).parent / "weights" / "digits_vit.npz"
+DIGITS_BACKBONE = pathlib.Path(__file__).parents[1] / "weights" / "digits_vit.npz"
 
 _CONFIG_KEY = "config"
 

@@ -1,4 +1,4 @@
-"""A Vision Transformer, and the model that trains its last blocks, in Flax NNX.
+"""A Vision Transformer in Flax NNX.
 
 Module and parameter names follow the layout of the published DINO weights
 (`patch_embed.proj`, `blocks.0.attn.qkv`, ...), with the patch projection as one linear
@@ -6,16 +6,29 @@ layer on flattened patches and every kernel as (inputs, outputs).
 """
 
 import dataclasses
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
+from eagc_jax.gcd.backbones import weights
+from eagc_jax.gcd.backbones.base import ComputeDtype
+from eagc_jax.gcd.backbones.images import ImagePreparation
 from eagc_jax.gcd.layers import gelu, linear, norm
+from eagc_jax.gcd.sources.records import Kind
 
-ComputeDtype = Literal["float32", "bfloat16"]
+Size = Literal["Ti", "S", "B", "L"]
+
+_SIZES: dict[Size, tuple[int, int, int]] = {  # width, depth, heads
+    "Ti": (192, 12, 3),
+    "S": (384, 12, 6),
+    "B": (768, 12, 12),
+    "L": (1024, 24, 16),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +43,10 @@ class ViTConfig:
       depth: number of blocks.
       heads: attention heads per block.
       mlp_ratio: hidden units of a block's MLP per feature.
+      registers: tokens between the class token and the patches that carry no position
+        and are not read (DINOv2 has versions with 4).
+      layer_scale: whether what a block adds is multiplied by a learned vector (DINOv2).
+      qkv_bias: whether queries, keys and values have a bias.
       compute_dtype: of the tokens and of the matrix products. With "bfloat16" the
         parameters, and so the gradients, stay float32; so do the sums inside of layer
         norms and softmax, and the features that leave the backbone, and with them
@@ -54,12 +71,27 @@ class ViTConfig:
     depth: int = 12
     heads: int = 12
     mlp_ratio: int = 4
+    registers: int = 0
+    layer_scale: bool = False
+    qkv_bias: bool = True
     compute_dtype: ComputeDtype = "float32"
 
     def __post_init__(self):
-        for name, value in dataclasses.asdict(self).items():
-            if name != "compute_dtype" and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name in (
+            "image_size",
+            "patch_size",
+            "channels",
+            "width",
+            "depth",
+            "heads",
+            "mlp_ratio",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be at least 1, got {getattr(self, name)}"
+                )
+        if self.registers < 0:
+            raise ValueError(f"registers must be at least 0, got {self.registers}")
         for whole, part in (("image_size", "patch_size"), ("width", "heads")):
             if getattr(self, whole) % getattr(self, part):
                 raise ValueError(
@@ -71,6 +103,19 @@ class ViTConfig:
                 f"compute_dtype must be one of {', '.join(get_args(ComputeDtype))}, "
                 f"got {self.compute_dtype!r}"
             )
+
+    @classmethod
+    def of_size(cls, size: Size, **others: Any) -> "ViTConfig":
+        """One of the published sizes, Ti, S, B or L, with other fields as given.
+
+        Examples:
+          >>> ViTConfig.of_size("S", patch_size=14, registers=4).width
+          384
+        """
+        if size not in _SIZES:
+            raise ValueError(f"size must be one of {', '.join(_SIZES)}, got {size!r}")
+        width, depth, heads = _SIZES[size]
+        return cls(**{"width": width, "depth": depth, "heads": heads, **others})
 
     @property
     def num_patches(self) -> int:
@@ -108,7 +153,7 @@ class Attention(nnx.Module):
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
         self.heads = config.heads
         width, dtype = config.width, config.layer_dtype
-        self.qkv = linear(width, 3 * width, rngs, dtype)
+        self.qkv = linear(width, 3 * width, rngs, dtype, config.qkv_bias)
         self.proj = linear(width, width, rngs, dtype)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
@@ -123,10 +168,12 @@ class Attention(nnx.Module):
         """(B, T, width) to (B, 1, width): what the first token gets, and that alone."""
         batch, length, width = tokens.shape
         kernel = self.qkv.kernel[...].astype(tokens.dtype)
-        bias = self.qkv.bias[...].astype(tokens.dtype)  # type: ignore[index]  (it has one)
-        query = tokens[:, 0] @ kernel[:, :width] + bias[:width]
+        query = tokens[:, 0] @ kernel[:, :width]
         flat = tokens.reshape(-1, width)
-        both = flat @ kernel[:, width:] + bias[width:]
+        both = flat @ kernel[:, width:]
+        if self.qkv.bias is not None:
+            bias = self.qkv.bias[...].astype(tokens.dtype)
+            query, both = query + bias[:width], both + bias[width:]
         both = both.reshape(batch, length, 2, self.heads, -1)
         query = query.reshape(batch, 1, self.heads, -1)
         mixed = jax.nn.dot_product_attention(query, both[:, :, 0], both[:, :, 1])
@@ -146,6 +193,22 @@ class MLP(nnx.Module):
         return self.fc2(gelu(self.fc1(tokens)))
 
 
+class LayerScale(nnx.Module):
+    """A learned factor for each feature."""
+
+    def __init__(self, config: ViTConfig):
+        self.gamma = nnx.Param(jnp.ones(config.width))
+        self.dtype = config.layer_dtype
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """(B, T, width) to the same shape and dtype."""
+        return tokens * self.gamma[...].astype(self.dtype or tokens.dtype)
+
+
+def _same(tokens: jax.Array) -> jax.Array:
+    return tokens
+
+
 class Block(nnx.Module):
     """Attention and MLP, each behind a norm and beside a shortcut."""
 
@@ -154,11 +217,13 @@ class Block(nnx.Module):
         self.attn = Attention(config, rngs=rngs)
         self.norm2 = norm(config.width, rngs, config.layer_dtype)
         self.mlp = MLP(config, rngs=rngs)
+        self.ls1 = LayerScale(config) if config.layer_scale else _same
+        self.ls2 = LayerScale(config) if config.layer_scale else _same
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """(B, T, width) to the same shape."""
-        tokens = tokens + self.attn(self.norm1(tokens))
-        return tokens + self.mlp(self.norm2(tokens))
+        tokens = tokens + self.ls1(self.attn(self.norm1(tokens)))
+        return tokens + self.ls2(self.mlp(self.norm2(tokens)))
 
     def first(self, tokens: jax.Array) -> jax.Array:
         """The first of the tokens that the block would return, as (B, 1, width).
@@ -166,8 +231,8 @@ class Block(nnx.Module):
         Only keys and values need the other tokens. Of a block's multiplications in
         their kernels, 12 per token and squared width, 2 are left.
         """
-        token = tokens[:, :1] + self.attn.first(self.norm1(tokens))
-        return token + self.mlp(self.norm2(token))
+        token = tokens[:, :1] + self.ls1(self.attn.first(self.norm1(tokens)))
+        return token + self.ls2(self.mlp(self.norm2(token)))
 
 
 class VisionTransformer(nnx.Module):
@@ -178,6 +243,10 @@ class VisionTransformer(nnx.Module):
 
     Args:
       config: the shape.
+      preparation: how pictures become its input; by default of the config's size and
+        not normalised.
+      checkpoint: whether a block's backward pass computes the block again instead of
+        keeping what its forward pass made: memory against a third more time.
       rngs: stream `params` initialises the weights.
 
     Examples:
@@ -193,37 +262,82 @@ class VisionTransformer(nnx.Module):
       "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021 (layout).
     """
 
-    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+    kind: Kind = "image"
+
+    def __init__(
+        self,
+        config: ViTConfig,
+        *,
+        preparation: ImagePreparation | None = None,
+        checkpoint: bool = False,
+        rngs: nnx.Rngs,
+    ):
         self.config = config
+        self.images = preparation or ImagePreparation(
+            config.image_size, config.channels
+        )
+        self.checkpoint = checkpoint
         shape = (1, 1 + config.num_patches, config.width)
         self.patch_embed = PatchEmbedding(config, rngs=rngs)
         self.cls_token = nnx.Param(
             0.2 * jax.random.normal(rngs.params(), (1, 1, config.width))
         )
         self.pos_embed = nnx.Param(0.2 * jax.random.normal(rngs.params(), shape))
+        self.register_tokens = None
+        if config.registers:
+            registers = (1, config.registers, config.width)
+            self.register_tokens = nnx.Param(
+                0.2 * jax.random.normal(rngs.params(), registers)
+            )
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.depth)])
         self.norm = norm(config.width, rngs)  # features are float32 or wider
+
+    @property
+    def width(self) -> int:
+        """Of the feature."""
+        return self.config.width
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return self.config.depth
+
+    @property
+    def preparation(self) -> str:
+        """How pictures become its input."""
+        return self.images.describe()
+
+    def fingerprint(self) -> str:
+        """Of architecture, weights and compute dtype."""
+        return f"vit-{weights.fingerprint(self, self.config, self.images)}"
+
+    def prepare(self, item: np.ndarray) -> np.ndarray:
+        """A picture of any size to (size, size, channels)."""
+        return self.images.prepare(item)
+
+    def collate(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
+        """To one array."""
+        return self.images.collate(prepared)
 
     def __call__(self, images: ArrayLike) -> jax.Array:
         """(B, H, W, C) images to (B, width) features."""
         return self.readout(self.prefix(images, 0), 0)
 
     def prefix(self, images: ArrayLike, num_blocks: int) -> jax.Array:
-        """Images to the tokens (B, 1 + patches, width) after the first blocks."""
+        """Images to the tokens after the first blocks.
+
+        They are (B, 1 + registers + patches, width); images are bytes, or in [0, 1].
+        """
         images = jnp.asarray(images)
-        size, channels = self.config.image_size, self.config.channels
-        if images.ndim != 4 or images.shape[1:] != (size, size, channels):
-            raise ValueError(
-                f"images must have shape (B, {size}, {size}, {channels}), "
-                f"got {images.shape}"
-            )
-        patches = self.patch_embed(images)
+        self.images.check(images)
+        patches = self.patch_embed(self.images.normalize(images))
         first = jnp.broadcast_to(self.cls_token[...], (len(images), 1, self.width))
         # Promoted to float32 where patches are narrower; the sum is rounded once.
         tokens = jnp.concatenate([first, patches], axis=1) + self.pos_embed[...]
+        tokens = self._with_registers(tokens)
         tokens = tokens.astype(self.config.layer_dtype or tokens.dtype)
         for block in self.blocks[:num_blocks]:
-            tokens = block(tokens)
+            tokens = self._run(block, tokens)
         return tokens
 
     def readout(self, tokens: jax.Array, num_blocks: int) -> jax.Array:
@@ -233,17 +347,21 @@ class VisionTransformer(nnx.Module):
         """
         last = len(self.blocks) - 1
         for block in self.blocks[num_blocks:last]:
-            tokens = block(tokens)
+            tokens = self._run(block, tokens)
         if num_blocks <= last:
             tokens = self.blocks[last].first(tokens)
         return self.norm(tokens[:, 0])
 
-    @property
-    def width(self) -> int:
-        """Of the feature, and of a token."""
-        return self.config.width
+    def _run(self, block: Block, tokens: jax.Array) -> jax.Array:
+        return nnx.remat(_call)(block, tokens) if self.checkpoint else block(tokens)
 
-    @property
-    def depth(self) -> int:
-        """How many blocks."""
-        return self.config.depth
+    def _with_registers(self, tokens: jax.Array) -> jax.Array:
+        if self.register_tokens is None:
+            return tokens
+        shape = (len(tokens), self.config.registers, self.width)
+        registers = jnp.broadcast_to(self.register_tokens[...], shape)
+        return jnp.concatenate([tokens[:, :1], registers, tokens[:, 1:]], axis=1)
+
+
+def _call(block: Block, tokens: jax.Array) -> jax.Array:
+    return block(tokens)
