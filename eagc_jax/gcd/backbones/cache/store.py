@@ -202,4 +202,6 @@ class FeatureStore:
 
 
 def _warn(error: files.DamagedFile | None) -> None:
-    warnings.warn(f"ignored, and computed again: {error}", stacklevel=4)
+    warnings.warn(
+        f"ignored, and computed again: {error} (prune removes it)", stacklevel=4
+    )
