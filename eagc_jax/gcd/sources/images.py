@@ -107,9 +107,9 @@ def _identified(file: IO[bytes]) -> ImageFile.ImageFile | None:
     prefix = file.read(16)
     for form in Image.ID:
         factory, accept = Image.OPEN[form]
-        if form in _REFUSED or (accept and accept(prefix) is not True):
-            continue
         try:
+            if form in _REFUSED or (accept and accept(prefix) is not True):
+                continue
             file.seek(0)
             return factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error):
@@ -122,7 +122,7 @@ def _why_no_image(file: IO[bytes]) -> str:
     if not size:
         return "the file is empty (0 bytes)"
     file.seek(0)
-    return f"is no image: {size} bytes that begin with {file.read(4).hex(' ')}"
+    return f"is no image, or damaged: {size} bytes, first {file.read(4).hex(' ')}"
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
