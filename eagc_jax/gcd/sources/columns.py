@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from eagc_jax.gcd.sources import images, tables
-from eagc_jax.gcd.sources.folders import OnBadItem
-from eagc_jax.gcd.sources.records import BadItem, Items, Kind, Records
+from eagc_jax.gcd.sources.records import BadItem, Items, Kind, OnBadItem, Records
 from eagc_jax.gcd.sources.strings import RowNumbers, Strings, shown
 from eagc_jax.gcd.sources.tables import Table
 from eagc_jax.gcd.sources.texts import Texts, empty_rows

@@ -19,8 +19,7 @@ import pyarrow.parquet
 
 from eagc_jax.gcd.sources import columns as columns_
 from eagc_jax.gcd.sources.columns import Columns
-from eagc_jax.gcd.sources.folders import OnBadItem
-from eagc_jax.gcd.sources.records import ArrayItems, BadItem, Records
+from eagc_jax.gcd.sources.records import ArrayItems, BadItem, OnBadItem, Records
 from eagc_jax.gcd.sources.strings import Strings, shown
 from eagc_jax.gcd.sources.tables import Table
 

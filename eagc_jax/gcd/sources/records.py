@@ -13,6 +13,15 @@ from eagc_jax.gcd.sources.strings import RowNumbers, Strings, shown
 
 Kind = Literal["image", "text", "embedding"]
 
+# "raise" stops at the first item that can't be used; "skip" goes on and lists them.
+OnBadItem = Literal["raise", "skip"]
+
+
+def check_on_bad_item(value: str) -> None:
+    """Raises ValueError for anything else."""
+    if value not in ("raise", "skip"):
+        raise ValueError(f'on_bad_item must be "raise" or "skip", got {value!r}')
+
 
 class Items(Protocol):
     """N items, each read when it is asked for.
@@ -202,8 +211,6 @@ class Records:
 
 
 def _chosen_ids(ids: Sequence[str], rows: np.ndarray) -> Sequence[str]:
-    if isinstance(ids, Strings):
+    if isinstance(ids, Strings | RowNumbers):
         return ids.take(rows)
-    if isinstance(ids, RowNumbers):
-        return Strings.of(map(str, rows.tolist()))
     return tuple(ids[int(row)] for row in rows)

@@ -214,6 +214,14 @@ def test_a_missing_or_damaged_member_is_named(tmp_path):
         images.ZippedImages(tmp_path / "b.zip", Strings.of(["one.png"]))[0]
 
 
+def test_a_member_that_would_unpack_to_too_much_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("one.png", bytes(2**20 + 81))
+    items = images.ZippedImages(tmp_path / "a.zip", Strings.of(["one.png"]), 10)
+    with pytest.raises(BadItem, match="has 1048657 bytes, more than max_pixels allows"):
+        items[0]
+
+
 def test_extensions_are_of_formats_that_are_decoded_here():
     known = images.extensions()
     assert {".jpg", ".jpeg", ".png", ".webp", ".tif", ".gif", ".bmp"} <= known

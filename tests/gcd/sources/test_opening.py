@@ -32,6 +32,8 @@ def test_what_is_not_there_and_what_is_nothing_known(tmp_path):
         sources.open_source(tmp_path / "a.doc")
     with pytest.raises(ValueError, match="root is for a named benchmark"):
         sources.open_source(tmp_path / "a.doc", root=tmp_path)
+    with pytest.raises(ValueError, match='on_bad_item must be "raise" or "skip", got'):
+        sources.open_source(tmp_path / "a.doc", on_bad_item="ignore")
 
 
 def test_user_data_that_is_fully_labeled_can_be_posed(tmp_path):

@@ -73,6 +73,10 @@ def test_row_numbers():
     assert list(numbers) == [str(i) for i in range(12)]
     assert numbers[-1] == "11"
     assert numbers[3:5] == ["3", "4"]
+    assert list(numbers.take(np.array([11, 0])).take(np.array([1]))) == ["0"]
+    assert len(numbers.take(np.array([], np.int64))) == 0
+    with pytest.raises(IndexError):
+        numbers[12]
 
 
 @given(name=st.text())
