@@ -78,10 +78,10 @@ def _names(
         for entry in entries:
             if _litter(entry.name):
                 continue
-            if _is(entry.is_dir):
-                folders.append(entry.name)
-            elif _is_image(entry.name) and _is(entry.is_file):
+            if _is_image(entry.name) and _is(entry.is_file):
                 yield os.fsencode(entry.name)
+            elif _is(entry.is_dir):
+                folders.append(entry.name)
             else:
                 found.others.append(_other(_joined(below, entry.name), entry))
 

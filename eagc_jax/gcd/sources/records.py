@@ -182,6 +182,9 @@ class Records:
         Returns:
           M records with the same classes.
 
+        Raises:
+          ValueError: a row is out of range.
+
         Examples:
           >>> from eagc_jax.gcd import sources
           >>> digits = sources.load("digits")
@@ -189,7 +192,14 @@ class Records:
           ['3', '1']
         """
         rows = np.asarray(rows)
-        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
+        if rows.dtype == bool and len(rows) == len(self):
+            rows = np.flatnonzero(rows)
+        rows = rows.astype(np.int64)
+        if len(rows) and not (0 <= rows.min() and rows.max() < len(self)):
+            raise ValueError(
+                f"rows must be in [0, {len(self)}), or {len(self)} booleans; got "
+                f"{len(rows)} from {rows.min()} to {rows.max()}"
+            )
 
         def of(values: np.ndarray | None) -> np.ndarray | None:
             return None if values is None else values[rows]

@@ -139,7 +139,8 @@ class RowNumbers(Sequence[str]):
 
     def take(self, rows: np.ndarray) -> RowNumbers:
         """The numbers of these rows, in their order."""
-        return RowNumbers(np.asarray(self.rows)[rows] if len(rows) else rows)
+        # Of all rows in order, the numbers are the rows.
+        return RowNumbers(rows if isinstance(self.rows, range) else self.rows[rows])
 
 
 def pack(values: Iterable[bytes]) -> pa.ChunkedArray:

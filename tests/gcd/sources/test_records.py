@@ -42,6 +42,11 @@ def test_selected_rows_keep_what_is_known_of_them(ids):
     assert list(whole.without([1, 2]).ids) == [ids[0], ids[3]]
     assert len(whole.without([])) == 4
     assert len(whole.select([])) == 0
+    for rows in ([4], [-1]):
+        with pytest.raises(
+            ValueError, match=r"rows must be in \[0, 4\), or 4 booleans"
+        ):
+            whole.select(rows)
     again = whole.select([3, 2, 1]).select([2, 0])
     np.testing.assert_array_equal(again.items[0], [2, 3])
 
