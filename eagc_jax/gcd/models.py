@@ -1,8 +1,9 @@
 """The model that trains a backbone's last blocks, and a method's heads."""
 
+from typing import Any
+
 import jax
 from flax import nnx
-from jax.typing import ArrayLike
 
 from eagc_jax.gcd.backbones.base import ComputeDtype
 from eagc_jax.gcd.backbones.vit import VisionTransformer, ViTConfig
@@ -14,7 +15,7 @@ class DiscoveryModel(nnx.Module):
     """A backbone of which only the last blocks train, and a method's heads.
 
     Args:
-      backbone: a (pretrained) Vision Transformer.
+      backbone: a (pretrained) network whose last blocks may train.
       head: the heads on its feature.
       trainable_blocks: how many of the last blocks train; the rest, the embeddings and
         the final norm are the frozen prefix and readout.
@@ -25,12 +26,12 @@ class DiscoveryModel(nnx.Module):
 
     def __init__(
         self,
-        backbone: VisionTransformer,
+        backbone: Any,  # a Backbone that is an nnx.Module
         head: nnx.Module,
         *,
         trainable_blocks: int = 1,
     ):
-        depth = backbone.config.depth
+        depth = backbone.depth
         if not 0 <= trainable_blocks <= depth:
             raise ValueError(
                 f"trainable_blocks must be in [0, {depth}], got {trainable_blocks}"
@@ -39,15 +40,15 @@ class DiscoveryModel(nnx.Module):
         self.head = head
         self.frozen_blocks = depth - trainable_blocks
 
-    def tokens(self, images: ArrayLike) -> jax.Array:
+    def tokens(self, images: Any) -> Any:
         """The frozen prefix: constant during training, so compute it once."""
         return jax.lax.stop_gradient(self.backbone.prefix(images, self.frozen_blocks))
 
-    def features(self, tokens: jax.Array) -> jax.Array:
+    def features(self, tokens: Any) -> jax.Array:
         """Tokens of the frozen prefix to (B, width) features."""
         return self.backbone.readout(tokens, self.frozen_blocks)
 
-    def __call__(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, tokens: Any) -> tuple[jax.Array, jax.Array]:
         """Tokens of the frozen prefix to projections and logits."""
         return self.head(self.features(tokens))
 
