@@ -11,6 +11,20 @@ import numpy as np
 import optax
 
 from eagc_jax import blocks as blocks_lib
+from eagc_jax._checks import (
+    DECAY,
+    NONFINITE_POLICIES,
+    NONNEGATIVE,
+    POSITIVE,
+    Interval,
+    check_choice,
+    check_num_objectives,
+    check_number,
+    check_objective_axis,
+    check_same_names,
+    check_same_shapes,
+    check_weights,
+)
 from eagc_jax._shards import (
     AxisName,
     check_averaged,
@@ -18,24 +32,13 @@ from eagc_jax._shards import (
     max_leaves,
     split_over,
 )
-from eagc_jax._states import check_state, counted
+from eagc_jax._states import check_state
+from eagc_jax._trees import counted, named_leaves, named_specs, select
 from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity
-from eagc_jax.objectives import (
-    AssessedUpdates,
-    check_num_objectives,
-    check_objective_axis,
-    check_same_names,
-    check_same_shapes,
-    check_weights,
-    concrete,
-    expand_to,
-    named_leaves,
-    named_specs,
-    weighted_sum,
-)
+from eagc_jax.objectives import AssessedUpdates, expand_to, weighted_sum
 
 ENERGIES = ("magnitude", "progress", "exploratory", "sensitivity", "fisher")
-NONFINITE_POLICIES = ("propagate", "skip_objective", "skip_update")
+SCALES = ("objective", "global")
 _ALIASES = {"snip": "sensitivity"}
 _ALIGNMENTS = ("progress", "exploratory")
 # Added to the second moment, relative to its mean: keeps an entry in which the
@@ -231,8 +234,8 @@ def assess_energy(
         found, kept = (blocks_lib.spec_of(e) for e in (energies, state.energies))
         check_same_shapes(found, kept, number)
         return assessed, AssessEnergyState(
-            energies=_where(step.advance, energies, state.energies),
-            gradient_rms=_where(step.advance, rms, state.gradient_rms),
+            energies=select(step.advance, energies, state.energies),
+            gradient_rms=select(step.advance, rms, state.gradient_rms),
             nonfinite_count=counted(state.nonfinite_count, ~step.finite),
             direction=new_direction,
             second_moment=new_moment,
@@ -514,10 +517,6 @@ def _ridged(moment: jax.Array, names: tuple[str, ...]) -> jax.Array:
     return moment + jnp.where(mean > 0, _FISHER_RIDGE * mean, 1.0)
 
 
-def _where(condition: jax.Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
-
-
 def _as_float32(leaf: jax.Array) -> jax.Array:
     complex_valued = jnp.issubdtype(leaf.dtype, jnp.complexfloating)
     return leaf.astype(jnp.complex64 if complex_valued else jnp.float32)
@@ -584,36 +583,17 @@ def _check_energy(energy: str | Mapping[str, float]) -> dict[str, float]:
         kind = _ALIASES.get(name, name)
         if kind not in ENERGIES:
             raise ValueError(f"energy must be one of {ENERGIES}, got {name!r}.")
-        known = concrete(coefficient)
-        if known is not None and not (known.shape == () and 0 <= known < np.inf):
-            raise ValueError(
-                f"the coefficient of energy {name!r} must be a finite number >= 0, got "
-                f"{coefficient!r}."
-            )
+        check_number(f"the coefficient of energy {name!r}", coefficient, NONNEGATIVE)
         checked[kind] = checked.get(kind, 0.0) + coefficient
     return checked
 
 
 def _check_options(options: _Options, direction_decay: Any, moment_decay: Any) -> None:
     blocks_lib.check_granularity(options.granularity)
-    if options.scale not in ("objective", "global"):
-        raise ValueError(
-            f"scale must be 'objective' or 'global', got {options.scale!r}."
-        )
-    if options.nonfinite not in NONFINITE_POLICIES:
-        raise ValueError(
-            f"nonfinite must be one of {NONFINITE_POLICIES}, got {options.nonfinite!r}."
-        )
-    for argument, value in (
-        ("direction_decay", direction_decay),
-        ("moment_decay", moment_decay),
-    ):
-        known = concrete(value)
-        if known is not None and not 0 <= known < 1:
-            raise ValueError(f"{argument} must lie in [0, 1), got {value!r}.")
-    floor = concrete(options.alignment_floor)
-    if floor is not None and not 0 < floor <= 1:
-        raise ValueError(f"alignment_floor must lie in (0, 1], got {floor}.")
-    eps = concrete(options.eps)
-    if eps is not None and not 0 < eps < np.inf:
-        raise ValueError(f"eps must be positive and finite, got {eps}.")
+    check_choice("scale", options.scale, SCALES)
+    check_choice("nonfinite", options.nonfinite, NONFINITE_POLICIES)
+    check_number("direction_decay", direction_decay, DECAY)
+    check_number("moment_decay", moment_decay, DECAY)
+    floors = Interval(0, 1, with_low=False)
+    check_number("alignment_floor", options.alignment_floor, floors)
+    check_number("eps", options.eps, POSITIVE)

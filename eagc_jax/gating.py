@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,27 +11,40 @@ import jax.numpy as jnp
 import optax
 
 from eagc_jax import blocks as blocks_lib
+from eagc_jax._checks import (
+    DECAY,
+    SHARE,
+    Interval,
+    check_num_objectives,
+    check_number,
+    check_objective_axis,
+    check_same_names,
+    check_same_shapes,
+    check_weights,
+    concrete,
+)
 from eagc_jax._shards import AxisName, check_axis_name
-from eagc_jax._states import check_state, counted
+from eagc_jax._states import check_state
+from eagc_jax._trees import (
+    counted,
+    named_leaves,
+    named_specs,
+    select,
+    widened,
+)
 from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
 from eagc_jax.energy import assess_magnitude
 from eagc_jax.gram.sums import materialized, rescaled
 from eagc_jax.objectives import (
     AssessedUpdates,
-    check_num_objectives,
-    check_objective_axis,
-    check_same_names,
-    check_same_shapes,
-    check_weights,
-    compute_dtype,
-    concrete,
     expand_to,
-    named_leaves,
-    named_specs,
     reduce_objectives,
     weighted_sum,
 )
 
+# Infinity is a value: an infinite temperature gives the plain sum.
+_FROM_ZERO = Interval(0, math.inf)
+_ABOVE_ZERO = Interval(0, math.inf, with_low=False)
 # Logits closer than this have no order: rounding must not count as a switch.
 _TIE = 1e-6
 
@@ -210,11 +224,7 @@ def soft_gate(
         out = jax.tree.unflatten(jax.tree.structure(updates.updates), gated)
         shown = layout.show(gates, of_nothing=options.weights)
         return out, SoftGateState(
-            gates=jax.tree.map(
-                lambda new, old: jnp.where(updates.advance, new, old),
-                shown,
-                state.gates,
-            ),
+            gates=select(updates.advance, shown, state.gates),
             switches=_count_switches(state, memory, layout),
             memory={group: memory[group] for group in state.memory},
             count=jnp.where(
@@ -262,8 +272,7 @@ def minimum_temperature(
             f"learning_rate and curvature must be positive, got {learning_rate} and "
             f"{curvature}."
         )
-    if not 0 <= floor <= 1:
-        raise ValueError(f"floor must lie in [0, 1], got {floor}.")
+    check_number("floor", floor, SHARE)
     x = learning_rate * curvature
     return float("inf") if x >= 2 else 2 * (1 - floor) * x / (2 - x)
 
@@ -360,7 +369,7 @@ def _guard(
     by_leaf = layout.scatter(gates)
     inner, square = {}, {}
     for name, leaf in leaves.items():
-        wide = leaf.astype(compute_dtype(leaf.dtype))
+        wide = widened(leaf)
         plain = weighted_sum(wide, weights)
         gated = reduce_objectives(jnp.add, wide * by_leaf[name].astype(wide.dtype))
         for found, product in (
@@ -516,15 +525,10 @@ def _is_memoryless(options: _Options) -> bool:
 def _check_options(
     options: _Options, temperature: Any, warmup_steps: Any, descent_guard: Any
 ) -> None:
-    def check(name, value, holds, expected):
-        known = concrete(value)
-        if known is not None and not (known.shape == () and bool(holds(known))):
-            raise ValueError(f"{name} must {expected}, got {value!r}.")
-
-    check("temperature", temperature, lambda x: x > 0, "be positive, or a schedule")
-    check("floor", options.floor, lambda x: 0 <= x <= 1, "lie in [0, 1]")
-    check("smoothing", options.smoothing, lambda x: 0 <= x < 1, "lie in [0, 1)")
-    check("hysteresis", options.hysteresis, lambda x: x >= 0, "be >= 0 (logits)")
-    check("slew", options.slew, lambda x: x > 0, "be positive (logits a step), or None")
-    check("warmup_steps", warmup_steps, lambda x: x >= 0, "be >= 0 (steps)")
-    check("descent_guard", descent_guard, lambda x: 0 <= x <= 1, "lie in [0, 1]")
+    check_number("temperature", temperature, _ABOVE_ZERO, ", or a schedule")
+    check_number("floor", options.floor, SHARE)
+    check_number("smoothing", options.smoothing, DECAY)
+    check_number("hysteresis", options.hysteresis, _FROM_ZERO, " (logits)")
+    check_number("slew", options.slew, _ABOVE_ZERO, " (logits a step), or None")
+    check_number("warmup_steps", warmup_steps, _FROM_ZERO, " (steps)")
+    check_number("descent_guard", descent_guard, SHARE)

@@ -20,7 +20,9 @@ How to add a method that needs the Gram matrix alone, as ``aggregators/mymethod.
 4. A random method sets ``random=True`` and uses ``problem.key``; a stateful one is a
    ``Weighting`` with ``init`` and ``apply(problem, state) -> (weights, state, info)``;
    one that needs losses sets ``needs_values=True`` and uses ``problem.values``; one
-   that doesn't look at the Gram matrix sets ``needs_gram=False``.
+   with a keyword argument of its own in ``update`` says in ``reads`` which field of the
+   problem it becomes; one that doesn't look at the Gram matrix sets
+   ``needs_gram=False``.
 5. A row in the table of ``tests/aggregators/table.py``: which properties it has. An
    absent objective arrives with norm 0 and ``problem.active`` False, a zero gradient
    with norm 0; NaN may arrive in norms and must leave in the weights.
@@ -39,13 +41,27 @@ import numpy as np
 import optax
 
 from eagc_jax import blocks as blocks_lib
+from eagc_jax._checks import (
+    DECAY,
+    NONFINITE_POLICIES,
+    check_choice,
+    check_count,
+    check_mask,
+    check_num_objectives,
+    check_number,
+    check_objective_axis,
+    check_preference,
+    check_same_names,
+    check_same_shapes,
+)
 from eagc_jax._shards import (
     AxisName,
     check_averaged,
     check_axis_name,
     max_leaves,
 )
-from eagc_jax._states import check_state, counted
+from eagc_jax._states import check_state
+from eagc_jax._trees import compute_dtype, counted, named_leaves, select
 from eagc_jax.aggregators._averages import (
     GramAverage,
     init_gram_average,
@@ -58,25 +74,13 @@ from eagc_jax.aggregators._weighting import (
     CONVENTIONS,
     Problem,
     Weighting,
-    check_preference,
     share,
     unscale,
 )
 from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
-from eagc_jax.energy import NONFINITE_POLICIES
 from eagc_jax.gram import Gram, check_gram_granularity, gram_blocks
 from eagc_jax.gram.sums import weighted_blocks, weighted_leaf
-from eagc_jax.objectives import (
-    check_mask,
-    check_num_objectives,
-    check_objective_axis,
-    check_same_names,
-    check_same_shapes,
-    compute_dtype,
-    concrete,
-    finite_rows,
-    named_leaves,
-)
+from eagc_jax.objectives import finite_rows
 from eagc_jax.solvers.entrywise import dot, matvec
 from eagc_jax.solvers.nnqp import nnqp
 
@@ -206,7 +210,6 @@ def from_weighting(
     def update_fn(
         updates, state, params=None, *, active_mask=None, value=None, **extra_args
     ):
-        del extra_args
         check_objective_axis(updates, options.number, params)
         leaves = named_leaves(updates)
         if not leaves:  # an empty group of optax.partition
@@ -220,7 +223,8 @@ def from_weighting(
                 f"an array of shape ({options.number},)."
             )
         mask = check_mask(active_mask, options.number)
-        step = _Step(leaves, layout, mask, value, options.names)
+        extra = {"values": value, **weighting.reads(extra_args)}
+        step = _Step(leaves, layout, mask, extra, options.names)
         if recompute_every == 1:
             decided = _decide(step, state, options, weighting)
         else:
@@ -247,7 +251,7 @@ class _Step(NamedTuple):
     leaves: dict[str, jax.Array]
     layout: Layout
     mask: jax.Array  # shape=(K,), bool.
-    values: Any
+    extra: dict[str, Any]  # fields of the problem that don't come from gradients.
     names: tuple[str, ...]
 
 
@@ -268,7 +272,7 @@ def _decide(
         keys = jax.random.split(this, number_of_blocks)
 
     def solve(gram, own, key):
-        problem = Problem(gram, preference, active, key, step.values)
+        problem = Problem(gram, preference, active, key, **step.extra)
         weights, own, info = weighting.apply(problem, own)
         weights = _rescaled(weights, problem, options.rescale, weighting.convention)
         return jnp.where(active, weights, 0.0), own, info
@@ -373,10 +377,7 @@ def _finish(updates, step, weights, finite, state, new_state, options):
     new_state = new_state._replace(
         count=optax.safe_increment(state.count), nonfinite_count=state.nonfinite_count
     )
-    new_state = jax.tree.map(
-        lambda new, old: jnp.where(advance, new, old), new_state, state
-    )
-    new_state = new_state._replace(
+    new_state = select(advance, new_state, state)._replace(
         nonfinite_count=counted(state.nonfinite_count, ~finite)
     )
     return jax.tree.unflatten(
@@ -526,28 +527,16 @@ def _check_state(layout: Layout, state: AggregateState, number: int) -> None:
 
 def _check_options(options: _Options, weighting: Weighting) -> None:
     check_gram_granularity(options.granularity)
-    if weighting.convention not in CONVENTIONS:
-        raise ValueError(
-            f"a weighting's convention must be one of {CONVENTIONS}, got "
-            f"{weighting.convention!r}."
-        )
-    if options.rescale not in RESCALES:
-        raise ValueError(f"rescale must be one of {RESCALES}, got {options.rescale!r}.")
-    if options.nonfinite not in NONFINITE_POLICIES:
-        raise ValueError(
-            f"nonfinite must be one of {NONFINITE_POLICIES}, got {options.nonfinite!r}."
-        )
-    for name in ("weight_smoothing", "gram_smoothing"):
-        known = concrete(getattr(options, name))
-        if known is not None and not (known.shape == () and 0 <= known < 1):
-            raise ValueError(
-                f"{name} must lie in [0, 1), got {getattr(options, name)!r}."
-            )
-    every = options.recompute_every
-    if not isinstance(every, int) or every < 1:
-        raise ValueError(
-            f"recompute_every must be an int >= 1, got {every!r}. Under "
-            "optax.inject_hyperparams, name it in static_args."
-        )
+    check_choice("a weighting's convention", weighting.convention, CONVENTIONS)
+    check_choice("rescale", options.rescale, RESCALES)
+    check_choice("nonfinite", options.nonfinite, NONFINITE_POLICIES)
+    check_number("weight_smoothing", options.weight_smoothing, DECAY)
+    check_number("gram_smoothing", options.gram_smoothing, DECAY)
+    check_count(
+        "recompute_every",
+        options.recompute_every,
+        1,
+        " Under optax.inject_hyperparams, name it in static_args.",
+    )
     if not isinstance(options.certify, bool):
         raise ValueError(f"certify must be True or False, got {options.certify!r}.")

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eagc_jax.objectives import check_same_names, named_leaves
+from eagc_jax._checks import check_same_names
+from eagc_jax._trees import named_leaves
 
 
 def gradient_deviation(supervised: Any, unsupervised: Any) -> jax.Array:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eagc_jax._checks import concrete
 from eagc_jax._states import check_kind
-from eagc_jax.objectives import concrete
 
 
 class SecondMoment(NamedTuple):

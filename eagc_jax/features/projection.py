@@ -6,10 +6,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from eagc_jax import blocks as blocks_lib
+from eagc_jax._checks import (
+    DECAY,
+    NONNEGATIVE,
+    check_choice,
+    check_num_objectives,
+    check_number,
+    check_objective_axis,
+    check_position,
+    check_same_names,
+)
 from eagc_jax._shards import (
     AxisName,
     alike,
@@ -18,19 +27,18 @@ from eagc_jax._shards import (
     max_each,
     max_leaves,
 )
-from eagc_jax._states import check_like, check_state, counted
-from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
-from eagc_jax.objectives import (
-    AssessedUpdates,
-    check_num_objectives,
-    check_objective_axis,
-    check_same_names,
+from eagc_jax._states import check_like, check_state
+from eagc_jax._trees import (
     compute_dtype,
-    concrete,
-    expand_to,
+    counted,
     named_leaves,
     named_specs,
+    select,
+    wide_zeros,
+    widened,
 )
+from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
+from eagc_jax.objectives import AssessedUpdates, expand_to
 
 _ENERGIES = ("running", "current", None)
 
@@ -146,7 +154,7 @@ def elastic_projection(
     """
     number = check_num_objectives(num_objectives)
     options = _Options(
-        supervised=supervised,
+        supervised=check_position("supervised", supervised, number),
         eep_weight=eep_weight,
         max_projection=max_projection,
         only_conflict=only_conflict,
@@ -156,8 +164,7 @@ def elastic_projection(
         names=check_axis_name(axis_name),
         specs=named_specs(param_specs),
     )
-    _check_options(options, number, granularity)
-    options = options._replace(supervised=supervised % number)
+    _check_options(options, granularity)
 
     def init_fn(params):
         return _initial_state(params, number, granularity, options)
@@ -202,8 +209,8 @@ def elastic_projection(
         ]
         shown = layout.show(weights), layout.show(energies)
         state = ElasticProjectionState(
-            weights=_kept(advance, shown[0], state.weights),
-            energies=_kept(advance, shown[1], state.energies),
+            weights=select(advance, shown[0], state.weights),
+            energies=select(advance, shown[1], state.energies),
             average=average,
             visits=visits,
             direction=_track(updates, state.direction, advance, options),
@@ -235,7 +242,7 @@ def _measure(
     layout: Layout,
     options: _Options,
 ) -> _Found:
-    wide = {n: leaf.astype(compute_dtype(leaf.dtype)) for n, leaf in leaves.items()}
+    wide = {n: widened(leaf) for n, leaf in leaves.items()}
     everything = layout.granularity == GLOBAL
     units = _units(wide, everything, options.names)
     scaled = {n: leaf / expand_to(units[n], leaf.ndim) for n, leaf in wide.items()}
@@ -356,7 +363,7 @@ def _by_leaf(groups: dict[str, jax.Array], layout: Layout) -> dict[str, jax.Arra
 def _project(
     leaf: jax.Array, coefficient: jax.Array, units: jax.Array, supervised: int
 ) -> jax.Array:
-    wide = leaf.astype(compute_dtype(leaf.dtype))
+    wide = widened(leaf)
     own = wide[supervised][None] / units[supervised].astype(wide.dtype)
     factor = expand_to(coefficient, leaf.ndim).astype(wide.dtype)
     unit = expand_to(units, leaf.ndim).astype(wide.dtype)
@@ -388,17 +395,9 @@ def _initial_state(
         energies=jax.tree.map(jnp.zeros_like, shown),
         average=one,
         visits={g: jnp.zeros_like(x, dtype=jnp.int32) for g, x in one.items()},
-        direction=jax.tree.map(
-            lambda p: jnp.zeros_like(p, dtype=compute_dtype(jnp.result_type(p))), params
-        )
-        if running
-        else (),
+        direction=wide_zeros(params) if running else (),
         count=jnp.zeros((), jnp.int32),
     )
-
-
-def _kept(advance: jax.Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda n, o: jnp.where(advance, n, o), new, old)
 
 
 def _track(updates: Any, direction: Any, advance: jax.Array, options: _Options) -> Any:
@@ -413,24 +412,15 @@ def _track(updates: Any, direction: Any, advance: jax.Array, options: _Options) 
     return jax.tree.map(track, direction, updates)
 
 
-def _check_options(options: _Options, number: int, granularity: Granularity) -> None:
+def _check_options(options: _Options, granularity: Granularity) -> None:
     blocks_lib.check_granularity(granularity)
     if granularity == "element":
         raise ValueError(
             "granularity 'element' gives blocks of one entry, which have no direction to "
             "project along; use 'global', 'tensor' or 'channel'."
         )
-    if not -number <= options.supervised < number:
-        raise ValueError(
-            f"supervised is objective {options.supervised}, but there are {number}."
-        )
-    if options.energy not in _ENERGIES:
-        raise ValueError(f"energy must be one of {_ENERGIES}, got {options.energy!r}.")
-    for name in ("eep_weight", "max_projection"):
-        known = concrete(getattr(options, name))
-        if known is not None and not (known.shape == () and 0 <= known < np.inf):
-            raise ValueError(f"{name} must be a finite number >= 0, got {known}.")
-    for name in ("direction_decay", "reference_decay"):
-        known = concrete(getattr(options, name))
-        if known is not None and not 0 <= known < 1:
-            raise ValueError(f"{name} must lie in [0, 1), got {known}.")
+    check_choice("energy", options.energy, _ENERGIES)
+    check_number("eep_weight", options.eep_weight, NONNEGATIVE)
+    check_number("max_projection", options.max_projection, NONNEGATIVE)
+    check_number("direction_decay", options.direction_decay, DECAY)
+    check_number("reference_decay", options.reference_decay, DECAY)
