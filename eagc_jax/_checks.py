@@ -153,6 +153,16 @@ def check_mask(active_mask: Any, number: int) -> jax.Array:
     return mask.astype(bool)
 
 
+def check_rows(name: str, mask: Any, number: int) -> jax.Array:
+    """A mask over the rows of an array, ``(number,)`` bool; ValueError for another."""
+    if np.shape(mask) != (number,):
+        raise ValueError(
+            f"{name} must have one entry a row, shape ({number},); got "
+            f"{np.shape(mask)}."
+        )
+    return jnp.asarray(mask, bool)
+
+
 def check_weights(
     weights: Any, num_objectives: int, name: str = "weights"
 ) -> jax.Array:

@@ -22,11 +22,8 @@ from eagc_jax._checks import (
 from eagc_jax._shards import all_finite
 from eagc_jax._states import check_like
 from eagc_jax._trees import (
-    counted,
-    increment,
     named_leaves,
     ratio,
-    select,
     wide_zeros,
     widened,
 )
@@ -140,10 +137,7 @@ def scale_by_adamp(
         check_gradient(updates, params)
         check_like(state, init_fn, updates)
         finite = all_finite(updates)
-        grads = jax.tree.map(widened, updates)
-        count = increment(state.count)
-        mu = _base.average(state.mu, grads, b1)
-        nu = _base.average(state.nu, jax.tree.map(jnp.square, grads), b2)
+        grads, count, mu, nu = _base.moved(state, updates, b1, b2)
         layout = blocks_lib.layout_of_params("tensor", named_leaves(params))
         names, kinds = iter(layout.axes), []
 
@@ -160,11 +154,8 @@ def scale_by_adamp(
 
         step = jax.tree.map(direction, mu, nu, grads, params)
         projected = layout.show_leaves(jnp.stack(kinds)) if kinds else state.projected
-        missed = state.nonfinite_count
-        new = ScaleByAdamPState(count, mu, nu, projected, missed)
-        kept = select(finite, new, state)
-        kept = kept._replace(nonfinite_count=counted(missed, ~finite))
-        return _base.emit(step, updates, finite, nonfinite), kept
+        new = ScaleByAdamPState(count, mu, nu, projected, state.nonfinite_count)
+        return _base.finished(step, updates, new, state, finite, nonfinite)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -18,7 +18,7 @@ from eagc_jax._checks import (
 )
 from eagc_jax._shards import all_finite
 from eagc_jax._states import check_like
-from eagc_jax._trees import counted, increment, ratio, select, wide_zeros, widened
+from eagc_jax._trees import ratio, wide_zeros
 from eagc_jax.scaling import _base
 
 
@@ -103,10 +103,7 @@ def scale_by_diffgrad(
         check_gradient(updates, params)
         check_like(state, init_fn, updates)
         finite = all_finite(updates)
-        grads = jax.tree.map(widened, updates)
-        count = increment(state.count)
-        mu = _base.average(state.mu, grads, b1)
-        nu = _base.average(state.nu, jax.tree.map(jnp.square, grads), b2)
+        grads, count, mu, nu = _base.moved(state, updates, b1, b2)
 
         def direction(m, v, g, last):
             scale = jnp.sqrt(_base.debiased(v, b2, count)) + eps
@@ -116,11 +113,8 @@ def scale_by_diffgrad(
             return jax.nn.sigmoid(change) * step
 
         step = jax.tree.map(direction, mu, nu, grads, state.previous)
-        missed = state.nonfinite_count
-        new = ScaleByDiffGradState(count, mu, nu, grads, missed)
-        kept = select(finite, new, state)
-        kept = kept._replace(nonfinite_count=counted(missed, ~finite))
-        return _base.emit(step, updates, finite, nonfinite), kept
+        new = ScaleByDiffGradState(count, mu, nu, grads, state.nonfinite_count)
+        return _base.finished(step, updates, new, state, finite, nonfinite)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -21,11 +21,9 @@ from eagc_jax._checks import (
 from eagc_jax._shards import all_finite
 from eagc_jax._states import check_like
 from eagc_jax._trees import (
-    counted,
     increment,
     named_leaves,
     ratio,
-    select,
     wide_zeros,
     widened,
 )
@@ -170,12 +168,8 @@ def scale_by_stability(
             count=increment(state.count),
             nonfinite_count=state.nonfinite_count,
         )
-        kept = select(finite, new, state)
-        missed = counted(state.nonfinite_count, ~finite)
         step = _scaled(layout, grads, factors)
-        return _base.emit(step, updates, finite, nonfinite), kept._replace(
-            nonfinite_count=missed
-        )
+        return _base.finished(step, updates, new, state, finite, nonfinite)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
