@@ -16,7 +16,7 @@ from eagc_jax.gcd.backbones import registry, weights
 from eagc_jax.gcd.backbones.depthwise import _grouped, _shifted
 from eagc_jax.gcd.backbones.efficientnet import EfficientNetLite
 from eagc_jax.gcd.backbones.minilm import BertConfig, MiniLM, Tokens
-from eagc_jax.gcd.models import DiscoveryModel
+from eagc_jax.gcd.training.model import DiscoveryModel
 
 
 def test_names_and_defaults():
