@@ -195,7 +195,7 @@ class Records:
         if rows.dtype == bool and len(rows) == len(self):
             rows = np.flatnonzero(rows)
         rows = rows.astype(np.int64)
-        if len(rows) and not (0 <= rows.min() and rows.max() < len(self)):
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
             raise ValueError(
                 f"rows must be in [0, {len(self)}), or {len(self)} booleans; got "
                 f"{len(rows)} from {rows.min()} to {rows.max()}"

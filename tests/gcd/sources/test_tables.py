@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eagc_jax.gcd import sources
+from eagc_jax.gcd.sources import tables
 from eagc_jax.gcd.sources.records import BadItem
 from tests.gcd.sources.pictures import png, tree
 
@@ -129,6 +130,14 @@ def test_a_table_gives_back_what_was_written(tmp_path_factory, rows, name):
     names = (*records.class_names, "")  # -1 is the last
     assert [names[c] for c in records.labels] == [label.strip() for _, label in rows]
     assert list(records.class_names) == sorted(set(names) - {""})
+
+
+def test_a_quoted_line_break_may_lie_between_two_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_BLOCK", 64)
+    texts = ["line\n" * (1 + i % 7) + f'"{i}"' for i in range(40)]
+    path = write(tmp_path / "t.csv", [{"text": t, "label": "x"} for t in texts])
+    records = sources.open_source(path, require_labels=False)
+    assert list(records.items.strings) == texts
 
 
 def content(text):
