@@ -162,6 +162,8 @@ def content(text):
             b"text,label\na,b\nc\xe9,d\n",
             r"UTF-8 text; column 'text' of row 1 \(from 0\)",
         ),
+        ("text,label\na,x\n".encode("utf-16"), "should be UTF-8 text, found UTF-16"),
+        ('text,label\n"a,x\nb,y\nc,\n', "Row #2: Expected 2 columns, got 1"),
         ("text,label\na,\nb,\n", "labels for some rows, found none"),
         ("text,label\na,x\nb,y\n", "all 2 rows have one"),
         ("text,label\na,x\nb,\n", "two known classes, found only x"),
