@@ -26,6 +26,7 @@ from eagc_jax.gcd.sources.tables import Table
 COLUMN = "embedding"  # of Parquet files
 _MEMBERS = ("embeddings", "embedding", "features", "feature", "x")  # of npz files
 _BLOCK = 64 << 20  # bytes checked at a time
+_ROWS = 65_536  # of Parquet, read at a time
 
 
 class Embeddings(ArrayItems):
@@ -279,7 +280,7 @@ def _from_parquet(
 def _lists(file: pyarrow.parquet.ParquetFile, place: str) -> np.ndarray:
     """The column of lists as (N, D) float32, filled batch by batch."""
     matrix, row = np.empty((0, 0), np.float32), 0
-    for batch in file.iter_batches(columns=[COLUMN]):
+    for batch in file.iter_batches(_ROWS, columns=[COLUMN]):
         lists = batch.column(0)
         if not len(lists):
             continue

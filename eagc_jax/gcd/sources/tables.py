@@ -93,6 +93,12 @@ class Table:
         if self.is_parquet:
             with pyarrow.parquet.ParquetFile(self.path) as file:
                 return file.schema_arrow
+        with open(self.path, "rb") as file:
+            if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+                raise ValueError(
+                    f"{shown(self.path)} should be UTF-8 text, found UTF-16. Save it as "
+                    "UTF-8"
+                )
         with pyarrow.csv.open_csv(self.path, *self._options()) as reader:
             return reader.schema
 

@@ -6,6 +6,7 @@ import pyarrow.parquet
 import pytest
 
 from eagc_jax.gcd import sources
+from eagc_jax.gcd.sources import embeddings
 from eagc_jax.gcd.sources.records import BadItem
 
 MATRIX = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
@@ -95,7 +96,8 @@ def test_parquet(tmp_path, kind):
     np.testing.assert_array_equal(records.items.array, rounded)
 
 
-def test_two_widths_are_named_by_row(tmp_path):
+def test_two_widths_are_named_by_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(embeddings, "_ROWS", 2)
     lists = [[1.0, 2.0], [3.0, 4.0], [5.0], [6.0, 7.0]]
     table = pa.table({"embedding": lists, "label": ["a", "b", "", ""]})
     pyarrow.parquet.write_table(table, tmp_path / "e.parquet", row_group_size=2)
@@ -117,8 +119,6 @@ def test_two_widths_are_named_by_row(tmp_path):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("name", ["e.npy", "e.npz", "e.parquet"])
 def test_numbers_that_are_none_are_named_by_row(tmp_path, value, name, monkeypatch):
-    from eagc_jax.gcd.sources import embeddings
-
     monkeypatch.setattr(embeddings, "_BLOCK", 24)  # two rows at a time
     bad = MATRIX.copy()
     bad[3, 1] = value

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eagc_jax.gcd import sources
+from eagc_jax.gcd.sources import tables
 from eagc_jax.gcd.sources.records import BadItem
 from tests.gcd.sources.pictures import png, tree
 
@@ -131,6 +132,14 @@ def test_a_table_gives_back_what_was_written(tmp_path_factory, rows, name):
     assert list(records.class_names) == sorted(set(names) - {""})
 
 
+def test_a_quoted_line_break_may_lie_between_two_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_BLOCK", 64)
+    texts = ["line\n" * (1 + i % 7) + f'"{i}"' for i in range(40)]
+    path = write(tmp_path / "t.csv", [{"text": t, "label": "x"} for t in texts])
+    records = sources.open_source(path, require_labels=False)
+    assert list(records.items.strings) == texts
+
+
 def content(text):
     return text.encode() if isinstance(text, str) else text
 
@@ -153,6 +162,8 @@ def content(text):
             b"text,label\na,b\nc\xe9,d\n",
             r"UTF-8 text; column 'text' of row 1 \(from 0\)",
         ),
+        ("text,label\na,x\n".encode("utf-16"), "should be UTF-8 text, found UTF-16"),
+        ('text,label\n"a,x\nb,y\nc,\n', "Row #2: Expected 2 columns, got 1"),
         ("text,label\na,\nb,\n", "labels for some rows, found none"),
         ("text,label\na,x\nb,y\n", "all 2 rows have one"),
         ("text,label\na,x\nb,\n", "two known classes, found only x"),
