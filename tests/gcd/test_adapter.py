@@ -1,6 +1,7 @@
 """Training on features: the adapter, views by noise and neighbours, a warm start."""
 
 import dataclasses
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +9,26 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from eagc_jax.gcd.methods import SimGCD
+from eagc_jax.gcd.methods import METHODS, SimGCD
 from eagc_jax.gcd.runs.settings import RunSettings
 from eagc_jax.gcd.sources import ArrayItems, Records
 from eagc_jax.gcd.training.aggregation import Aggregation
-from eagc_jax.gcd.training.inputs import FeatureInputs, Neighbours, unit_rows
+from eagc_jax.gcd.training.augmentation import Augmentation, augment
+from eagc_jax.gcd.training.inputs import (
+    FeatureInputs,
+    Neighbours,
+    images_of,
+    unit_rows,
+)
 from eagc_jax.gcd.training.model import ResidualAdapter
-from eagc_jax.gcd.training.settings import AdapterConfig, TrainConfig, WarmStart
+from eagc_jax.gcd.training.settings import (
+    AdapterConfig,
+    FeatureCoordination,
+    ReferenceConfig,
+    TrainConfig,
+    WarmStart,
+)
+from eagc_jax.gcd.training.view_features import view_features
 
 CLASSES, EACH, WIDTH = 4, 24, 8
 CONFIG = TrainConfig(
@@ -172,3 +186,60 @@ def test_unlabeled_rows_get_a_neighbour_or_themselves_for_second_view():
         assert set(numbers) == {item, *table[item]}
         # 300 draws of three: 100 each, standard deviation 8.
         assert np.all(np.abs(counts - 100) < 45)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["simgcd", "rankstats", "gcd"])
+def test_any_method_aggregator_and_the_coordinator_run_on_features(records, name):
+    settings = RunSettings(
+        METHODS[name](),
+        dataclasses.replace(CONFIG, epochs=1),
+        Aggregation("eagc", {"granularity": "tensor"}),
+        FeatureCoordination(refresh_epochs=1),
+    )
+    run = settings.start(records, features=records.items.array)
+    untrained = np.asarray(run.coordinator.conceptor)
+    assert list(run) == [1]
+    assert run.history.decision == "gate"
+    assert np.all(np.isfinite(run.history.traces[0].labeled_reference))
+    # The model after the warm start is the reference, so its conceptor is another.
+    reference = run._constants.reference["adapter"]["outer"]["kernel"]
+    assert np.any(np.asarray(reference) != 0)
+    assert np.any(np.asarray(run.coordinator.conceptor) != untrained)
+    assert run.evaluation.accuracy.all > 0.9
+
+
+def test_a_reference_model_is_for_images(records):
+    settings = dataclasses.replace(RUN, reference=ReferenceConfig())
+    with pytest.raises(ValueError, match=r"reference is trained by its last blocks"):
+        settings.start(records, features=records.items.array)
+
+
+def test_features_of_views_are_those_of_the_backbone_and_are_kept(split, backbone):
+    few = split.select(np.arange(10))
+    augmentation = Augmentation()
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"views": 2, "batch_size": 4, "cache": folder}
+        pool = view_features(few, backbone, augmentation, **options)
+        again = view_features(few, backbone, augmentation, **options)
+        np.testing.assert_array_equal(again.tokens, pool.tokens)
+        assert not again.tokens.flags.writeable
+    assert pool.tokens.shape == (10, 2, 8)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), 2)
+    images = few.items.array if hasattr(few.items, "array") else images_of(few)
+
+    @nnx.jit
+    def expected(backbone):  # the last batch: two images, filled up to four
+        last = images[np.array([8, 9, 9, 9])]
+        return backbone(augment(key, last, augmentation))
+
+    # One compilation against another.
+    np.testing.assert_allclose(pool.tokens[8:, 1], expected(backbone)[:2], atol=2e-6)
+    flat = pool.tokens.reshape(20, 8)[::2]
+    config = dataclasses.replace(CONFIG, epochs=1, batch_size=8, warm_start=None)
+    run = dataclasses.replace(RUN, training=config).start(
+        few, None, pool, features=flat
+    )
+    assert list(run) == [1]
+    with pytest.raises(ValueError, match="views must be at least 2, got 1"):
+        view_features(few, backbone, augmentation, views=1)

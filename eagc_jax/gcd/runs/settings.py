@@ -19,6 +19,7 @@ from eagc_jax.gcd.training.settings import (
     FeatureCoordination,
     ReferenceConfig,
     TrainConfig,
+    WarmStart,
 )
 from eagc_jax.gcd.training.views import ViewPool
 
@@ -67,6 +68,11 @@ class RunSettings:
           ValueError: as `TrainingRun` and `train_reference`.
         """
         weights = self.method.objective_weights
+        if self.reference is not None and self.training.trains != "blocks":
+            raise ValueError(
+                "reference is trained by its last blocks, on images; on features use "
+                f"training.warm_start instead (trains = {self.training.trains!r})"
+            )
         reference = None
         if self.reference is not None:
             reference = train_reference(self.reference, records, backbone, pool)
@@ -89,6 +95,40 @@ class RunSettings:
     def describe(self) -> dict[str, Any]:
         """Plain values for JSON, from which `read_runs` makes the same settings."""
         return to_plain(self)
+
+
+def on_features(*, epochs: int = 20, seed: int = 0, **training: Any) -> RunSettings:
+    """SimGCD on features that were computed before, with an adapter and a warm start.
+
+    SimGCD's published settings, but for what suits features of length 1 and no more than
+    minutes: twenty epochs, larger batches, the heads' rate ten times the adapter's.
+
+    Args:
+      epochs: of the run; the teacher's temperature falls in the first three tenths.
+      seed: of heads, batches and views.
+      **training: further fields of `TrainConfig`.
+
+    Examples:
+      >>> on_features(epochs=10).training.trains
+      'adapter'
+    """
+    method = SimGCD(
+        teacher_warmup_epochs=max(round(0.3 * epochs), 1),
+        head_hidden=384,
+        head_projection=128,
+    )
+    given = {
+        "epochs": epochs,
+        "seed": seed,
+        "batch_size": 256,
+        "learning_rate": 1.0,  # of the heads; the adapter's is a tenth of it
+        "final_learning_rate": 1e-3,
+        "trains": "adapter",
+        "warm_start": WarmStart(),
+        "log_every": 0,
+        "evaluate_every": epochs,
+    }
+    return RunSettings(method, TrainConfig(**(given | training)))
 
 
 def read_runs(settings: Mapping[str, Any]) -> dict[str, RunSettings]:

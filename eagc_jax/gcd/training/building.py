@@ -95,7 +95,8 @@ def build_inputs(
 ) -> Inputs:
     """What steps read: features, views from a pool, or images."""
     if config.trains != "blocks":
-        return _feature_inputs(config, records, features, neighbours)
+        given = _feature_inputs(config, records, features, neighbours)
+        return given if pool is None else _pooled(records, pool, given)
     if not has_images_in_memory(records) and pool is None:
         _check_images(records)
         return LoadedInputs(records, model.backbone, config.augmentation)
@@ -107,11 +108,15 @@ def build_inputs(
             f"pool has {pool.frozen_blocks} frozen blocks behind it, the model "
             f"{model.frozen_blocks}"
         )
+    return _pooled(records, pool, inputs)
+
+
+def _pooled(records: Records, pool: ViewPool, items: Any) -> PooledInputs:
     if len(pool.tokens) != len(records):
         raise ValueError(
             f"pool has {len(pool.tokens)} images, the records {len(records)}"
         )
-    return PooledInputs(pool, inputs)
+    return PooledInputs(pool, items)
 
 
 def _check_images(records: Records) -> None:

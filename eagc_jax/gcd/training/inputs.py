@@ -201,14 +201,15 @@ class PooledInputs:
     """Two of each item's views in a pool, drawn anew each time.
 
     Args:
-      pool: tokens (N, V, ...) behind the frozen prefix.
-      items: (N, ...) arrays to evaluate, as the backbone's prefix takes them.
+      pool: tokens (N, V, ...) behind the frozen prefix; or features (N, V, D) of views,
+        whose rows are scaled to length 1.
+      items: of which all are evaluated, as they are.
     """
 
     rows_axis = 1
 
-    def __init__(self, pool: ViewPool, items: ImageInputs):
-        self._tokens, self._items = np.asarray(pool.tokens), items
+    def __init__(self, pool: ViewPool, items: ImageInputs | FeatureInputs):
+        self._tokens, self._items = pool.tokens, items
         self.view = GivenViews()
 
     def __len__(self) -> int:
@@ -219,7 +220,8 @@ class PooledInputs:
         """(S, 2, B, ...)."""
         drawn = draw_numbers(keys, rows.shape[1], self._tokens.shape[1])
         numbers = np.asarray(drawn)[:, :, columns]
-        return self._tokens[rows[:, None, columns], numbers]
+        found = self._tokens[rows[:, None, columns], numbers]
+        return unit_rows(found) if self._tokens.ndim == 3 else found
 
     def bytes_of_rows(self, number: int) -> int:
         """Of two views."""

@@ -23,7 +23,7 @@ from eagc_jax import features
 from eagc_jax.gcd.methods import DataView, Method, SimGCD, Task
 from eagc_jax.gcd.runs.history import RunHistory
 from eagc_jax.gcd.sources import Records
-from eagc_jax.gcd.training import measures, parallel, views
+from eagc_jax.gcd.training import measures, parallel, step, views
 from eagc_jax.gcd.training.building import (
     build_inputs,
     build_model,
@@ -74,7 +74,8 @@ class TrainingRun:
       coordination: what is done to the gradients at the feature, or None.
       reference: a model that the coordination refers to, which may differ from
         `backbone` in the trained blocks alone; None for `backbone` itself.
-      pool: views drawn before, to share them among runs; None for new views each step.
+      pool: views drawn before, to share them among runs: of `views.pool_views`, or on
+        features of `view_features.view_features`; None for new views each step.
       features: (N, D), of the items, where an adapter or nothing trains below the heads:
         from `eagc_jax.gcd.backbones.embed`.
       neighbours: (N, k) int32, each item's nearest others, where
@@ -274,7 +275,14 @@ class TrainingRun:
         carry = warm_up(
             self._recipe, self._graphdef, self._carry, self._constants, self
         )
-        return parallel.replicate(carry, self._mesh)
+        carry = parallel.replicate(carry, self._mesh)
+        if self._recipe.coordination is None:
+            return carry
+        # The coordinator refers to the model that training starts from.
+        below = step.below_of(carry.params)
+        self._constants = self._constants._replace(reference=below)
+        state = self._first_coordinator(carry.params)
+        return carry._replace(coordinator=parallel.replicate(state, self._mesh))
 
     def _train_epoch(self, epoch: int) -> tuple[Carry, measures.Trace]:
         return train_epoch(
