@@ -398,6 +398,27 @@ def test_an_empty_tree_passes():
     assert found == {}
 
 
+def test_a_problem_names_what_a_method_reads():
+    """Losses, a cross-Gram matrix and an index come in fields of their own."""
+    seen = []
+
+    def solve(problem):
+        seen.append(problem)
+        return problem.preference
+
+    def reads(extra_args):
+        return {"current": extra_args.get("current", 0)}
+
+    tx = aggregators.from_weighting(2, stateless("x", "mean", solve, reads=reads))
+    grads = {"w": jnp.ones((2, 3))}
+    state = tx.init({"w": jnp.zeros(3)})
+    tx.update(grads, state, value=jnp.array([3.0, 4.0]), current=1, other="ignored")
+    (problem,) = seen
+    np.testing.assert_array_equal(problem.values, [3, 4])
+    assert problem.current == 1
+    assert problem.cross_gram is None
+
+
 # -- errors ----------------------------------------------------------------------------
 
 
