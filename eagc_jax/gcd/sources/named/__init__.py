@@ -1,37 +1,8 @@
 """Named data sets, one a file; importing this package registers them all."""
 
-from eagc_jax.gcd.sources.named import (
-    banking77,
-    cifar10,
-    cifar100,
-    clinc150,
-    cub,
-    digits,
-    fashion_mnist,
-    fgvc_aircraft,
-    grocery,
-    herbarium19,
-    imagenet1k,
-    imagenet100,
-    mnist,
-    omniglot,
-    stanford_cars,
-)
+import importlib
+import pkgutil
 
-__all__ = [
-    "banking77",
-    "cifar10",
-    "cifar100",
-    "clinc150",
-    "cub",
-    "digits",
-    "fashion_mnist",
-    "fgvc_aircraft",
-    "grocery",
-    "herbarium19",
-    "imagenet1k",
-    "imagenet100",
-    "mnist",
-    "omniglot",
-    "stanford_cars",
-]
+for _module in pkgutil.iter_modules(__path__):
+    if not _module.name.startswith("_"):
+        importlib.import_module(f"{__name__}.{_module.name}")
