@@ -131,7 +131,7 @@ def put(module: nnx.Module, arrays: Mapping[str, np.ndarray]) -> None:
     values: dict[Any, Any] = {
         tuple(
             int(part) if part.isdigit() else part for part in name.split(".")
-        ): jnp.asarray(value, jnp.float32)
+        ): jnp.asarray(np.asarray(value, np.float32))
         for name, value in arrays.items()
     }
     nnx.update(module, nnx.State(traverse_util.unflatten_dict(values)))
@@ -152,6 +152,11 @@ def fingerprint(module: nnx.Module, *described: object) -> str:
         found.update(f"{name} {array.shape} {array.dtype}".encode())
         found.update(array.tobytes())
     return found.hexdigest()
+
+
+def digest(content: bytes) -> str:
+    """16 bytes in hexadecimal that are the same for the same content."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _made(rule: Rule, tensors: Tensors) -> np.ndarray | None:
