@@ -135,7 +135,9 @@ def make_file(path: Path, rows: int, width: int, clusters: int) -> None:
     if path.exists():
         found = np.load(path, mmap_mode="r").shape
         if found != (rows, width):
-            raise SystemExit(f"{path} has shape {found}, not {(rows, width)}: remove it")
+            raise SystemExit(
+                f"{path} has shape {found}, not {(rows, width)}: remove it"
+            )
         return
     random = np.random.default_rng(0)
     directions = random.standard_normal((clusters, width), np.float32)
