@@ -43,7 +43,9 @@ def assigned(chunks: Chunks, centres: jax.Array, room: np.ndarray) -> np.ndarray
             )
             for chunk in chunks.of(unlabeled[rows])
         ]
-        which, distances = (np.concatenate(x)[: len(rows)] for x in zip(*found))
+        which, distances = (
+            np.concatenate(x)[: len(rows)] for x in zip(*found, strict=True)
+        )
         return which, distances
 
     result[unlabeled] = stable(len(unlabeled), room, candidates)
