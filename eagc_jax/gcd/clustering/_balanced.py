@@ -38,10 +38,14 @@ def assigned(chunks: Chunks, centres: jax.Array, room: np.ndarray) -> np.ndarray
 
     def candidates(rows, limits):
         found = [
-            _candidates(chunk.rows, centres, jnp.asarray(limits, centres.dtype))
+            _candidates(
+                chunk.rows, chunk.scales, centres, jnp.asarray(limits, centres.dtype)
+            )
             for chunk in chunks.of(unlabeled[rows])
         ]
-        which, distances = (np.concatenate(x)[: len(rows)] for x in zip(*found))
+        which, distances = (
+            np.concatenate(x)[: len(rows)] for x in zip(*found, strict=True)
+        )
         return which, distances
 
     result[unlabeled] = stable(len(unlabeled), room, candidates)
@@ -49,8 +53,8 @@ def assigned(chunks: Chunks, centres: jax.Array, room: np.ndarray) -> np.ndarray
 
 
 @jax.jit
-def _candidates(rows, centres, limits):
-    unit = unit_rows(rows)
+def _candidates(rows, scales, centres, limits):
+    unit = unit_rows(rows, scales)
     blocks = _lloyd._in_blocks(unit, jnp.zeros(len(unit), jnp.int32), len(centres))
     number = min(_CANDIDATES, len(centres))
 
