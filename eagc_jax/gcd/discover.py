@@ -8,8 +8,9 @@ import json
 import os
 import pathlib
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from eagc_jax.gcd import backbones, clustering
 from eagc_jax.gcd.backbones import Backbone, Embedded
 from eagc_jax.gcd.backbones.embed import OnProgress
+from eagc_jax.gcd.clustering import NumClasses
 from eagc_jax.gcd.evaluation.certainty import certainty
 from eagc_jax.gcd.evaluation.scores import Scores, score
 from eagc_jax.gcd.runs import folder as run_folder
@@ -39,20 +41,12 @@ _ENTRY = "discover"  # of settings.json
 class DiscoverSettings:
     """All that an answer depends on, besides the items themselves."""
 
-    source: SourceSettings = SourceSettings()
-    backbone: BackboneSettings = BackboneSettings()
-    clustering: ClusteringSettings = ClusteringSettings()
-    run: RunSettings | None = (
-        None  # of training; None for the first answer, without any
-    )
+    source: SourceSettings = SourceSettings()  # noqa: RUF009  (frozen, as the next two)
+    backbone: BackboneSettings = BackboneSettings()  # noqa: RUF009
+    clustering: ClusteringSettings = ClusteringSettings()  # noqa: RUF009
+    # Of training; None for the first answer, without any.
+    run: RunSettings | None = None
     seed: int = 0  # of clustering; training has one of its own
-
-
-class NumClasses(NamedTuple):
-    """How many classes there are, known and novel ones."""
-
-    number: int
-    interval: tuple[int, int] | None  # None where the number was given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +58,7 @@ class Discovery:
     features: np.ndarray  # (N, width) float32, of the frozen backbone
     assignment: Assignment
     centres: np.ndarray  # (K, width), in the order of assignment.names
-    num_classes: NumClasses
+    estimate: NumClasses | None  # of the number of classes; None where it was given
     scores: Scores | None  # None where the true classes are not known
     skipped: tuple[BadItem, ...]  # items that could not be read
     backbone: str  # its name
@@ -102,17 +96,22 @@ class Discovery:
             _write_json(partial / run_folder.SETTINGS_FILE, settings)
         return dataclasses.replace(self, folder=pathlib.Path(out))
 
+    @property
+    def num_classes(self) -> int:
+        """K, known and novel ones."""
+        return len(self.assignment.names)
+
     def summary(self) -> dict[str, Any]:
         """The figures, as plain values."""
-        number, interval = self.num_classes
+        estimate = self.estimate
         device = jax.devices()[0]
         return {
             "items": len(self.records),
             "labeled": int(self.records.labeled_mask.sum()),
             "skipped": len(self.skipped),
             "known_classes": self.records.num_known,
-            "num_classes": number,
-            "num_classes_interval": None if interval is None else list(interval),
+            "num_classes": self.num_classes,
+            "num_classes_interval": estimate and [estimate.low, estimate.high],
             "scores": None if self.scores is None else _without_nan(self.scores),
             "backbone": self.backbone,
             "device": f"{device.platform}: {device.device_kind}",
@@ -161,7 +160,8 @@ def discover(
       >>> rows = np.concatenate([corners, corners + 0.1])
       >>> records = sources.Records(
       ...     "corners", "embedding", sources.ArrayItems(rows), ids=tuple("abcdef"),
-      ...     labels=np.array([0, 1, -1, -1, -1, -1]), class_names=("x", "y"), num_known=2,
+      ...     labels=np.array([0, 1, -1, -1, -1, -1]), class_names=("x", "y"),
+      ...     num_known=2,
       ... )
       >>> settings = DiscoverSettings(clustering=ClusteringSettings(num_classes=3))
       >>> found = discover(records, settings)
@@ -194,12 +194,15 @@ def discover(
     records, skipped = _readable(records, embedded)
     features, labels = embedded.features, records.labels
     with stage("number of classes"):
-        num_classes = _num_classes(settings, records, features)
+        estimate = _estimate(settings, records, features)
+    num_classes = (
+        settings.clustering.num_classes if estimate is None else estimate.number
+    )
     with stage("clustering"):
         found = clustering.semi_supervised_kmeans(
             jax.random.key(settings.seed),
             features,
-            num_classes.number,
+            num_classes,
             labels,
             labels >= 0,
             restarts=settings.clustering.restarts,
@@ -219,7 +222,7 @@ def discover(
         features=features,
         assignment=assignment,
         centres=centres,
-        num_classes=num_classes,
+        estimate=estimate,
         scores=scores,
         skipped=skipped,
         backbone=name if backbone is None else backbone.fingerprint(),
@@ -299,36 +302,57 @@ def _readable(records: Records, embedded: Embedded) -> tuple[Records, tuple]:
         BadItem(str(records.ids[row]), error.reason) for row, error in embedded.bad
     )
     skipped = (*records.skipped, *bad)
-    if not bad:
-        return records, skipped
-    left = records.without([row for row, _ in embedded.bad])
-    lost = set(range(records.num_known)) - set(left.labels.tolist())
-    if lost:
-        name = shown(repr(records.class_names[min(lost)]))
+    if bad:
+        records = records.without([row for row, _ in embedded.bad])
+    return _with_known_classes(records), skipped
+
+
+def _with_known_classes(records: Records) -> Records:
+    """Less the known classes that have lost all their labeled items: they are novel."""
+    counts = np.bincount(
+        records.labels[records.labeled_mask], minlength=records.num_known
+    )
+    lost = np.flatnonzero(counts == 0)
+    if not len(lost):
+        return records
+    kept = np.flatnonzero(counts)
+    lost_names = ", ".join(shown(records.class_names[one]) for one in lost)
+    if len(kept) < 2:
         raise ValueError(
-            f"{records.name} should have a labeled item of class {name} that can be "
-            f"read; all of its items are bad, such as {bad[0]}"
+            f"{records.name} should have at least two known classes; no labeled item "
+            f"could be read of {lost_names}"
         )
-    return left, skipped
+    warnings.warn(
+        f"counted as novel, as no labeled item could be read: {lost_names}",
+        stacklevel=3,
+    )
+    novel = np.arange(records.num_known, len(records.class_names))
+    order = np.concatenate([kept, lost, novel])
+    number = np.append(np.argsort(order), -1).astype(np.int32)  # -1 stays -1
+    return dataclasses.replace(
+        records,
+        labels=number[records.labels],
+        truth=None if records.truth is None else number[records.truth],
+        class_names=tuple(records.class_names[one] for one in order),
+        num_known=len(kept),
+    )
 
 
-def _num_classes(
+def _estimate(
     settings: DiscoverSettings, records: Records, features: np.ndarray
-) -> NumClasses:
+) -> NumClasses | None:
+    """Of the number of classes; None where a possible one is given."""
     number = settings.clustering.num_classes
     if number is None:
-        found = clustering.estimate_num_classes(
-            jax.random.key(settings.seed), features, records.labels
-        )
-        return NumClasses(found.number, found.interval)
-    unlabeled = int((~records.labeled_mask).sum())
-    known = records.num_known
+        key = jax.random.key(settings.seed)
+        return clustering.estimate_num_classes(features, records.labels, key=key)
+    known, unlabeled = records.num_known, int((~records.labeled_mask).sum())
     if not known <= number <= known + unlabeled:
         raise ValueError(
             f"num_classes must be in [{known}, {known + unlabeled}], as {records.name} "
             f"has {known} known classes and {unlabeled} unlabeled items; got {number}"
         )
-    return NumClasses(number, None)
+    return None
 
 
 def _assignment(

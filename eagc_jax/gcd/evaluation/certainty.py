@@ -26,8 +26,8 @@ def certainty(
     With d the squared distances of the item's feature (brought to length 1) to the
     centres and a its cluster: the distance is `d[a]`, the margin `min(d[k] : k != a) -
     d[a]`, the probability `softmax(-d / T)[a]`. T is fitted to the labeled items, see
-    `clustering.fit_temperature`. An item that is labeled, or in a cluster of bounded size,
-    may be nearer to another centre: then its margin is negative.
+    `clustering.fit_temperature`. An item that is labeled, or in a cluster of bounded
+    size, may be nearer to another centre: then its margin is negative.
 
     Args:
       features: (N, D) floats.
@@ -41,8 +41,8 @@ def certainty(
     Examples:
       >>> rows = np.array([[1.0, 0.0], [1.0, 0.2], [0.0, 1.0], [0.8, 0.6]])
       >>> found = certainty(rows, np.eye(2), np.array([0, 0, 1, 1]), np.full(4, -1))
-      >>> found.distance.round(2).tolist(), (found.margin > 0).tolist()
-      ([0.0, 0.04, 0.0, 0.8], [True, True, True, False])
+      >>> found.distance.round(2), (found.margin > 0).tolist()
+      (array([0.  , 0.04, 0.  , 0.8 ], dtype=float32), [True, True, True, False])
     """
     centres = np.asarray(centres)
     temperature = fit_temperature(features, centres, labels, clusters)

@@ -79,10 +79,10 @@ class Assignment:
         """(K,) int, how many items each category was given."""
         return np.bincount(self.clusters, minlength=len(self.names))
 
-    def typical(self, cluster: int) -> str:
-        """The id of the item nearest to the centre, of a cluster that has some."""
+    def typical(self, cluster: int) -> int:
+        """The row of the item nearest to the centre, of a cluster that has some."""
         rows = np.flatnonzero(self.clusters == cluster)
-        return self.ids[int(rows[np.argmin(self.distance[rows])])]
+        return int(rows[np.argmin(self.distance[rows])])
 
     def write(self, folder: str | os.PathLike) -> None:
         """Writes assignment.csv and assignment.parquet.

@@ -15,8 +15,8 @@ from tyro.conf import Positional, arg
 class SourceSettings:
     """Where the items are, and which columns of a table say what."""
 
-    # A folder of photos, a table (.csv, .tsv, .parquet), embeddings (.npy, .npz,
-    # .parquet), or the name of a benchmark, as in banking77:FOLDER.
+    # A folder of photos, a table (.csv, .tsv, .parquet), embeddings (.npy, .npz or
+    # .parquet), or a benchmark by its name, as in banking77:FOLDER.
     data: Annotated[Positional[str | None], arg(metavar="DATA")] = None
     # Of texts. None for no such column; likewise the next ones.
     text_column: str | None = "text"
@@ -42,9 +42,9 @@ class BackboneSettings:
       ValueError: a number is out of its range; the message names the field.
     """
 
-    # By default efficientnet-lite0 for photos and minilm for texts; embeddings need none.
+    # By default efficientnet-lite0 for photos, minilm for texts, none for embeddings.
     name: Annotated[str | None, arg(name="backbone", metavar="NAME")] = None
-    # File of weights (.pth, .safetensors, .npz), by default those of an installed package.
+    # File of weights (.pth, .safetensors, .npz); by default an installed package's.
     weights: Annotated[str | None, arg(metavar="FILE")] = None
     # Of the matrix products.
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
