@@ -93,6 +93,20 @@ def max_leaves(
     return _by_split(parts, leaves, names, jnp.maximum, jax.lax.pmax)
 
 
+def all_finite(tree: Any, names: tuple[str, ...] = ()) -> jax.Array:
+    """Whether no entry is NaN or infinite: a bool scalar.
+
+    Args:
+      tree: of arrays.
+      names: inside ``shard_map``, the mesh axes over which leaves may be split.
+    """
+    leaves = jax.tree.leaves(tree)
+    if not leaves:
+        return jnp.ones([], bool)
+    bad = [jnp.any(~jnp.isfinite(leaf)).astype(jnp.int32) for leaf in leaves]
+    return max_leaves(bad, leaves, names) == 0
+
+
 def max_each(
     parts: dict[str, jax.Array], leaves: dict[str, jax.Array], names: tuple[str, ...]
 ) -> dict[str, jax.Array]:

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from eagc_jax._by_leaf import ByLeaf
-from eagc_jax.objectives import leaf_name
+from eagc_jax._trees import leaf_name
 
 _RESTORE = "restore it into jax.eval_shape(tx.init, params), or call init again."
 
@@ -67,12 +66,6 @@ def check_like(state: Any, init: Callable[[Any], Any], params: Any) -> None:
                 "number of objectives or set of options, or an older version's: "
                 f"{_RESTORE}"
             )
-
-
-def counted(count: jax.Array, more: jax.Array) -> jax.Array:
-    """int32 counts and ``more``, bool or int32 >= 0; they stay at the largest int32."""
-    room = jnp.iinfo(jnp.int32).max - count
-    return count + jnp.minimum(more.astype(jnp.int32), room)
 
 
 def _shapes(state: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The objective axis: making, checking, splitting and reducing ``(K, *shape)`` leaves.
+"""The objective axis: making, splitting and reducing ``(K, *shape)`` leaves.
 
 Everything in this package agrees on one convention: the gradients of ``K`` objectives
 are one pytree whose leaves have the objective axis first, ``(K, *param.shape)``.
@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.core import Tracer
-from jax.sharding import PartitionSpec
 
-from eagc_jax.blocks import GLOBAL
+from eagc_jax._checks import check_objective_axis, check_same_names, check_weights
+from eagc_jax._trees import compute_dtype, named_leaves
 
 # Above this many objectives a sum is one reduction; below it is unrolled, since XLA on
 # CPU is several times slower when it reduces over the leading axis of a large array.
@@ -52,12 +51,6 @@ def reduce_objectives(operator: Callable, values: jax.Array) -> jax.Array:
     if values.shape[0] > _UNROLL_LIMIT and operator in (jnp.add, jnp.maximum):
         return operator.reduce(values, axis=0)
     return functools.reduce(operator, [values[k] for k in range(values.shape[0])])
-
-
-def compute_dtype(dtype: Any) -> jnp.dtype:
-    """The dtype sums are made in: at least float32, wider where the leaf is wider."""
-    # NumPy's rule: JAX's own refuses under jax.numpy_dtype_promotion("strict").
-    return np.promote_types(dtype, np.float32)
 
 
 def expand_to(weights: jax.Array, ndim: int) -> jax.Array:
@@ -105,189 +98,6 @@ def finite_rows(leaf: jax.Array) -> jax.Array:
     """``(K,)`` bool: whose entries of ``(K, *shape)`` hold no NaN and no infinity."""
     # On CPU twice as quick as asking every entry; and methods need the largest, too.
     return jnp.isfinite(largest_entries(leaf))
-
-
-# ---------------------------------------------------------------------------
-# Names and checks
-# ---------------------------------------------------------------------------
-
-
-def leaf_name(path: tuple[Any, ...]) -> str:
-    """A leaf's path as text, ``"blocks/11/kernel"``; the same for arrays and Variables.
-
-    ``nnx.Optimizer`` calls ``init`` with Variables, whose arrays sit one step deeper
-    under ``.value``, and ``update`` with bare arrays. That last step is dropped.
-    """
-    if path and getattr(path[-1], "name", None) == "value":
-        path = path[:-1]
-    return jax.tree_util.keystr(path, simple=True, separator="/") or "params"
-
-
-def named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their path, in tree order."""
-    named: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = leaf_name(path)
-        # {"a": {"b": ...}, "a/b": ...}: rare, but legal; nor may a leaf be called what
-        # the one block at granularity "global" is.
-        while name in named or name == GLOBAL:
-            name += "'"
-        named[name] = leaf
-    return named
-
-
-def named_specs(param_specs: Any) -> dict[str, PartitionSpec] | None:
-    """A tree of ``PartitionSpec`` by leaf name; raises ValueError for another."""
-    if param_specs is None:
-        return None
-    found = jax.tree_util.tree_leaves_with_path(
-        param_specs, is_leaf=lambda node: isinstance(node, PartitionSpec)
-    )
-    for path, spec in found:
-        if not isinstance(spec, PartitionSpec):
-            raise ValueError(
-                "param_specs must be a tree of jax.sharding.PartitionSpec like params; "
-                f"leaf '{leaf_name(path)}' is {spec!r}."
-            )
-    return {leaf_name(path): spec for path, spec in found}
-
-
-def concrete(value: Any) -> np.ndarray | None:
-    """The value as NumPy, or None for a tracer (``inject_hyperparams``) or a schedule.
-
-    Arguments are checked where they are numbers; a traced one can't be checked, and
-    must not stop the program from being traced.
-    """
-    if value is None or callable(value) or isinstance(value, Tracer):
-        return None
-    return np.asarray(value)
-
-
-def check_num_objectives(num_objectives: Any) -> int:
-    """Returns ``num_objectives`` as an int of at least 1, or raises ValueError."""
-    try:
-        number = int(num_objectives)
-    except (TypeError, ValueError, jax.errors.JAXTypeError) as error:
-        raise ValueError(
-            "num_objectives must be a Python int, since it fixes shapes; got "
-            f"{num_objectives!r}. Under optax.inject_hyperparams, name it in "
-            "static_args."
-        ) from error
-    if number != num_objectives or number < 1:
-        raise ValueError(f"num_objectives must be an int >= 1, got {num_objectives!r}.")
-    return number
-
-
-def check_mask(active_mask: Any, number: int) -> jax.Array:
-    """``active_mask`` as ``(K,)`` bool, all True for None."""
-    if active_mask is None:
-        return jnp.ones((number,), bool)
-    mask = jnp.asarray(active_mask)
-    if mask.shape != (number,):
-        raise ValueError(
-            f"active_mask must have one entry for each of the {number} objectives, got "
-            f"shape {mask.shape}."
-        )
-    return mask.astype(bool)
-
-
-def check_weights(weights: Any, num_objectives: int) -> jax.Array:
-    """Loss weights as a ``(K,)`` float32 array; ones for None.
-
-    Raises:
-      ValueError: wrong length, or negative, or not finite, or all zero.
-    """
-    if weights is None:
-        return jnp.ones((num_objectives,), jnp.float32)
-    shape = np.shape(weights)
-    if shape != (num_objectives,):
-        raise ValueError(
-            f"weights must have one entry for each of the {num_objectives} objectives, "
-            f"shape ({num_objectives},); got shape {shape}."
-        )
-    known = concrete(weights)
-    if known is not None and not (np.all(np.isfinite(known)) and np.all(known >= 0)):
-        raise ValueError(f"weights must be finite and >= 0, got {known.tolist()}.")
-    if known is not None and not np.any(known > 0):
-        raise ValueError("weights must not all be zero: nothing would be trained.")
-    return jnp.asarray(weights, jnp.float32)
-
-
-def check_objective_axis(
-    updates: Any, num_objectives: int | None, params: Any = None
-) -> int:
-    """Checks that every leaf is ``(K, *param.shape)``; returns K.
-
-    Args:
-      updates: per-objective updates.
-      num_objectives: K, or None to take it from the first leaf.
-      params: the parameters, or None where the caller has none.
-
-    Returns:
-      K; 1 for a tree without leaves where ``num_objectives`` is None.
-
-    Raises:
-      ValueError: names the leaf, what was found and what to do.
-    """
-    leaves = named_leaves(updates)
-    for name, leaf in leaves.items():
-        shape = np.shape(leaf)
-        if num_objectives is None and shape:
-            num_objectives = shape[0]
-        if not shape or shape[0] != num_objectives:
-            raise ValueError(
-                f"leaf '{name}' has shape {shape}, but per-objective updates have the "
-                f"objective axis first: ({num_objectives}, *param.shape). Get them from "
-                "eagc_jax.value_and_grads or eagc_jax.stack_objectives, and put this "
-                "transformation first in the chain, before anything that reduces."
-            )
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-            raise ValueError(
-                f"leaf '{name}' has dtype {jnp.result_type(leaf)}; gradients are "
-                "floating point. Partition integer parameters out before init."
-            )
-    if params is not None:
-        _check_against_params(leaves, named_leaves(params))
-    return 1 if num_objectives is None else num_objectives
-
-
-def _check_against_params(leaves: dict[str, Any], params: dict[str, Any]) -> None:
-    check_same_names(leaves, params, "updates", "params")
-    for name, leaf in leaves.items():
-        if np.shape(leaf)[1:] != np.shape(params[name]):
-            raise ValueError(
-                f"leaf '{name}' has shape {np.shape(leaf)}, expected "
-                f"(K, *param.shape) = {(np.shape(leaf)[0], *np.shape(params[name]))}."
-            )
-
-
-def check_same_names(
-    left: Mapping[str, Any], right: Mapping[str, Any], left_name: str, right_name: str
-) -> None:
-    """Raises ValueError where two trees don't have the same leaves."""
-    missing = [name for name in right if name not in left]
-    extra = [name for name in left if name not in right]
-    if missing or extra:
-        raise ValueError(
-            f"{left_name} and {right_name} are different trees: {left_name} lacks "
-            f"{missing[:5]} and has {extra[:5]} besides. Call init again with the tree "
-            "that is trained."
-        )
-
-
-def check_same_shapes(
-    found: Mapping[str, tuple[int, ...]],
-    kept: Mapping[str, tuple[int, ...]],
-    number: int,
-) -> None:
-    """Raises ValueError where blocks have other shapes than those in the state."""
-    for name, shape in found.items():
-        if shape != kept[name]:
-            raise ValueError(
-                f"leaf '{name}' gives blocks of shape {(number, *shape)}, but the state "
-                f"holds {(number, *kept[name])}: init saw a parameter of another "
-                "shape, or the leaf lacks its objective axis, (K, *param.shape)."
-            )
 
 
 # ---------------------------------------------------------------------------

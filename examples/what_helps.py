@@ -33,14 +33,14 @@ from eagc_jax.gcd import sources
 from eagc_jax.gcd.backbones import checkpoints
 from eagc_jax.gcd.backbones.vit import VisionTransformer
 from eagc_jax.gcd.methods import SimGCD
-from eagc_jax.gcd.runs import tables
+from eagc_jax.gcd.runs import finished, intervals, tables
+from eagc_jax.gcd.runs.arms import ARMS, CONTROL, Arm
 from eagc_jax.gcd.sources import Records
 from eagc_jax.gcd.training import pretraining, views
 from eagc_jax.gcd.training.inputs import images_of
 from eagc_jax.gcd.training.loop import TrainingRun
 from eagc_jax.gcd.training.reference import train_reference
 from eagc_jax.gcd.training.settings import ReferenceConfig, TrainConfig
-from examples.arms import ARMS, CONTROL, Arm
 
 DATASETS = ("digits", "fashion-mnist", "omniglot")
 WARMUP = 0.15  # of the teacher, as a share of the run, as in the published settings
@@ -83,8 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.inspect:
         return inspect(options, console)
     arms = {name: ARMS[name] for name in options.arms}
-    runs = tables.read_runs(options.output, console.print)
-    done = tables.finished(runs)
+    runs = finished.read_runs(options.output, console.print)
+    done = finished.finished(runs)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     for dataset in options.datasets:
         split = load(dataset, options, console)
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
             start = prepare(dataset, split, seed, options, console)
             for name in missing:
                 row = measure(dataset, start, name, arms[name], seed, options.epochs)
-                tables.append_run(options.output, row)
+                finished.append_run(options.output, row)
                 runs.append(row)
                 console.print(
                     f"{dataset}, seed {seed}, {name}: All {row.all:.3f}, Old "
@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
         for run in runs
         if (run.dataset, run.arm) == (dataset, arm) and run.seed in seeds
     ]
-    summaries = tables.summarize(shown, CONTROL)
+    summaries = intervals.summarize(shown, CONTROL)
     print(tables.to_text(summaries, CONTROL))
     if options.markdown:
         options.markdown.write_text(tables.to_markdown(summaries, CONTROL))
@@ -187,7 +187,7 @@ def prepare(
 
 def measure(
     dataset: str, start: Start, name: str, arm: Arm, seed: int, epochs: int | None
-) -> tables.FinishedRun:
+) -> finished.FinishedRun:
     """One run from its start to its last epoch."""
     run = arm_run(dataset, start, name, arm, seed, epochs)
     for _ in run:
@@ -195,7 +195,7 @@ def measure(
     accuracy = run.evaluation.accuracy
     # Of the run: GDC is the mean over its measured steps. The median leaves the first
     # epoch's compilation out.
-    return tables.FinishedRun(
+    return finished.FinishedRun(
         dataset=dataset,
         arm=name,
         seed=seed,
@@ -224,7 +224,7 @@ def arm_run(
     )
     aggregator = None
     if arm.aggregator is not None:
-        aggregator = arm.aggregator(method.objective_weights)
+        aggregator = arm.aggregator.build(method.objective_weights)
     coordination = arm.coordination
     if coordination is not None:
         changes = {"refresh_epochs": coordination.refresh_epochs and -(-number // 10)}

@@ -42,10 +42,11 @@ import numpy as np
 
 import eagc_jax
 from eagc_jax import diagnostics, features, value_and_grads
-from eagc_jax.gcd import data
+from eagc_jax.gcd import sources
 from eagc_jax.gcd.backbones.checkpoints import load_backbone
 from eagc_jax.gcd.methods import Batch, SimGCD
 from eagc_jax.gcd.training import views
+from eagc_jax.gcd.training.inputs import images_of
 from eagc_jax.gcd.training.loop import TrainingRun
 from eagc_jax.gcd.training.reference import ReferenceConfig, train_reference
 from eagc_jax.gcd.training.settings import FeatureCoordination, TrainConfig
@@ -67,13 +68,13 @@ ORANGE, BLUE, GREEN, PINK = "#E69F00", "#0072B2", "#009E73", "#CC79A7"
 # pool of views, so that a step costs the last block alone.
 
 # %%
-split = data.load_split("digits")
+split = sources.load("digits")
 backbone = load_backbone()
 config = TrainConfig(epochs=EPOCHS, log_every=7, evaluate_every=1 if FAST else 2)
 method = SimGCD(teacher_warmup_epochs=max(1, round(0.15 * EPOCHS)))
 pool = views.pool_views(
     jax.random.key(0),
-    split.images,
+    images_of(split),
     backbone,
     config.augmentation,
     views=2 if FAST else 4,
@@ -219,19 +220,20 @@ for name, value in zip(labels, cosines[inside], strict=True):
 # batch, the gradients at the feature, the alignment vector scaled up:
 
 # %%
-chosen = jnp.arange(128)
+chosen = np.arange(128)
 batch = Batch(
-    jnp.asarray(split.training_labels)[chosen],
+    jnp.asarray(split.labels)[chosen],
     jnp.asarray(split.labeled_mask)[chosen],
     jnp.float32(0),
     split.num_known,
 )
-tokens = views.draw(jax.random.key(1), pool.tokens, chosen)
+numbers = views.draw_numbers(jax.random.key(1)[None], 128, pool.tokens.shape[1])[0]
+tokens = jnp.asarray(np.concatenate([pool.tokens[chosen, n] for n in numbers]))
 model = runs["warm start"].model
 z = model.features(tokens)
 anchors = reference.readout(tokens, model.frozen_blocks)
 _, (supervised, unsupervised) = value_and_grads(
-    lambda z: jnp.stack(method.objectives(model.head, z, batch))
+    lambda z: jnp.stack(method.objectives(model.head, (), z, batch)[0])
 )(z)
 supervised, unsupervised = 0.35 * supervised, 0.65 * unsupervised
 pull = jax.grad(

@@ -6,10 +6,10 @@ import pytest
 
 from eagc_jax.gcd import sources
 from eagc_jax.gcd.backbones import vit as models
-from eagc_jax.gcd.runs import tables
+from eagc_jax.gcd.runs import finished
+from eagc_jax.gcd.runs.arms import ARMS, CONTROL
 from eagc_jax.gcd.training import pretraining
 from examples import what_helps
-from examples.arms import ARMS, CONTROL
 
 VIT = models.ViTConfig(
     image_size=8, patch_size=4, channels=1, width=8, depth=2, heads=2, mlp_ratio=1
@@ -37,7 +37,7 @@ def tiny(monkeypatch, tmp_path):
 def test_it_trains_every_arm_once_and_goes_on(tiny, tmp_path, monkeypatch, capsys):
     markdown = tmp_path / "table.md"
     assert what_helps.main([*tiny, "--markdown", str(markdown)]) == 0
-    rows = tables.read_runs(tmp_path / "rows.csv")
+    rows = finished.read_runs(tmp_path / "rows.csv")
     assert [(row.arm, row.seed) for row in rows] == [(CONTROL, 0), ("EEP, centred", 0)]
     assert all(np.isfinite(row[3:]).all() for row in rows)
     assert "EEP, centred" in markdown.read_text()
@@ -45,7 +45,7 @@ def test_it_trains_every_arm_once_and_goes_on(tiny, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(what_helps, "arm_run", None)
     monkeypatch.setattr(what_helps, "prepare", None)
     assert what_helps.main(tiny) == 0
-    assert tables.read_runs(tmp_path / "rows.csv") == rows
+    assert finished.read_runs(tmp_path / "rows.csv") == rows
     # Cut off while a line was written: that run counts as not done.
     path = tmp_path / "rows.csv"
     path.write_bytes(path.read_bytes()[:-5])
@@ -68,8 +68,8 @@ def test_every_arm_can_be_built(name):
     assert arm.what
     if arm.aggregator is None:
         return
-    aggregator = arm.aggregator((0.35, 0.65))
-    assert aggregator is arm.aggregator((0.35, 0.65))
+    aggregator = arm.aggregator.build((0.35, 0.65))
+    assert aggregator is arm.aggregator.build((0.35, 0.65))
     # Gradients that agree: every arm's update is the weighted sum.
     gradients = {"kernel": jnp.stack([jnp.ones((2, 3)), 2 * jnp.ones((2, 3))])}
     params = {"kernel": jnp.ones((2, 3))}

@@ -2,7 +2,7 @@
 
 One method a file. Each is an Optax transformation, first in a chain; most are a pure
 function of the Gram matrix (:mod:`eagc_jax.weightings`) between two passes over the
-gradients. ``_base.py`` says how to add one.
+gradients. The package ``_base`` says how to add one.
 """
 
 from eagc_jax.aggregators._base import AggregateState, GramOptions, from_weighting

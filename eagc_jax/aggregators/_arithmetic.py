@@ -7,13 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from eagc_jax._trees import ratio, widened
 from eagc_jax.gram import row_norms
-from eagc_jax.objectives import (
-    compute_dtype,
-    expand_to,
-)
+from eagc_jax.objectives import expand_to
 
 
 def reduced(updates: Any, weights: jax.Array) -> Any:
@@ -27,25 +24,9 @@ def weighted(rows: list[jax.Array], weights: jax.Array) -> jax.Array:
     return total([row * weights[k] for k, row in enumerate(rows)])
 
 
-def widened(leaf: jax.Array) -> jax.Array:
-    """The leaf in float32, or wider as it is."""
-    return leaf.astype(compute_dtype(leaf.dtype))
-
-
 def rows(leaf: jax.Array) -> list[jax.Array]:
     """The K gradients of one leaf, in float32 or wider."""
     return [widened(leaf[k]) for k in range(leaf.shape[0])]
-
-
-def wide_zeros(params: Any, number: int | None = None) -> Any:
-    """Zeros like the parameters, or K times them, in float32 or wider."""
-
-    def zeros(p):
-        one = jnp.zeros_like(p, dtype=compute_dtype(jnp.result_type(p)))
-        # From the parameter, so that they lie where it lies.
-        return one if number is None else jnp.stack([one] * number)
-
-    return jax.tree.map(zeros, params)
 
 
 def per_objective(values: jax.Array, leaf: jax.Array) -> jax.Array:
@@ -62,16 +43,6 @@ def tree_norm(tree: Any, names: tuple[str, ...] = ()) -> jax.Array:
     """The norm of a whole tree: of entries as small or large as the dtype holds."""
     leaves = [leaf[None] for leaf in jax.tree.leaves(tree)]
     return row_norms(leaves, jnp.ones((1,), bool), names)[0][0]
-
-
-def ratio(
-    numerator: jax.Array, denominator: jax.Array, otherwise: float = 0.0
-) -> jax.Array:
-    """``numerator / denominator``, and ``otherwise`` where the denominator isn't > 0."""
-    positive = denominator > 0
-    return jnp.where(
-        positive, numerator / jnp.where(positive, denominator, 1), otherwise
-    )
 
 
 def masked_softmax(logits: jax.Array, active: jax.Array) -> jax.Array:
@@ -91,13 +62,3 @@ def masked_mean(values: jax.Array, active: jax.Array) -> jax.Array:
 def scheduled(value: Any, count: jax.Array) -> Any:
     """A number, or a schedule's at this count."""
     return value(count) if callable(value) else value
-
-
-def increment(count: jax.Array) -> jax.Array:
-    """The next step's number; stays at the largest int32."""
-    return jnp.asarray(optax.safe_increment(count))
-
-
-def select(advance: jax.Array, new: Any, old: Any) -> Any:
-    """The new state where it may change, the old one elsewhere."""
-    return jax.tree.map(lambda n, o: jnp.where(advance, n, o), new, old)

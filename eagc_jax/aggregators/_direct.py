@@ -13,23 +13,24 @@ from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from eagc_jax._shards import AxisName, check_averaged, check_axis_name
-from eagc_jax._states import check_state, counted
-from eagc_jax.aggregators import _arithmetic
-from eagc_jax.aggregators._base import RESCALES
-from eagc_jax.aggregators._signature import shows_options_of
-from eagc_jax.energy import NONFINITE_POLICIES
-from eagc_jax.gram import row_norms
-from eagc_jax.objectives import (
+from eagc_jax._checks import (
+    NONFINITE_POLICIES,
+    check_choice,
     check_mask,
     check_num_objectives,
     check_objective_axis,
-    concrete,
-    expand_to,
+    check_preference,
 )
+from eagc_jax._shards import AxisName, check_averaged, check_axis_name
+from eagc_jax._states import check_state
+from eagc_jax._trees import counted, increment, select, widened
+from eagc_jax.aggregators import _arithmetic
+from eagc_jax.aggregators._base import RESCALES
+from eagc_jax.aggregators._signature import shows_options_of
+from eagc_jax.gram import row_norms
+from eagc_jax.objectives import expand_to
 
 
 class DirectOptions(TypedDict, total=False):
@@ -83,7 +84,7 @@ class Step(NamedTuple):
 
     def masked(self, leaf: jax.Array) -> jax.Array:
         """The K gradients of one leaf of ``updates``, ``(K, *shape)``."""
-        wide = _arithmetic.widened(leaf)
+        wide = widened(leaf)
         if self.factors is not None:
             wide = wide * _arithmetic.per_objective(self.factors, wide)
         return jnp.where(expand_to(self.active, wide.ndim), wide, 0)
@@ -222,9 +223,9 @@ def from_method(
             return jnp.where(step.advance, total, fill_as).astype(leaf.dtype)
 
         if not method.keeps:
-            own = _arithmetic.select(step.advance, own, state.method)
+            own = select(step.advance, own, state.method)
         missed = counted(state.nonfinite_count, ~finite)
-        steps = _arithmetic.increment(state.count)
+        steps = increment(state.count)
         count = jnp.where(step.advance, steps, state.count)
         new = DirectState(weights, missed, count, own)
         return jax.tree.map(emit, result, updates), new
@@ -263,61 +264,9 @@ def required_values(value: Any, number: int, name: str) -> jax.Array:
     return jnp.stack([leaf.astype(jnp.float32) for leaf in leaves])
 
 
-def check_in(
-    name: str, value: Any, low: float, high: float, *, open_low: bool = False
-) -> None:
-    """Raises ValueError where known numbers are outside ``[low, high]``."""
-    known = concrete(value)
-    if known is None:
-        return
-    above = known > low if open_low else known >= low
-    if not np.all(above & (known <= high) & np.isfinite(known)):
-        bracket = "(" if open_low else "["
-        raise ValueError(f"{name} must be in {bracket}{low}, {high}], got {value!r}.")
-
-
-def check_decay(name: str, value: Any) -> None:
-    """Raises ValueError where a known decay is outside ``[0, 1)``."""
-    known = concrete(value)
-    if known is not None and not np.all((known >= 0) & (known < 1)):
-        raise ValueError(f"{name} must be in [0, 1), got {value!r}.")
-
-
-def check_vector(name: str, value: Any, number: int) -> jax.Array:
-    """A number, or K of them, as ``(K,)`` float32; raises ValueError otherwise."""
-    if np.shape(value) not in ((), (number,)):
-        raise ValueError(
-            f"{name} must be a number or one for each of the {number} objectives, got "
-            f"shape {np.shape(value)}."
-        )
-    known = concrete(value)
-    if known is not None and not np.all(np.isfinite(known)):
-        raise ValueError(f"{name} must be finite, got {value!r}.")
-    return jnp.broadcast_to(jnp.asarray(value, jnp.float32), (number,))
-
-
-def check_preference(preference: Any, number: int) -> jax.Array:
-    """K numbers >= 0 as ``(K,)`` float32, ones for None; raises ValueError if bad."""
-    if preference is None:
-        return jnp.ones((number,), jnp.float32)
-    ratios = check_vector("preference", preference, number)
-    known = concrete(preference)
-    if np.shape(preference) != (number,) or (
-        known is not None and not (np.all(known >= 0) and np.any(known > 0))
-    ):
-        raise ValueError(
-            f"preference must be {number} numbers >= 0, not all zero; got {preference!r}."
-        )
-    return ratios
-
-
 def _check_options(rescale: str, nonfinite: str) -> None:
-    if rescale not in RESCALES:
-        raise ValueError(f"rescale must be one of {RESCALES}, got {rescale!r}.")
-    if nonfinite not in NONFINITE_POLICIES:
-        raise ValueError(
-            f"nonfinite must be one of {NONFINITE_POLICIES}, got {nonfinite!r}."
-        )
+    check_choice("rescale", rescale, RESCALES)
+    check_choice("nonfinite", nonfinite, NONFINITE_POLICIES)
 
 
 def _check_state(state: Any, method: Method, updates: Any, number: int) -> None:

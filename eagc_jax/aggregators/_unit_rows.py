@@ -51,9 +51,3 @@ def visiting_order(key: jax.Array | None, number: int) -> jax.Array:
     if key is None:
         return order
     return jax.vmap(jax.random.permutation)(jax.random.split(key, number), order)
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises ValueError for a value that isn't one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}, got {value!r}.")

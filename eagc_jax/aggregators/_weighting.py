@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eagc_jax._checks import check_preference
 from eagc_jax.gram import Gram, split_gram
-from eagc_jax.objectives import concrete
 from eagc_jax.solvers.nnqp import SolveInfo, no_solve
 
 CONVENTIONS = ("sum", "mean", "convex", "unit")
@@ -23,9 +23,10 @@ class Problem(NamedTuple):
     preference: jax.Array  # shape=(K,), float: >= 0, sums to 1 over the active.
     active: jax.Array  # shape=(K,), bool: who takes part; the others' weights go to 0.
     key: Any = None  # a PRNG key of this step and block, for random methods.
-    values: Any = (
-        None  # shape=(K,): the losses (``value=``), for methods that need them.
-    )
+    values: Any = None  # shape=(K,): the losses (``value=``), where ``needs_values``.
+    # The next two where the weighting's ``reads`` finds them.
+    cross_gram: Any = None  # shape=(K, K): of two further batches; None without.
+    current: Any = None  # shape=(), int: the index of the objective that is learnt.
 
 
 class Weighting(NamedTuple):
@@ -44,6 +45,8 @@ class Weighting(NamedTuple):
     # Whether apply looks at problem.gram; otherwise it isn't computed without need, and
     # what the problem holds then says only who takes part.
     needs_gram: bool = True
+    # From the further keyword arguments of ``update`` to fields of the problem.
+    reads: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda extra_args: {}
 
 
 def stateless(
@@ -94,23 +97,12 @@ def problem_of(
     return Problem(parts, share(u, active), active, key, values)
 
 
-def check_preference(preference: Any, number: int) -> jax.Array:
-    """A preference as ``(K,)`` float32, ones for None; raises ValueError if bad."""
-    if preference is None:
-        return jnp.ones((number,), jnp.float32)
-    if np.shape(preference) != (number,):
+def refuse_preference(name: str, options: Mapping[str, Any]) -> None:
+    """Raises ValueError where a preference is given to a method that has none."""
+    if options.get("preference") is not None:
         raise ValueError(
-            f"preference must have one entry for each of the {number} objectives, shape "
-            f"({number},); got shape {np.shape(preference)}."
+            f"{name} has no preference: leave it None, or scale the losses themselves."
         )
-    known = concrete(preference)
-    if known is not None and not (
-        np.all(np.isfinite(known)) and np.all(known >= 0) and np.any(known > 0)
-    ):
-        raise ValueError(
-            f"preference must be finite, >= 0 and not all zero, got {known.tolist()}."
-        )
-    return jnp.asarray(preference, jnp.float32)
 
 
 def share(preference: jax.Array, active: jax.Array) -> jax.Array:

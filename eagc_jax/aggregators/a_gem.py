@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eagc_jax.aggregators._base import GramOptions, shows_options
+from eagc_jax._checks import check_index
+from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
+from eagc_jax.aggregators._current import reads_current, split_roles
 from eagc_jax.aggregators._unit_rows import or_nan, product, rounding
 from eagc_jax.aggregators._weighting import Problem, Weighting, problem_of, share
-from eagc_jax.aggregators.gem import check_index, split_roles, with_current
 from eagc_jax.solvers.nnqp import no_solve
 
 
@@ -63,10 +64,11 @@ def a_gem(
     check_index("current", current, num_objectives)
 
     def apply(problem, state):
-        return _solve(problem, problem.values), state, no_solve()
+        return _solve(problem, problem.current), state, no_solve()
 
-    method = Weighting("a_gem", "convex", apply, needs_values=True)
-    return with_current(num_objectives, method, current, options)
+    reads = reads_current(num_objectives, current)
+    method = Weighting("a_gem", "convex", apply, reads=reads)
+    return from_weighting(num_objectives, method, **options)
 
 
 def a_gem_weights(

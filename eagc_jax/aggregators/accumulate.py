@@ -8,16 +8,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax._states import check_state, counted
-from eagc_jax.aggregators import _arithmetic, _direct
-from eagc_jax.objectives import (
+from eagc_jax._checks import (
+    check_count,
     check_mask,
+    check_num_objectives,
     check_objective_axis,
     check_same_names,
     check_same_shapes,
-    expand_to,
-    named_leaves,
 )
+from eagc_jax._states import check_state
+from eagc_jax._trees import counted, named_leaves, wide_zeros, widened
+from eagc_jax.aggregators import _arithmetic, _direct
+from eagc_jax.objectives import expand_to
 
 
 class AccumulateState(NamedTuple):
@@ -79,14 +81,13 @@ def accumulate_objectives(
       The accumulation of Alves Limarenko et al., `GCond
       <https://arxiv.org/abs/2509.07252>`_, 2025.
     """
-    number = _direct.check_num_objectives(num_objectives)
-    if not isinstance(every, int) or every < 1:
-        raise ValueError(f"every must be an int >= 1, got {every!r}.")
+    number = check_num_objectives(num_objectives)
+    check_count("every", every, 1)
     wrapped = optax.with_extra_args_support(inner)
 
     def init_fn(params):
         return AccumulateState(
-            sums=_arithmetic.wide_zeros(params, number),
+            sums=wide_zeros(params, number),
             values=jnp.zeros((number,), jnp.float32),
             visits=jnp.zeros((number,), jnp.int32),
             position=jnp.zeros([], jnp.int32),
@@ -144,7 +145,7 @@ def _check_sums(sums: Any, updates: Any, number: int) -> None:
 
 
 def _kept(leaf: jax.Array, mask: jax.Array) -> jax.Array:
-    wide = _arithmetic.widened(leaf)
+    wide = widened(leaf)
     return jnp.where(expand_to(mask, wide.ndim), wide, 0.0)
 
 

@@ -9,16 +9,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from eagc_jax._checks import DECAY, check_choice, check_number
 from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._unit_rows import (
-    check_choice,
     live_rows,
     or_nan,
     product,
     rounding,
 )
 from eagc_jax.aggregators._weighting import Problem, problem_of, stateless
-from eagc_jax.objectives import concrete
 
 SCALES = ("min", "median", "rmse")
 
@@ -99,9 +98,7 @@ def aligned_mtl_weights(
 
 def _check(scale: str, rel_tol: float | None) -> None:
     check_choice("scale", scale, SCALES)
-    value = concrete(rel_tol)
-    if value is not None and not (value.shape == () and 0 <= value < 1):
-        raise ValueError(f"rel_tol must lie in [0, 1) or be None, got {rel_tol!r}.")
+    check_number("rel_tol", rel_tol, DECAY, " or be None")
 
 
 def _solve(problem: Problem, scale: str, rel_tol: float | None) -> jax.Array:

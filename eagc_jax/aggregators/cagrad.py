@@ -8,19 +8,17 @@ from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
+from eagc_jax._checks import NONNEGATIVE, check_choice, check_number
 from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._unit_rows import (
-    check_choice,
     live_rows,
     or_nan,
     rounding,
 )
 from eagc_jax.aggregators._weighting import Problem, problem_of, stateless, unscale
 from eagc_jax.gram import Gram
-from eagc_jax.objectives import concrete
 from eagc_jax.solvers import SolveInfo, nnqp, two_float
 from eagc_jax.solvers.nnqp import no_solve, ridged, sweep
 from eagc_jax.solvers.two_float import TwoFloat
@@ -108,11 +106,7 @@ def cagrad_weights(
 
 
 def _check(c: Any, shrink: str) -> None:
-    value = concrete(c)
-    if value is not None and not (
-        value.shape == () and np.isfinite(value) and value >= 0
-    ):
-        raise ValueError(f"c must be a finite number >= 0, got {c!r}.")
+    check_number("c", c, NONNEGATIVE)
     check_choice("shrink", shrink, SHRINKS)
 
 

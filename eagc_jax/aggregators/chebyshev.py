@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax._shards import AxisName
-from eagc_jax.aggregators import _arithmetic, _direct
+from eagc_jax._checks import (
+    NONNEGATIVE,
+    check_num_objectives,
+    check_number,
+    check_preference,
+    check_vector,
+)
+from eagc_jax._trees import ratio
+from eagc_jax.aggregators import _direct
+from eagc_jax.aggregators._direct import DirectOptions
 
 
 class ChebyshevState(NamedTuple):
@@ -19,15 +26,13 @@ class ChebyshevState(NamedTuple):
     ideal: jax.Array  # shape=(K,), float32: z; infinite where nothing was seen yet.
 
 
+@_direct.shows_options
 def chebyshev(
     num_objectives: int,
     *,
-    preference: Sequence[float] | jax.typing.ArrayLike | None = None,
     ideal: float | jax.typing.ArrayLike | str = 0.0,
     augmentation: float = 0.0,
-    rescale: str = "native",
-    nonfinite: str = "propagate",
-    axis_name: AxisName = None,
+    **options: Unpack[DirectOptions],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Descends on the largest weighted distance from the ideal point.
 
@@ -47,14 +52,13 @@ def chebyshev(
 
     Args:
       num_objectives: K, a Python int.
-      preference: :math:`\lambda`, K numbers >= 0, divided by their mean (papers by their
-        sum: a factor K in the learning rate); None for ones.
       ideal: z, a number or K of them, at most the losses; or "running", the smallest
         losses seen so far.
       augmentation: :math:`\rho` >= 0.
-      rescale: the update's length, as in :func:`eagc_jax.aggregators.dwa`.
-      nonfinite: as in :func:`eagc_jax.aggregators.dwa`.
-      axis_name: as in :func:`eagc_jax.aggregators.dwa`.
+      **options: ``preference``, :math:`\lambda`, K numbers >= 0, divided by their mean
+        (papers by their sum: a factor K in the learning rate), None for ones;
+        ``rescale``, ``nonfinite``, ``axis_name``, as in
+        :func:`eagc_jax.aggregators.dwa`.
 
     Returns:
       A transformation from leaves ``(K, *shape)`` to ``(*shape)``; ``update`` needs
@@ -79,21 +83,12 @@ def chebyshev(
       multiple-criteria objectives", 1976; Steuer and Choo, "An interactive weighted
       Tchebycheff procedure for multiple objective programming", 1983 (augmented).
     """
-    _direct.check_in("augmentation", augmentation, 0.0, jnp.inf)
+    check_number("augmentation", augmentation, NONNEGATIVE)
 
     def weigh(losses, ratios, point, active):
         return chebyshev_weights(losses, ratios, point, active, augmentation)
 
-    return scalarization(
-        "chebyshev",
-        num_objectives,
-        weigh,
-        preference,
-        ideal,
-        rescale=rescale,
-        nonfinite=nonfinite,
-        axis_name=axis_name,
-    )
+    return scalarization("chebyshev", num_objectives, weigh, ideal, options)
 
 
 def chebyshev_weights(
@@ -120,7 +115,7 @@ def chebyshev_weights(
     distances = jnp.where(active, preference * (losses - ideal), -jnp.inf)
     worst = active & (distances == jnp.max(distances))
     among = jnp.sum(worst, dtype=jnp.int32).astype(losses.dtype)
-    share = _arithmetic.ratio(jnp.where(worst, preference, 0.0), among)
+    share = ratio(jnp.where(worst, preference, 0.0), among)
     return jnp.where(active, share + augmentation, 0.0)
 
 
@@ -128,19 +123,19 @@ def scalarization(
     name: str,
     num_objectives: int,
     weigh: Any,
-    preference: Any,
     ideal: Any,
-    **options: Any,
+    options: DirectOptions,
 ) -> optax.GradientTransformationExtraArgs:
     """From ``weigh(losses, preference, ideal, active) -> weights`` to an aggregator."""
-    number = _direct.check_num_objectives(num_objectives)
-    ratios = _direct.check_preference(preference, number)
+    number = check_num_objectives(num_objectives)
+    # It enters the distances here, in place of multiplying the gradients.
+    ratios = check_preference(options.pop("preference", None), number)
     ratios = ratios / jnp.mean(ratios)
     running = isinstance(ideal, str)
     if running and ideal != "running":
         raise ValueError(f"ideal must be numbers or 'running', got {ideal!r}.")
     start = jnp.full((number,), jnp.inf, jnp.float32)
-    start = start if running else _direct.check_vector("ideal", ideal, number)
+    start = start if running else check_vector("ideal", ideal, number)
 
     def init(params):
         del params

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax._states import counted
+from eagc_jax._checks import POSITIVE, check_count, check_num_objectives, check_number
+from eagc_jax._trees import counted
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 
@@ -80,10 +81,9 @@ def dwa(
       Liu, Johns and Davison, `End-to-End Multi-Task Learning with Attention
       <https://arxiv.org/abs/1803.10704>`_, 2019, equation 7.
     """
-    if not isinstance(window, int) or window < 1:
-        raise ValueError(f"window must be an int >= 1, got {window!r}.")
-    _direct.check_in("temperature", temperature, 0.0, jnp.inf, open_low=True)
-    number = _direct.check_num_objectives(num_objectives)
+    check_count("window", window, 1)
+    check_number("temperature", temperature, POSITIVE)
+    number = check_num_objectives(num_objectives)
 
     def init(params):
         del params

@@ -7,14 +7,13 @@ from typing import Unpack
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
+from eagc_jax._checks import NONNEGATIVE, check_number, concrete
 from eagc_jax.aggregators._base import GramOptions, from_weighting
 from eagc_jax.aggregators._signature import shows_options_of
 from eagc_jax.aggregators._unit_rows import importance, live_rows, or_nan, product
 from eagc_jax.aggregators._weighting import Problem, problem_of, stateless, unscale
-from eagc_jax.objectives import concrete
 from eagc_jax.solvers import SolveInfo, fair
 
 
@@ -95,12 +94,8 @@ def alpha_fair(name: str, alpha: float):
     Raises:
       ValueError: alpha is negative or not finite.
     """
-    value = concrete(alpha)
-    if value is not None and not (
-        value.shape == () and np.isfinite(value) and value >= 0
-    ):
-        raise ValueError(f"alpha must be finite and >= 0, got {alpha!r}.")
-    if value is not None and value == 0:
+    check_number("alpha", alpha, NONNEGATIVE)
+    if concrete(alpha) == 0:
         return stateless(name, "sum", importance)
     return stateless(name, "unit", lambda problem: _solve(problem, alpha))
 

@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax._states import counted
+from eagc_jax._checks import (
+    DECAY,
+    NONNEGATIVE,
+    check_num_objectives,
+    check_number,
+    check_vector,
+)
+from eagc_jax._trees import counted
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 
@@ -97,16 +104,13 @@ def famo(
       Liu et al., `FAMO <https://arxiv.org/abs/2306.03792>`_, 2023, equations 8-10 and
       algorithm 1.
     """
-    for name, value, low in (
-        ("learning_rate", learning_rate, 0.0),
-        ("decay", decay, 0.0),
-        ("eps", eps, 0.0),
-    ):
-        _direct.check_in(name, value, low, jnp.inf)
-    _direct.check_decay("b1", b1)
-    _direct.check_decay("b2", b2)
-    number = _direct.check_num_objectives(num_objectives)
-    low = _direct.check_vector("min_losses", min_losses, number)
+    known = {"learning_rate": learning_rate, "decay": decay, "eps": eps}
+    for name, value in known.items():
+        check_number(name, value, NONNEGATIVE)
+    check_number("b1", b1, DECAY)
+    check_number("b2", b2, DECAY)
+    number = check_num_objectives(num_objectives)
+    low = check_vector("min_losses", min_losses, number)
     adam = {"learning_rate": learning_rate, "decay": decay, "b1": b1, "b2": b2}
 
     def init(params):

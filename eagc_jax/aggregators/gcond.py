@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax._states import counted
+from eagc_jax._checks import (
+    DECAY,
+    POSITIVE,
+    check_count,
+    check_num_objectives,
+    check_number,
+)
+from eagc_jax._trees import counted, increment, ratio, select, wide_zeros, widened
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.gram import Gram, cross_gram, gram_of_tree
@@ -126,15 +133,15 @@ def gcond(
       Alves Limarenko et al., `GCond <https://arxiv.org/abs/2509.07252>`_, 2025, and the
       authors' code.
     """
-    number = _direct.check_num_objectives(num_objectives)
+    number = check_num_objectives(num_objectives)
     rules = Rules(thresholds, power, score_weights)
     _check(rules, window, max_projections)
-    _direct.check_decay("momentum", momentum)
-    _direct.check_decay("norm_decay", norm_decay)
+    check_number("momentum", momentum, DECAY)
+    check_number("norm_decay", norm_decay, DECAY)
     rounds = 2 * number if max_projections is None else max_projections
 
     def init(params):
-        zeros = _arithmetic.wide_zeros(params, number)
+        zeros = wide_zeros(params, number)
         if memory_dtype is not None:
             zeros = jax.tree.map(lambda x: x.astype(memory_dtype), zeros)
         counts = jnp.zeros((number,), jnp.int32)
@@ -144,7 +151,7 @@ def gcond(
             norm_average=start if relative else start + 1.0,
             visits=counts,
             history=jnp.full((window,), -1, jnp.int32),
-            momentum=_arithmetic.wide_zeros(params),
+            momentum=wide_zeros(params),
             weights=start,
             conflicts=jnp.zeros([], jnp.int32),
             count=jnp.zeros([], jnp.int32),
@@ -165,14 +172,14 @@ def gcond(
         history, mixing, conflicts = resolve(
             gram.matrix,
             _along_previous(step, state.previous, gram.scale),
-            _arithmetic.ratio(average, gram.scale),
+            ratio(average, gram.scale),
             state.history,
             rules,
             rounds,
             floor,
         )
         weights = jnp.sum(mixing, axis=0).astype(jnp.float32)
-        count = _arithmetic.increment(state.count)
+        count = increment(state.count)
 
         def move(m, x):
             moved = momentum * m + (1 - momentum) * x
@@ -193,7 +200,7 @@ def gcond(
         new = GcondState(
             previous=_resolved(step, state.previous, mixing, gram),
             momentum=moved,
-            **_arithmetic.select(step.advance, small, before),
+            **select(step.advance, small, before),
         )
         return jax.tree.map(lambda m: m / correction.astype(m.dtype), moved), new
 
@@ -248,8 +255,8 @@ def resolve(
         i, j = place // number, place % number
         cosine = jnp.clip(cosines[i, j], -1.0, 1.0)
         conflict = cosines[i, j] < rules.thresholds[2] - _MARGIN
-        stability = _arithmetic.ratio(jnp.diagonal(_product(mixing, along)), roots)
-        strength = _arithmetic.ratio(roots, average)
+        stability = ratio(jnp.diagonal(_product(mixing, along)), roots)
+        strength = ratio(roots, average)
         i_wins = _i_wins(i, j, stability, strength, roots, history, rules)
         winner, loser = jnp.where(i_wins, i, j), jnp.where(i_wins, j, i)
         moved = _projected(mixing, now, winner, loser, _angle(cosine, rules))
@@ -283,7 +290,7 @@ def _i_wins(i, j, stability, strength, norms, history, rules: Rules) -> jax.Arra
     for_stability, for_strength = rules.score_weights
     steady = for_stability * jnp.maximum(stability, 0.0)
     both = strength[i] + strength[j]
-    score = steady + for_strength * _arithmetic.ratio(strength, both)
+    score = steady + for_strength * ratio(strength, both)
     # A tie left to rounding would differ from one device to the next.
     tied = jnp.abs(score[i] - score[j]) <= _MARGIN
     longer = norms[i] >= norms[j] * (1 - _MARGIN)
@@ -296,9 +303,9 @@ def _i_wins(i, j, stability, strength, norms, history, rules: Rules) -> jax.Arra
 
 def _projected(mixing, now, winner, loser, angle) -> jax.Array:
     inner = now[winner, loser]
-    for_winner = jnp.sin(angle) * _arithmetic.ratio(inner, now[loser, loser])
+    for_winner = jnp.sin(angle) * ratio(inner, now[loser, loser])
     half = jnp.minimum(angle, math.pi / 2)
-    for_loser = jnp.sin(half) * _arithmetic.ratio(inner, now[winner, winner])
+    for_loser = jnp.sin(half) * ratio(inner, now[winner, winner])
     moved = mixing.at[winner].add(-for_winner * mixing[loser])
     return moved.at[loser].add(-for_loser * mixing[winner])
 
@@ -315,27 +322,23 @@ def _gram(step: _direct.Step) -> Gram:
     if step.factors is not None:
         norms = norms * step.factors.astype(norms.dtype)
     largest = jnp.max(norms)
-    return Gram(gram.cosines, _arithmetic.ratio(norms, largest), gram.scale * largest)
+    return Gram(gram.cosines, ratio(norms, largest), gram.scale * largest)
 
 
 def _along_previous(step: _direct.Step, previous: Any, scale: jax.Array) -> jax.Array:
-    wide = jax.tree.map(
-        lambda p, u: p.astype(_arithmetic.widened(u).dtype), previous, step.updates
-    )
+    wide = jax.tree.map(lambda p, u: p.astype(widened(u).dtype), previous, step.updates)
     products = cross_gram(step.updates, wide, axis_name=step.names or None)
     if step.factors is not None:
         products = products * step.factors.astype(products.dtype)[:, None]
     products = jnp.where(step.active[:, None], products, 0.0)
-    return _arithmetic.ratio(products, scale.astype(products.dtype))
+    return ratio(products, scale.astype(products.dtype))
 
 
 def _resolved(step: _direct.Step, previous: Any, mixing: jax.Array, gram: Gram) -> Any:
     """This step's resolved gradients over their norms; the old ones of the absent."""
     squares = jnp.diagonal(_product(_product(mixing, gram.matrix), mixing.T))
     norms = jnp.sqrt(jnp.maximum(squares, 0.0)) * gram.scale
-    over_norms = _arithmetic.ratio(
-        mixing, jnp.broadcast_to(norms[:, None], mixing.shape)
-    )
+    over_norms = ratio(mixing, jnp.broadcast_to(norms[:, None], mixing.shape))
     moves = step.active & step.advance
 
     def mix(old, leaf):
@@ -365,16 +368,11 @@ def _check(rules: Rules, window: Any, max_projections: Any) -> None:
             "thresholds must be (critical, main, weak), increasing, in [-1, 1]; got "
             f"{thresholds!r}."
         )
-    _direct.check_in("power", rules.power, 0.0, math.inf, open_low=True)
+    check_number("power", rules.power, POSITIVE)
     if len(rules.score_weights) != 2 or min(rules.score_weights) < 0:
         raise ValueError(
             f"score_weights must be two numbers >= 0, got {rules.score_weights!r}."
         )
-    if not isinstance(window, int) or window < 0:
-        raise ValueError(f"window must be an int >= 0, got {window!r}.")
-    if max_projections is not None and (
-        not isinstance(max_projections, int) or max_projections < 0
-    ):
-        raise ValueError(
-            f"max_projections must be an int >= 0, got {max_projections!r}."
-        )
+    check_count("window", window, 0)
+    if max_projections is not None:
+        check_count("max_projections", max_projections, 0)

@@ -9,12 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from eagc_jax._checks import NONNEGATIVE, check_index, check_number
 from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
-from eagc_jax.aggregators._unit_rows import live_rows, or_nan, product
-from eagc_jax.aggregators._weighting import Problem, Weighting, problem_of, unscale
-from eagc_jax.aggregators.modo import refuse_preference
-from eagc_jax.aggregators.sdmgrad import check_at_least
-from eagc_jax.objectives import concrete
+from eagc_jax.aggregators._current import reads_current, split_roles
+from eagc_jax.aggregators._unit_rows import or_nan, product
+from eagc_jax.aggregators._weighting import (
+    Problem,
+    Weighting,
+    problem_of,
+    refuse_preference,
+    unscale,
+)
 from eagc_jax.solvers import SolveInfo, nnqp
 
 
@@ -71,16 +76,17 @@ def gem(
       Lopez-Paz and Ranzato, `Gradient Episodic Memory for Continual Learning
       <https://arxiv.org/abs/1706.08840>`_, 2017, equation 11.
     """
-    check_at_least("margin", margin)
+    check_number("margin", margin, NONNEGATIVE)
     check_index("current", current, num_objectives)
     refuse_preference("gem", options)
 
     def apply(problem, state):
-        weights, info = _solve(problem, problem.values, margin)
+        weights, info = _solve(problem, problem.current, margin)
         return weights, state, info
 
-    method = Weighting("gem", "convex", apply, needs_values=True)
-    return with_current(num_objectives, method, current, options)
+    reads = reads_current(num_objectives, current)
+    method = Weighting("gem", "convex", apply, reads=reads)
+    return from_weighting(num_objectives, method, **options)
 
 
 def gem_weights(
@@ -99,45 +105,9 @@ def gem_weights(
     Returns:
       ``(K,)``: 1 for the current objective, v for the memories.
     """
-    check_at_least("margin", margin)
+    check_number("margin", margin, NONNEGATIVE)
     check_index("current", current, np.shape(gram)[0])
     return _solve(problem_of(gram), jnp.asarray(current), margin)[0]
-
-
-def with_current(
-    num_objectives: int, method: Weighting, current: int, options: GramOptions
-) -> optax.GradientTransformationExtraArgs:
-    """An aggregator whose ``update`` takes ``current=``, as ``problem.values``."""
-    inner = from_weighting(num_objectives, method, **options)
-    default = current
-
-    def update_fn(updates, state, params=None, *, current=None, **extra_args):
-        extra_args.pop("value", None)
-        index = default if current is None else current
-        check_index("current", index, num_objectives)
-        return inner.update(
-            updates, state, params, value=jnp.asarray(index), **extra_args
-        )
-
-    return optax.GradientTransformationExtraArgs(inner.init, update_fn)
-
-
-def check_index(name: str, index: Any, number: int) -> None:
-    """Raises ValueError for what isn't the index of an objective."""
-    value = concrete(index)
-    if value is None:
-        return
-    if value.shape != () or value.dtype.kind not in "iu" or not 0 <= value < number:
-        raise ValueError(
-            f"{name} must be the index of one of the {number} objectives, 0 to "
-            f"{number - 1}; got {index!r}."
-        )
-
-
-def split_roles(problem: Problem, current: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``(K,)`` bool: the current objective; the memories that have a gradient."""
-    is_current = jnp.arange(problem.active.shape[0]) == current
-    return is_current, live_rows(problem.gram) & problem.active & ~is_current
 
 
 def _solve(

@@ -9,10 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from eagc_jax._checks import (
+    SHARE,
+    check_num_objectives,
+    check_vector,
+    concrete,
+)
+from eagc_jax._trees import named_leaves, named_specs, widened
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.aggregators._draws import uniform_by_coordinate
-from eagc_jax.objectives import concrete, named_leaves, named_specs
 
 
 class GradDropState(NamedTuple):
@@ -80,9 +86,8 @@ def graddrop(
       Chen et al., `Just Pick a Sign <https://arxiv.org/abs/2010.06808>`_, 2020,
       algorithm 1 (on parameter gradients, without the batch).
     """
-    number = _direct.check_num_objectives(num_objectives)
-    leaks = _direct.check_vector("leak", leak, number)
-    _direct.check_in("leak", leak, 0.0, 1.0)
+    number = check_num_objectives(num_objectives)
+    leaks = check_vector("leak", leak, number, SHARE)
     known = concrete(leak)
     leaky = known is None or bool(np.any(known != 0))
     specs = named_specs(param_specs)
@@ -98,7 +103,7 @@ def graddrop(
         words = jax.random.bits(this, (len(leaves), 2), jnp.uint32)
         out = []
         for index, (name, leaf) in enumerate(leaves.items()):
-            dtype = _arithmetic.widened(leaf).dtype
+            dtype = widened(leaf).dtype
             uniform = uniform_by_coordinate(
                 words[index], leaf, dtype, step.names, _spec(specs, name)
             )

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from eagc_jax._checks import NONNEGATIVE, SHARE, check_num_objectives, check_number
+from eagc_jax._trees import increment, named_leaves, ratio
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.gram import row_norms
-from eagc_jax.objectives import named_leaves
 
 
 class GradNormState(NamedTuple):
@@ -88,10 +89,10 @@ def gradnorm(
       Chen et al., `GradNorm <https://arxiv.org/abs/1711.02257>`_, 2018, equations 1-2
       and algorithm 1.
     """
-    number = _direct.check_num_objectives(num_objectives)
-    _direct.check_in("alpha", alpha, 0.0, jnp.inf)
-    _direct.check_in("learning_rate", learning_rate, 0.0, jnp.inf)
-    _direct.check_in("min_weight", min_weight, 0.0, 1.0)
+    number = check_num_objectives(num_objectives)
+    check_number("alpha", alpha, NONNEGATIVE)
+    check_number("learning_rate", learning_rate, NONNEGATIVE)
+    check_number("min_weight", min_weight, SHARE)
     if not (layers is None or isinstance(layers, str) or callable(layers)):
         raise ValueError(
             f"layers must be a path, a function from path to bool, or None; got "
@@ -107,7 +108,7 @@ def gradnorm(
         first = step.active & (state.initial <= 0) & (step.values > 0)
         initial = jnp.where(first, step.values, state.initial)
         norms = _norms(step, layers)
-        rates = _arithmetic.ratio(step.values, initial, 1.0)
+        rates = ratio(step.values, initial, 1.0)
         moved = gradnorm_step(
             state.weights,
             norms,
@@ -118,7 +119,7 @@ def gradnorm(
             relative=relative,
             min_weight=min_weight,
         )
-        count = _arithmetic.increment(state.count)
+        count = increment(state.count)
         return state.weights, GradNormState(moved, initial, count)
 
     method = _direct.Method("gradnorm", "sum", init, apply, needs_values=True)
@@ -155,22 +156,18 @@ def gradnorm_step(
         active = jnp.ones(weights.shape, bool)
     # Norms over the largest: products with them stay in range.
     largest = jnp.max(jnp.where(active, norms, 0.0))
-    scaled = _arithmetic.ratio(norms, largest)
-    r = _arithmetic.ratio(rates, _arithmetic.masked_mean(rates, active), 1.0)
+    scaled = ratio(norms, largest)
+    r = ratio(rates, _arithmetic.masked_mean(rates, active), 1.0)
     sizes = weights * scaled
     target = _arithmetic.masked_mean(sizes, active) * jnp.maximum(r, 0.0) ** alpha
     slope = jnp.sign(sizes - target)
     if relative:
-        slope = slope * _arithmetic.ratio(
-            scaled, _arithmetic.masked_mean(scaled, active)
-        )
+        slope = slope * ratio(scaled, _arithmetic.masked_mean(scaled, active))
     else:
         slope = slope * norms
     moved = jnp.maximum(weights - learning_rate * slope, min_weight)
     budget = jnp.sum(jnp.where(active, weights, 0.0))
-    moved = moved * _arithmetic.ratio(
-        budget, jnp.sum(jnp.where(active, moved, 0.0)), 1.0
-    )
+    moved = moved * ratio(budget, jnp.sum(jnp.where(active, moved, 0.0)), 1.0)
     return jnp.where(active, moved, weights)
 
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from eagc_jax._checks import SHARE, check_choice, check_number
 from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._unit_rows import (
-    check_choice,
     importance,
     known,
     live_rows,
@@ -22,7 +22,6 @@ from eagc_jax.aggregators._unit_rows import (
 from eagc_jax.aggregators._weighting import Problem, Weighting, problem_of, unscale
 from eagc_jax.aggregators.pcgrad import ORDERS
 from eagc_jax.gram import Gram
-from eagc_jax.objectives import concrete
 from eagc_jax.solvers.nnqp import no_solve
 
 _UNROLL_LIMIT = 8
@@ -87,7 +86,7 @@ def gradvac(
       6 to 8.
     """
     check_choice("order", order, ORDERS)
-    check_decay(decay)
+    check_number("decay", decay, SHARE)
 
     def apply(problem, targets):
         weights, targets = _solve(problem, targets, decay)
@@ -123,15 +122,8 @@ def gradvac_weights(
     Returns:
       ``(K,)`` weights and the next targets ``(K, K)``.
     """
-    check_decay(decay)
+    check_number("decay", decay, SHARE)
     return _solve(problem_of(gram, preference, key), jnp.asarray(targets), decay)
-
-
-def check_decay(decay: float) -> None:
-    """Raises ValueError for a decay outside [0, 1]."""
-    value = concrete(decay)
-    if value is not None and not (value.shape == () and 0 <= value <= 1):
-        raise ValueError(f"decay must lie in [0, 1], got {decay!r}.")
 
 
 def _solve(

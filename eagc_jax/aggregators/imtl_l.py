@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax._states import counted
+from eagc_jax._checks import NONNEGATIVE, POSITIVE, check_num_objectives, check_number
+from eagc_jax._trees import counted
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.aggregators.uncertainty_weighting import check_initial, safe_log
@@ -79,11 +80,11 @@ def imtl_l(
       Liu et al., `Towards Impartial Multi-task Learning
       <https://openreview.net/forum?id=IMPnRXEWpvr>`_, 2021, section 3.2.
     """
-    number = _direct.check_num_objectives(num_objectives)
-    _direct.check_in("learning_rate", learning_rate, 0.0, jnp.inf)
+    number = check_num_objectives(num_objectives)
+    check_number("learning_rate", learning_rate, NONNEGATIVE)
     start = check_initial(initial, number)
     if max_weight is not None:
-        _direct.check_in("max_weight", max_weight, 0.0, jnp.inf, open_low=True)
+        check_number("max_weight", max_weight, POSITIVE)
 
     def init(params):
         del params

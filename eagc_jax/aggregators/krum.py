@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from eagc_jax._checks import check_num_objectives
 from eagc_jax._shards import sum_leaves
-from eagc_jax.aggregators import _arithmetic, _direct
+from eagc_jax._trees import ratio, widened
+from eagc_jax.aggregators import _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.gram import gram_of_tree, may_be_sharded, sum_over_blocks
 
@@ -70,7 +72,7 @@ def krum(
       Blanchard et al., `Machine Learning with Adversaries
       <https://arxiv.org/abs/1703.02757>`_, 2017, section 4.
     """
-    number = _direct.check_num_objectives(num_objectives)
+    number = check_num_objectives(num_objectives)
     if byzantine is None:
         byzantine = max((number - 3) // 2, 0)
     elif not isinstance(byzantine, int) or byzantine < 0 or number < 2 * byzantine + 3:
@@ -126,9 +128,9 @@ def _look(
     norms = gram.norms
     low = jnp.minimum(norms[:, None], norms[None, :])
     high = jnp.maximum(norms[:, None], norms[None, :])
-    ratio = _arithmetic.ratio(low, high, 1.0)
+    lengths = ratio(low, high, 1.0)
     # Over the longer's square: near 0 what is left of the Gram matrix is rounding.
-    relative = (1 - ratio) ** 2 + 2 * ratio * (1 - gram.cosines)
+    relative = (1 - lengths) ** 2 + 2 * lengths * (1 - gram.cosines)
     pairs = np.triu(np.ones(norms.shape * 2, bool), 1)
     near = jnp.any(pairs & (high > 0) & (relative < _NEAR))
     distances = jax.lax.cond(
@@ -159,7 +161,7 @@ def _leaf_distances(leaf: jax.Array, scale: jax.Array) -> jax.Array:
     number = leaf.shape[0]
 
     def of_pairs(part):
-        wide = _arithmetic.widened(part)
+        wide = widened(part)
         wide = wide / scale.astype(wide.dtype)
         axes = tuple(range(2, part.ndim + 1))
         return jnp.sum(jnp.abs(wide[:, None] - wide[None]) ** 2, axis=axes)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from eagc_jax._checks import check_choice
 from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._weighting import Problem, problem_of, stateless
 from eagc_jax.gram import Gram
@@ -143,9 +144,5 @@ def _least_norm(
 
 
 def _check(normalizer: str, solver: str) -> None:
-    if normalizer not in NORMALIZERS:
-        raise ValueError(
-            f"normalizer must be one of {NORMALIZERS}, got {normalizer!r}."
-        )
-    if solver not in SOLVERS:
-        raise ValueError(f"solver must be one of {SOLVERS}, got {solver!r}.")
+    check_choice("normalizer", normalizer, NORMALIZERS)
+    check_choice("solver", solver, SOLVERS)

@@ -8,6 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from eagc_jax._checks import (
+    NONNEGATIVE,
+    SHARE,
+    check_choice,
+    check_num_objectives,
+    check_number,
+)
+from eagc_jax._trees import increment, ratio, select, wide_zeros
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.gram import gram_of_tree
@@ -88,22 +96,19 @@ def moco(
       Fernando et al., `Mitigating Gradient Bias in Multi-objective Learning
       <https://openreview.net/forum?id=dLAYGdKTi2>`_, 2023, algorithm 1.
     """
-    number = _direct.check_num_objectives(num_objectives)
-    _direct.check_in("tracking_rate", tracking_rate, 0.0, 1.0)
-    _direct.check_in("weight_rate", weight_rate, 0.0, jnp.inf)
-    _direct.check_in("regularization", regularization, 0.0, jnp.inf)
-    if projection not in PROJECTIONS:
-        raise ValueError(
-            f"projection must be one of {PROJECTIONS}, got {projection!r}."
-        )
+    number = check_num_objectives(num_objectives)
+    check_number("tracking_rate", tracking_rate, SHARE)
+    check_number("weight_rate", weight_rate, NONNEGATIVE)
+    check_number("regularization", regularization, NONNEGATIVE)
+    check_choice("projection", projection, PROJECTIONS)
 
     def init(params):
         weights = jnp.full((number,), 1 / number, jnp.float32)
-        tracked = _arithmetic.wide_zeros(params, number)
+        tracked = wide_zeros(params, number)
         return MocoState(tracked, weights, jnp.zeros([], jnp.int32))
 
     def apply(step, state):
-        count = _arithmetic.increment(state.count)
+        count = increment(state.count)
         t = count.astype(jnp.float32)
         beta = _arithmetic.scheduled(tracking_rate, t)
         moves = jnp.where(step.active & step.advance, beta, 0.0).astype(jnp.float32)
@@ -122,11 +127,9 @@ def moco(
         among = jnp.maximum(jnp.sum(step.active, dtype=jnp.int32), 1)
         equal = step.active.astype(jnp.float32) / among.astype(jnp.float32)
         mass = jnp.sum(present)
-        shares = jnp.where(mass > 0, _arithmetic.ratio(present, mass), equal)
+        shares = jnp.where(mass > 0, ratio(present, mass), equal)
         d = _arithmetic.reduced(tracked, shares)
-        small = _arithmetic.select(
-            step.advance, (weights, count), (state.weights, state.count)
-        )
+        small = select(step.advance, (weights, count), (state.weights, state.count))
         return d, MocoState(tracked, *small)
 
     method = _direct.Method("moco", "convex", init, apply, weighs=False, keeps=True)
@@ -149,7 +152,7 @@ def _among(
     if projection == "softmax":
         found = _arithmetic.masked_softmax(moved, active)
     else:
-        scaled = _arithmetic.ratio(moved, jnp.broadcast_to(budget, moved.shape))
+        scaled = ratio(moved, jnp.broadcast_to(budget, moved.shape))
         # Far below the others, an entry projects to 0.
         lowest = jnp.min(jnp.where(active, scaled, jnp.inf)) - 2.0
         lowest = jnp.where(jnp.isfinite(lowest), lowest, 0.0)

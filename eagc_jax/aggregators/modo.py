@@ -8,17 +8,23 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax.aggregators._base import GramOptions, shows_options
-from eagc_jax.aggregators._unit_rows import product
-from eagc_jax.aggregators._weighting import Problem, Weighting, problem_of
-from eagc_jax.aggregators.sdmgrad import (
+from eagc_jax._checks import NONNEGATIVE, check_number
+from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
+from eagc_jax.aggregators._two_batches import (
     begin,
-    check_at_least,
+    cross_gram_of,
     descend,
     even,
     keep_absent,
     normalized,
-    with_batches,
+    reads_batches,
+)
+from eagc_jax.aggregators._unit_rows import product
+from eagc_jax.aggregators._weighting import (
+    Problem,
+    Weighting,
+    problem_of,
+    refuse_preference,
 )
 from eagc_jax.solvers.nnqp import no_solve
 
@@ -83,8 +89,9 @@ def modo(
         weights, point = _solve(problem, matrix, point, learning_rate, regularization)
         return weights, point, no_solve()
 
-    method = Weighting("modo", "convex", apply, init=even, needs_values=True)
-    return with_batches(num_objectives, method, options)
+    reads = reads_batches(num_objectives, options)
+    method = Weighting("modo", "convex", apply, init=even, reads=reads)
+    return from_weighting(num_objectives, method, **options)
 
 
 def modo_weights(
@@ -115,24 +122,15 @@ def modo_weights(
     return _solve(problem, matrix, start, learning_rate, regularization)
 
 
-def refuse_preference(name: str, options: GramOptions) -> None:
-    """Raises ValueError where a preference is given to a method that has none."""
-    if options.get("preference") is not None:
-        raise ValueError(
-            f"{name} has no preference: leave it None, or scale the losses themselves."
-        )
-
-
 def _check(learning_rate: Any, regularization: Any) -> None:
-    check_at_least("learning_rate", learning_rate)
-    check_at_least("regularization", regularization)
+    check_number("learning_rate", learning_rate, NONNEGATIVE)
+    check_number("regularization", regularization, NONNEGATIVE)
 
 
 def _matrix_of(problem: Problem, normalize: bool) -> jax.Array:
-    active = problem.active[:, None] & problem.active[None, :]
-    if not isinstance(problem.values, tuple):  # batches
-        matrix = jnp.where(active, problem.values.astype(problem.preference.dtype), 0)
-        return normalized(matrix) if normalize else matrix
+    cross = cross_gram_of(problem)
+    if cross is not None:
+        return normalized(cross) if normalize else cross
     matrix = problem.gram.matrix
     return normalized(matrix) if normalize else matrix * problem.gram.scale**2
 

@@ -9,19 +9,33 @@ import jax.numpy as jnp
 import optax
 
 from eagc_jax import blocks as blocks_lib
-from eagc_jax._shards import AxisName, check_averaged, check_axis_name
-from eagc_jax._states import check_like, check_state, counted
-from eagc_jax.aggregators import _arithmetic, _direct
+from eagc_jax._checks import (
+    DECAY,
+    NONNEGATIVE,
+    SINGLE_NONFINITE_POLICIES,
+    check_choice,
+    check_gradient,
+    check_num_objectives,
+    check_number,
+    concrete,
+)
+from eagc_jax._shards import AxisName, all_finite, check_averaged, check_axis_name
+from eagc_jax._states import check_like, check_state
+from eagc_jax._trees import (
+    counted,
+    increment,
+    named_leaves,
+    ratio,
+    select,
+    wide_zeros,
+    widened,
+)
+from eagc_jax.aggregators import _arithmetic
 from eagc_jax.aggregators._weighting import Problem
 from eagc_jax.aggregators.conflict_free import solve
 from eagc_jax.blocks import GLOBAL
 from eagc_jax.gram import gram_blocks
-from eagc_jax.objectives import (
-    concrete,
-    expand_to,
-    named_leaves,
-)
-from eagc_jax.scaling._base import all_finite, check_policy, check_updates
+from eagc_jax.objectives import expand_to
 
 
 class MomentumConflictFreeState(NamedTuple):
@@ -101,20 +115,20 @@ def momentum_conflict_free(
       Liu, Chu and Thuerey, `ConFIG <https://arxiv.org/abs/2408.11104>`_, 2025,
       algorithm 1.
     """
-    number = _direct.check_num_objectives(num_objectives)
-    _direct.check_decay("b1", b1)
-    _direct.check_decay("b2", b2)
-    _direct.check_in("eps", eps, 0.0, jnp.inf)
-    check_policy(nonfinite)
+    number = check_num_objectives(num_objectives)
+    check_number("b1", b1, DECAY)
+    check_number("b2", b2, DECAY)
+    check_number("eps", eps, NONNEGATIVE)
+    check_choice("nonfinite", nonfinite, SINGLE_NONFINITE_POLICIES)
     names = check_axis_name(axis_name)
 
     def init_fn(params):
         zero = jnp.zeros([], jnp.int32)
         return MomentumConflictFreeState(
-            momenta=_arithmetic.wide_zeros(params, number),
+            momenta=wide_zeros(params, number),
             visits=jnp.zeros((number,), jnp.int32),
-            last=_arithmetic.wide_zeros(params),
-            nu=_arithmetic.wide_zeros(params),
+            last=wide_zeros(params),
+            nu=wide_zeros(params),
             weights=jnp.zeros((number,), jnp.float32),
             count=zero,
             step=zero,
@@ -123,7 +137,7 @@ def momentum_conflict_free(
 
     def update_fn(updates, state, params=None, *, objective=None, **extra_args):
         del extra_args
-        check_updates(updates, params)
+        check_gradient(updates, params)
         if not jax.tree.leaves(updates):  # an empty group of optax.partition
             return updates, state
         check_state(state, MomentumConflictFreeState, number, "visits")
@@ -141,7 +155,7 @@ def momentum_conflict_free(
         ready = jnp.all(visits > 0)
         weights = _weights(momenta, visits, b1, names)
         d = _arithmetic.reduced(momenta, weights)
-        count = _arithmetic.increment(state.count)
+        count = increment(state.count)
         steps = count.astype(jnp.float32)
         last = jax.tree.map(lambda x: x * _as(1 - b1**steps, x), d)
         pseudo = jax.tree.map(lambda f, p: (f - b1 * p) / (1 - b1), last, state.last)
@@ -150,11 +164,11 @@ def momentum_conflict_free(
         def emit(x, v, g):
             root = jnp.sqrt(v / _as(1 - b2**steps, v)) + eps
             fill = jnp.nan if nonfinite == "propagate" else 0.0
-            step = jnp.where(ready, _arithmetic.ratio(x, root), 0.0)
+            step = jnp.where(ready, ratio(x, root), 0.0)
             return jnp.where(finite, step, fill).astype(g.dtype)
 
         out = jax.tree.map(emit, d, nu, updates)
-        made = _arithmetic.select(
+        made = select(
             ready,
             (last, nu, weights, count),
             (state.last, state.nu, state.weights, state.count),
@@ -163,9 +177,9 @@ def momentum_conflict_free(
         new = MomentumConflictFreeState(
             momenta, visits, *made, step=state.step, nonfinite_count=missed
         )
-        kept = _arithmetic.select(finite, new, state)
+        kept = select(finite, new, state)
         return out, kept._replace(
-            step=_arithmetic.increment(state.step),
+            step=increment(state.step),
             nonfinite_count=counted(missed, ~finite),
         )
 
@@ -174,7 +188,7 @@ def momentum_conflict_free(
 
 def _moved(momentum: jax.Array, grad: jax.Array, chosen: jax.Array, b1: Any):
     """Momenta ``(K, *shape)`` with the chosen one moved towards the gradient."""
-    moved = b1 * momentum + (1 - b1) * _arithmetic.widened(grad)[None]
+    moved = b1 * momentum + (1 - b1) * widened(grad)[None]
     return jnp.where(expand_to(chosen, momentum.ndim), moved, momentum)
 
 

@@ -10,14 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eagc_jax._states import counted
+from eagc_jax._checks import (
+    DECAY,
+    SHARE,
+    check_index,
+    check_number,
+    check_vector,
+)
+from eagc_jax._trees import counted
 from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._unit_rows import live_rows, or_nan, product, rounding
-from eagc_jax.aggregators._weighting import Problem, Weighting, problem_of, unscale
-from eagc_jax.aggregators.gem import check_index
-from eagc_jax.aggregators.modo import refuse_preference
+from eagc_jax.aggregators._weighting import (
+    Problem,
+    Weighting,
+    problem_of,
+    refuse_preference,
+    unscale,
+)
 from eagc_jax.gram import Gram
-from eagc_jax.objectives import concrete
 from eagc_jax.solvers import SolveInfo, nnqp
 
 # Constraints that hold to less than this share of the largest have no solution.
@@ -138,17 +148,8 @@ def pcd_weights(
 
 def _check(tau: Any, primary: Any, decay: Any, number: int) -> None:
     check_index("primary", primary, number)
-    value = concrete(tau)
-    if value is not None and (
-        value.shape not in ((), (number,)) or not np.all((value >= 0) & (value <= 1))
-    ):
-        raise ValueError(
-            f"tau must be a number in [0, 1], or one for each of the {number} "
-            f"objectives; got {tau!r}."
-        )
-    value = concrete(decay)
-    if value is not None and not (value.shape == () and 0 <= value < 1):
-        raise ValueError(f"decay must lie in [0, 1), got {decay!r}.")
+    check_vector("tau", tau, number, SHARE)
+    check_number("decay", decay, DECAY)
 
 
 def _init(number: int) -> PcdState:

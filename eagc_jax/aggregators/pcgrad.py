@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from eagc_jax._checks import check_choice
 from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
 from eagc_jax.aggregators._unit_rows import (
-    check_choice,
     importance,
     or_nan,
     visiting_order,

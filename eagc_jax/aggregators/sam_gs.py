@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax._states import counted
+from eagc_jax._checks import (
+    DECAY,
+    POSITIVE,
+    SHARE,
+    check_choice,
+    check_num_objectives,
+    check_number,
+)
+from eagc_jax._trees import counted, increment, ratio, select, wide_zeros
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.objectives import expand_to
@@ -94,21 +102,18 @@ def sam_gs(
       Borsani et al., `Gradient Similarity Surgery in Multi-Task Deep Learning
       <https://arxiv.org/abs/2506.06130>`_, 2025, and the authors' code.
     """
-    number = _direct.check_num_objectives(num_objectives)
-    _direct.check_in("gamma", gamma, 0.0, 1.0)
-    _direct.check_decay("b1", b1)
-    _direct.check_decay("b2", b2)
-    if scale not in SCALES:
-        raise ValueError(f"scale must be one of {SCALES}, got {scale!r}.")
+    number = check_num_objectives(num_objectives)
+    check_number("gamma", gamma, SHARE)
+    check_number("b1", b1, DECAY)
+    check_number("b2", b2, DECAY)
+    check_choice("scale", scale, SCALES)
     if max_norm is not None:
-        _direct.check_in("max_norm", max_norm, 0.0, jnp.inf, open_low=True)
+        check_number("max_norm", max_norm, POSITIVE)
 
     def init(params):
         zero, none = jnp.zeros([], jnp.float32), jnp.zeros([], jnp.int32)
         visits = jnp.zeros((number,), jnp.int32)
-        return SamGsState(
-            _arithmetic.wide_zeros(params, number), visits, zero, none, zero
-        )
+        return SamGsState(wide_zeros(params, number), visits, zero, none, zero)
 
     def apply(step, state):
         _direct.check_real(step.updates, "sam_gs")
@@ -117,13 +122,13 @@ def sam_gs(
         steps = jnp.maximum(state.visits, 1).astype(jnp.float32)
         correction = 1 / (1 - b1**steps)
         if scale == "norm":  # momenta over the longest gradient: d is of degree 1
-            correction = _arithmetic.ratio(correction, jnp.max(norms))
+            correction = ratio(correction, jnp.max(norms))
         else:
             steps = jnp.maximum(state.count, 1).astype(jnp.float32)
             spread = state.spread / (1 - b2**steps)
             correction = correction / jnp.sqrt(spread)
         mean = _arithmetic.masked_mean(norms, step.active)
-        equal = _arithmetic.ratio(jnp.broadcast_to(mean, norms.shape), norms)
+        equal = ratio(jnp.broadcast_to(mean, norms.shape), norms)
         unlike = state.similarity < gamma
 
         def combine(leaf, momentum):
@@ -157,9 +162,7 @@ def norm_similarity(norms: jax.Array, active: jax.Array | None = None) -> jax.Ar
         active = jnp.ones(norms.shape, bool)
     low = jnp.minimum(norms[:, None], norms[None, :])
     high = jnp.maximum(norms[:, None], norms[None, :])
-    r = _arithmetic.ratio(
-        low, high, 1.0
-    )  # of the smaller to the larger: squares are safe
+    r = ratio(low, high, 1.0)  # of the smaller to the larger: squares are safe
     similarity = 2 * r / (1 + r**2)
     pairs = active[:, None] & active[None, :] & ~jnp.eye(norms.shape[0], dtype=bool)
     found = _arithmetic.masked_mean(similarity.ravel(), pairs.ravel())
@@ -178,9 +181,9 @@ def _remember(
         moved = b1 * momentum + (1 - b1) * step.masked(leaf)
         return jnp.where(expand_to(moves, moved.ndim), moved, momentum)
 
-    count, similarity, spread = _arithmetic.select(
+    count, similarity, spread = select(
         step.advance,
-        (_arithmetic.increment(state.count), similarity, spread),
+        (increment(state.count), similarity, spread),
         (state.count, state.similarity, state.spread),
     )
     return SamGsState(
@@ -197,12 +200,12 @@ def _length(d: Any, step: _direct.Step, scale: str, max_norm: Any) -> jax.Array:
     if scale == "norm":
         plain = step.weighted(jnp.ones(step.active.shape, jnp.float32))
         target = _arithmetic.tree_norm(plain, step.names)
-        return _arithmetic.ratio(target, _arithmetic.tree_norm(d, step.names))
+        return ratio(target, _arithmetic.tree_norm(d, step.names))
     number = jnp.sum(step.active, dtype=jnp.int32).astype(jnp.float32)
     if max_norm is None:
         return number
     norm = _arithmetic.tree_norm(d, step.names)
     number, max_norm = number.astype(norm.dtype), jnp.asarray(max_norm, norm.dtype)
     norm = number * norm
-    clipped = number * _arithmetic.ratio(max_norm, norm)
+    clipped = number * ratio(max_norm, norm)
     return jnp.where(norm > max_norm, clipped, number)

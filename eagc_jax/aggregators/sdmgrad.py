@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
+from eagc_jax._checks import DECAY, NONNEGATIVE, check_count, check_number
 from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
+from eagc_jax.aggregators._two_batches import (
+    begin,
+    cross_gram_of,
+    descend,
+    even,
+    keep_absent,
+    normalized,
+    reads_batches,
+)
 from eagc_jax.aggregators._unit_rows import product
-from eagc_jax.aggregators._weighting import Problem, Weighting, problem_of, share
-from eagc_jax.gram import cross_gram
-from eagc_jax.objectives import concrete
-from eagc_jax.solvers import project_simplex
+from eagc_jax.aggregators._weighting import Weighting, problem_of
 from eagc_jax.solvers.nnqp import no_solve
 
 
@@ -83,12 +89,14 @@ def sdmgrad(
     settings = _checked(pull, learning_rate, momentum, steps)
 
     def apply(problem, point):
-        matrix = _matrix_of(problem)
+        cross = cross_gram_of(problem)
+        matrix = problem.gram.matrix if cross is None else cross
         weights, point = _solve(problem, matrix, point, *settings)
         return weights, point, no_solve()
 
-    method = Weighting("sdmgrad", "convex", apply, init=even, needs_values=True)
-    return with_batches(num_objectives, method, options)
+    reads = reads_batches(num_objectives, options)
+    method = Weighting("sdmgrad", "convex", apply, init=even, reads=reads)
+    return from_weighting(num_objectives, method, **options)
 
 
 def sdmgrad_weights(
@@ -121,88 +129,6 @@ def sdmgrad_weights(
     return _solve(problem, jnp.asarray(gram), start, *settings)
 
 
-def even(number: int) -> jax.Array:
-    """The middle of the simplex: ``(K,)`` float32."""
-    return jnp.full((number,), 1 / number, jnp.float32)
-
-
-def with_batches(
-    num_objectives: int, method: Weighting, options: GramOptions
-) -> optax.GradientTransformationExtraArgs:
-    """An aggregator whose ``update`` takes ``batches=(left, right)``.
-
-    The method finds their cross-Gram matrix as ``problem.values``, or None.
-    """
-    inner = from_weighting(num_objectives, method, **options)
-    granularity = options.get("granularity", "global")
-
-    def update_fn(updates, state, params=None, *, batches=None, **extra_args):
-        extra_args.pop("value", None)
-        matrix: Any = ()
-        if batches is not None:
-            if granularity != "global":
-                raise ValueError(
-                    "batches= gives one matrix for the whole tree, so granularity must "
-                    f"be 'global', got {granularity!r}."
-                )
-            matrix = cross_gram(*batches, axis_name=options.get("axis_name"))
-            if matrix.shape != (num_objectives, num_objectives):
-                raise ValueError(
-                    f"batches must hold gradients of {num_objectives} objectives each, "
-                    f"got {matrix.shape}."
-                )
-        return inner.update(updates, state, params, value=matrix, **extra_args)
-
-    return optax.GradientTransformationExtraArgs(inner.init, update_fn)
-
-
-def normalized(matrix: jax.Array) -> jax.Array:
-    """Over the squared mean norm; over the largest entry where no norm is positive."""
-    largest = jnp.max(jnp.abs(matrix))
-    matrix = matrix / jnp.where(largest > 0, largest, 1)
-    diagonal = jnp.maximum(jnp.diagonal(matrix), 0)
-    squared = jnp.mean(jnp.sqrt(diagonal)) ** 2
-    # The diagonal of a cross-Gram matrix may be negative: batches may disagree.
-    return matrix / jnp.where(squared > 0, squared, 1)
-
-
-def descend(
-    point: jax.Array, gradient: Callable, active: jax.Array, steps: int, eta, mu
-) -> jax.Array:
-    """Projected momentum steps on the simplex of the active objectives."""
-
-    def step(_, carry):
-        point, velocity = carry
-        velocity = mu * velocity + gradient(point)
-        moved = jnp.where(active, point - eta * velocity, -jnp.inf)
-        return jnp.where(active, project_simplex(moved), 0), velocity
-
-    carry = (point, jnp.zeros_like(point))
-    return jax.lax.fori_loop(0, steps, step, carry)[0]
-
-
-def begin(problem: Problem, start: jax.Array) -> jax.Array:
-    """Where to start from: on the simplex of the objectives that take part."""
-    dtype = problem.preference.dtype
-    kept = share(start.astype(dtype), problem.active)
-    middle = share(jnp.ones_like(kept), problem.active)
-    return jnp.where(jnp.sum(kept) > 0, kept, middle)
-
-
-def keep_absent(point: jax.Array, start: jax.Array, problem: Problem) -> jax.Array:
-    """The next start: absent objectives keep theirs, a matrix with NaN changes none."""
-    take = problem.active & jnp.all(jnp.isfinite(point))
-    return jnp.where(take, point.astype(start.dtype), start)
-
-
-def _matrix_of(problem: Problem) -> jax.Array:
-    if isinstance(problem.values, tuple):  # no batches
-        return problem.gram.matrix
-    matrix = problem.values.astype(problem.preference.dtype)
-    active = problem.active
-    return jnp.where(active[:, None] & active[None, :], matrix, 0)
-
-
 def _solve(problem, matrix, start, pull, learning_rate, momentum, steps):
     matrix = normalized(matrix.astype(problem.preference.dtype))
 
@@ -217,20 +143,8 @@ def _solve(problem, matrix, start, pull, learning_rate, momentum, steps):
 
 
 def _checked(pull: Any, learning_rate: Any, momentum: Any, steps: Any):
-    check_at_least("pull", pull)
-    check_at_least("learning_rate", learning_rate)
-    value = concrete(momentum)
-    if value is not None and not (value.shape == () and 0 <= value < 1):
-        raise ValueError(f"momentum must lie in [0, 1), got {momentum!r}.")
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be an int >= 1, got {steps!r}.")
+    check_number("pull", pull, NONNEGATIVE)
+    check_number("learning_rate", learning_rate, NONNEGATIVE)
+    check_number("momentum", momentum, DECAY)
+    check_count("steps", steps, 1)
     return pull, learning_rate, momentum, steps
-
-
-def check_at_least(name: str, number: Any) -> None:
-    """Raises ValueError for a number that is negative or not finite."""
-    value = concrete(number)
-    if value is not None and not (
-        value.shape == () and np.isfinite(value) and value >= 0
-    ):
-        raise ValueError(f"{name} must be a finite number >= 0, got {number!r}.")

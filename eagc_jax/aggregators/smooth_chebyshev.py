@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax._shards import AxisName
+from eagc_jax._checks import POSITIVE, check_number
+from eagc_jax._trees import ratio
 from eagc_jax.aggregators import _arithmetic, _direct
+from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.aggregators.chebyshev import scalarization
 
 
+@_direct.shows_options
 def smooth_chebyshev(
     num_objectives: int,
     *,
-    preference: Sequence[float] | jax.typing.ArrayLike | None = None,
     ideal: float | jax.typing.ArrayLike | str = 0.0,
     mu: float = 1.0,
     relative: bool = False,
-    rescale: str = "native",
-    nonfinite: str = "propagate",
-    axis_name: AxisName = None,
+    **options: Unpack[DirectOptions],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Descends on a smooth maximum of the weighted distances from the ideal point.
 
@@ -41,13 +40,12 @@ def smooth_chebyshev(
 
     Args:
       num_objectives: K, a Python int.
-      preference: :math:`\lambda`, K numbers >= 0, divided by their mean; None for ones.
       ideal: z, a number or K of them; or "running", the smallest losses seen so far.
       mu: :math:`\mu` > 0.
       relative: whether :math:`\mu` is relative to the distances.
-      rescale: the update's length, as in :func:`eagc_jax.aggregators.dwa`.
-      nonfinite: as in :func:`eagc_jax.aggregators.dwa`.
-      axis_name: as in :func:`eagc_jax.aggregators.dwa`.
+      **options: ``preference``, :math:`\lambda`, K numbers >= 0, divided by their
+        mean, None for ones; ``rescale``, ``nonfinite``, ``axis_name``, as in
+        :func:`eagc_jax.aggregators.dwa`.
 
     Returns:
       A transformation from leaves ``(K, *shape)`` to ``(*shape)``; ``update`` needs
@@ -71,23 +69,14 @@ def smooth_chebyshev(
       Lin et al., `Smooth Tchebycheff Scalarization for Multi-Objective Optimization
       <https://arxiv.org/abs/2402.19078>`_, 2024, equation 6.
     """
-    _direct.check_in("mu", mu, 0.0, jnp.inf, open_low=True)
+    check_number("mu", mu, POSITIVE)
 
     def weigh(losses, ratios, point, active):
         return smooth_chebyshev_weights(
             losses, ratios, point, active, mu=mu, relative=relative
         )
 
-    return scalarization(
-        "smooth_chebyshev",
-        num_objectives,
-        weigh,
-        preference,
-        ideal,
-        rescale=rescale,
-        nonfinite=nonfinite,
-        axis_name=axis_name,
-    )
+    return scalarization("smooth_chebyshev", num_objectives, weigh, ideal, options)
 
 
 def smooth_chebyshev_weights(
@@ -121,6 +110,4 @@ def smooth_chebyshev_weights(
     # Below the largest first: what is divided by a small mu must not overflow to NaN.
     top = jnp.max(jnp.where(active, distances, -jnp.inf))
     below = jnp.where(active, distances - top, 0.0)
-    return preference * _arithmetic.masked_softmax(
-        _arithmetic.ratio(below, size), active
-    )
+    return preference * _arithmetic.masked_softmax(ratio(below, size), active)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from eagc_jax._checks import check_num_objectives
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 
@@ -60,7 +61,7 @@ def trimmed_mean(
       Yin et al., `Byzantine-Robust Distributed Learning
       <https://arxiv.org/abs/1803.01498>`_, 2018, definition 2.
     """
-    number = _direct.check_num_objectives(num_objectives)
+    number = check_num_objectives(num_objectives)
     trim = int(number >= 3) if trim is None else trim
     if not isinstance(trim, int) or trim < 0 or 2 * trim >= number:
         raise ValueError(

@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax._states import counted
+from eagc_jax._checks import (
+    NONNEGATIVE,
+    POSITIVE,
+    check_num_objectives,
+    check_number,
+    check_vector,
+)
+from eagc_jax._trees import counted
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 
@@ -79,14 +86,13 @@ def uncertainty_weighting(
       Kendall, Gal and Cipolla, `Multi-Task Learning Using Uncertainty to Weigh Losses
       <https://arxiv.org/abs/1705.07115>`_, 2018, equations 7 and 10.
     """
-    number = _direct.check_num_objectives(num_objectives)
-    c = _direct.check_vector("coefficients", coefficients, number)
-    _direct.check_in("coefficients", coefficients, 0.0, jnp.inf, open_low=True)
-    _direct.check_in("learning_rate", learning_rate, 0.0, jnp.inf)
+    number = check_num_objectives(num_objectives)
+    c = check_vector("coefficients", coefficients, number, POSITIVE)
+    check_number("learning_rate", learning_rate, NONNEGATIVE)
     start = check_initial(initial, number)
     lowest = None
     if max_weight is not None:
-        _direct.check_in("max_weight", max_weight, 0.0, jnp.inf, open_low=True)
+        check_number("max_weight", max_weight, POSITIVE)
         lowest = jnp.log(c / max_weight)
 
     def init(params):
@@ -136,7 +142,7 @@ def check_initial(initial: Any, number: int) -> jax.Array | None:
         if initial != "loss":
             raise ValueError(f"initial must be numbers or 'loss', got {initial!r}.")
         return None
-    return _direct.check_vector("initial", initial, number)
+    return check_vector("initial", initial, number)
 
 
 def safe_log(losses: jax.Array) -> jax.Array:

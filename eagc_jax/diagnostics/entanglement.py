@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eagc_jax.objectives import check_same_names, named_leaves
+from eagc_jax._checks import check_rows, check_same_names
+from eagc_jax._trees import named_leaves
 
 
 def gradient_deviation(supervised: Any, unsupervised: Any) -> jax.Array:
@@ -154,12 +155,7 @@ def _rows(features: Any, mask: Any, name: str) -> tuple[jax.Array, jax.Array]:
     rows = jnp.asarray(features).astype(jnp.float32)
     if mask is None:
         mask = jnp.ones(rows.shape[:1], bool)
-    if np.shape(mask) != rows.shape[:1]:
-        raise ValueError(
-            f"{name} must have one entry a row, shape {rows.shape[:1]}; got "
-            f"{np.shape(mask)}."
-        )
-    mask = jnp.asarray(mask, bool)
+    mask = check_rows(name, mask, rows.shape[0])
     rows = jnp.where(mask[:, None], rows, 0.0)
     rows = rows / _nonzero(jnp.max(jnp.abs(rows), axis=1, keepdims=True))
     return rows / _nonzero(jnp.sqrt(jnp.sum(rows * rows, axis=1, keepdims=True))), mask

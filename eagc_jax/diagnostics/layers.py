@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from eagc_jax._checks import check_choice, check_objective_axis
+from eagc_jax._trees import named_leaves
 from eagc_jax.blocks import GLOBAL, ByLeaf, stand_in
 from eagc_jax.diagnostics.entanglement import real_vector
-from eagc_jax.objectives import check_objective_axis, named_leaves
 
 _LAYERS = ("tensor", "global")
 
@@ -104,8 +105,7 @@ def gradient_norms(updates: Any, granularity: str = "tensor") -> ByLeaf:
 
 
 def _checked(updates: Any, granularity: str) -> tuple[dict[str, jax.Array], int]:
-    if granularity not in _LAYERS:
-        raise ValueError(f"granularity must be one of {_LAYERS}, got {granularity!r}.")
+    check_choice("granularity", granularity, _LAYERS)
     number = check_objective_axis(updates, None)
     return named_leaves(updates), number
 

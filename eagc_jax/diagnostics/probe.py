@@ -11,18 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from eagc_jax._checks import concrete
+from eagc_jax._trees import compute_dtype, named_leaves
 from eagc_jax.diagnostics.layers import gradient_norms, pairwise_cosines
 from eagc_jax.diagnostics.probe_report import ProbeReport
 from eagc_jax.gradients import value_and_grads
 from eagc_jax.gradients._common import as_vector
 from eagc_jax.gram import cross_gram
-from eagc_jax.objectives import (
-    compute_dtype,
-    concrete,
-    expand_to,
-    named_leaves,
-    weighted_sum,
-)
+from eagc_jax.objectives import expand_to, weighted_sum
 from eagc_jax.solvers.nnqp import nnqp
 
 _AT_MOST = 100  # steps, where none are asked for: batches may never end

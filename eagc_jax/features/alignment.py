@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eagc_jax._checks import check_choice
+
 # "released": as the authors' code computes; "paper": as the paper writes AGA;
 # "unsupervised_only": EEP touches the unsupervised gradient alone, AGA as released.
 MODES = ("released", "paper", "unsupervised_only")
@@ -66,7 +68,7 @@ def attraction(
     labeled: jax.Array, dim: int, weight: jax.typing.ArrayLike, mode: str
 ) -> jax.Array:
     """The factor on ``z - zhat``, float32: lambda_a, over N_l D where released."""
-    check_mode(mode)
+    check_choice("mode", mode, MODES)
     weight = jnp.asarray(weight, jnp.float32)
     if mode == "paper":
         return weight
@@ -109,9 +111,3 @@ def check_features(features: jax.Array, reference_features: jax.Array | None) ->
             "reference_features must be those of the same images and views, shape "
             f"{shape}; got {np.shape(reference_features)}."
         )
-
-
-def check_mode(mode: str) -> None:
-    """Raises ValueError for an unknown mode."""
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {MODES}, got {mode!r}.")

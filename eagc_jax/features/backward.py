@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eagc_jax.objectives import compute_dtype
+from eagc_jax._trees import widened
 
 
 class Plan(NamedTuple):
@@ -47,7 +47,7 @@ def edit(
 ) -> tuple[jax.Array, jax.Array]:
     """EEP on the ``projected`` of ``(K, N, D)``, AGA on one; and the two shares."""
     gradients = jnp.asarray(gradients)
-    wide = gradients.astype(compute_dtype(gradients.dtype))
+    wide = widened(gradients)
     plan = jax.tree.map(lambda part: part.astype(wide.dtype), plan)
     everything = projected == tuple(range(wide.shape[0]))
     index = slice(None) if everything else np.array(projected)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eagc_jax._checks import check_rows, concrete
 from eagc_jax._states import check_kind
-from eagc_jax.objectives import concrete
 
 
 class SecondMoment(NamedTuple):
@@ -89,12 +89,7 @@ def add_features(
     rows = structured(features, normalize, center)
     count = jnp.float32(rows.shape[0])
     if mask is not None:
-        if np.shape(mask) != rows.shape[:1]:
-            raise ValueError(
-                f"mask must have one entry a row, shape {rows.shape[:1]}; got "
-                f"{np.shape(mask)}."
-            )
-        mask = jnp.asarray(mask, bool)
+        mask = check_rows("mask", mask, rows.shape[0])
         rows = jnp.where(mask[:, None], rows, 0.0)
         count = jnp.sum(mask, dtype=jnp.int32).astype(jnp.float32)
     kept = jnp.asarray(decay, jnp.float32)

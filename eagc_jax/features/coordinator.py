@@ -10,17 +10,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from eagc_jax._checks import (
+    NONNEGATIVE,
+    check_choice,
+    check_number,
+    check_position,
+    concrete,
+)
 from eagc_jax._states import check_kind
 from eagc_jax.features.alignment import (
+    MODES,
     attraction,
     check_features,
-    check_mode,
     distance_to_reference,
     rows_of,
 )
 from eagc_jax.features.backward import Plan, edit, through
 from eagc_jax.features.conceptors import energy_ratio
-from eagc_jax.objectives import concrete
 
 # Of the labeled reference. Fixed in the released code, and not named in the paper.
 _REFERENCE_DECAY = 0.95
@@ -189,7 +195,7 @@ def coordinate(
       EAGC, CVPR 2026, arXiv 2604.14176; the equations as in the authors' code.
     """
     _check(features, reference_features, state, aga_weight, eep_weight, max_projection)
-    check_mode(mode)
+    check_choice("mode", mode, MODES)
     options = (aga_weight, eep_weight, mode, max_projection, normalize)
     plan, state, info = jax.lax.stop_gradient(
         _decide(features, reference_features, labeled_mask, state, options)
@@ -263,7 +269,7 @@ def coordinate_gradients(
       EAGC, CVPR 2026, arXiv 2604.14176; the equations as in the authors' code.
     """
     _check(features, reference_features, state, aga_weight, eep_weight, max_projection)
-    check_mode(mode)
+    check_choice("mode", mode, MODES)
     gradients = jnp.asarray(gradients)
     shape = np.shape(features)
     per_objective = gradients.ndim == 3
@@ -280,13 +286,13 @@ def coordinate_gradients(
     number = gradients.shape[0] if per_objective else 1
     if not per_objective:
         supervised = 0
-    supervised = _objective(supervised, number, "supervised")
+    supervised = check_position("supervised", supervised, number)
     projected = tuple(range(number))
     if mode == "unsupervised_only":
         single = isinstance(unsupervised, int | np.integer)
         which = (unsupervised,) if single else tuple(unsupervised)
         projected = tuple(
-            sorted({_objective(k, number, "unsupervised") for k in which})
+            sorted({check_position("unsupervised", k, number) for k in which})
         )
     options = (aga_weight, eep_weight, mode, max_projection, normalize)
     plan, state, info = jax.lax.stop_gradient(
@@ -379,22 +385,11 @@ def _check(
             f"features have {dim} channels, the state's conceptor has shape "
             f"{np.shape(state.conceptor)}: make both from the same layer."
         )
-    for name, value in (
-        ("aga_weight", aga_weight),
-        ("eep_weight", eep_weight),
-        ("max_projection", max_projection),
-    ):
-        known = concrete(value)
-        if known is not None and not (known.shape == () and 0 <= known < np.inf):
-            raise ValueError(f"{name} must be a finite number >= 0, got {value!r}.")
+    check_number("aga_weight", aga_weight, NONNEGATIVE)
+    check_number("eep_weight", eep_weight, NONNEGATIVE)
+    check_number("max_projection", max_projection, NONNEGATIVE)
     if reference_features is None and concrete(aga_weight) != 0:
         raise ValueError(
             "reference_features are needed for aga_weight != 0; got None. To do "
             "without them pass aga_weight=0, as a number that jit doesn't trace."
         )
-
-
-def _objective(index: Any, number: int, name: str) -> int:
-    if not -number <= index < number:
-        raise ValueError(f"{name} is objective {index}, but there are {number}.")
-    return int(index) % number

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from eagc_jax._checks import concrete
 from eagc_jax._states import check_kind
 from eagc_jax.features.conceptors import (
     SecondMoment,
@@ -13,7 +14,6 @@ from eagc_jax.features.conceptors import (
     init_moment,
 )
 from eagc_jax.features.coordinator import CoordinatorState
-from eagc_jax.objectives import concrete
 
 
 def refresh_conceptor(

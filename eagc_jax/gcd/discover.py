@@ -209,10 +209,9 @@ def discover(
             max_iterations=settings.clustering.max_iterations,
             balanced=settings.clustering.balanced,
         )
+        clusters, centres = np.asarray(found.assignments), np.asarray(found.centres)
     with stage("assigning"):
-        assignment, centres = _assignment(
-            records, features, np.asarray(found.assignments), np.asarray(found.centres)
-        )
+        assignment, centres = _assignment(records, features, clusters, centres)
     scores = score(records, assignment.clusters)
 
     name = settings.backbone.name or backbones.default_backbone(records.kind)

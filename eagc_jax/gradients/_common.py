@@ -9,12 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eagc_jax.objectives import (
-    _UNROLL_LIMIT,
-    compute_dtype,
-    named_leaves,
-    stack_objectives,
-)
+from eagc_jax._trees import compute_dtype, named_leaves, widened
+from eagc_jax.objectives import _UNROLL_LIMIT, stack_objectives
 
 LossFunctions = Sequence[Callable[..., Any]] | Mapping[str, Callable[..., Any]]
 
@@ -97,7 +93,7 @@ def weights_of(weighting: Weighting, gram: jax.Array) -> jax.Array:
 def inner_products(left: jax.Array, right: jax.Array) -> jax.Array:
     """``(K, *shape)`` and ``(L, *shape)`` to ``(K, L)``, at the highest precision."""
     axes = tuple(range(1, left.ndim))
-    left, right = (x.astype(compute_dtype(x.dtype)) for x in (left, right))
+    left, right = (widened(x) for x in (left, right))
     return jax.lax.dot_general(
         left,
         right.conj(),

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from eagc_jax._trees import widened
 from eagc_jax.gradients._common import (
     LossFunctions,
     Weighting,
@@ -17,7 +18,7 @@ from eagc_jax.gradients._common import (
     weights_of,
 )
 from eagc_jax.gram import gram_matrix
-from eagc_jax.objectives import compute_dtype, stack_objectives, weighted_sum
+from eagc_jax.objectives import stack_objectives, weighted_sum
 
 
 def value_and_grad_from_representation(
@@ -105,7 +106,7 @@ def _total(trees: list[Any], weights: jax.Array | None) -> Any:
     """The sum of K trees, leaf by leaf in float32: never stacked."""
 
     def total(*leaves: jax.Array) -> jax.Array:
-        wide = [leaf.astype(compute_dtype(leaf.dtype)) for leaf in leaves]
+        wide = [widened(leaf) for leaf in leaves]
         if weights is not None:
             factors = weights.astype(wide[0].real.dtype)
             wide = [w * leaf for w, leaf in zip(factors, wide, strict=True)]

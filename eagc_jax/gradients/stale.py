@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eagc_jax._checks import check_num_objectives, check_weights
 from eagc_jax._states import check_kind
 from eagc_jax.gradients._common import (
     Weighting,
@@ -15,7 +16,6 @@ from eagc_jax.gradients._common import (
     check_differentiable,
 )
 from eagc_jax.gradients.two_phase import two_phase
-from eagc_jax.objectives import check_num_objectives, check_weights
 
 
 class StaleWeightsState(NamedTuple):

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eagc_jax._trees import compute_dtype
 from eagc_jax.gradients._common import inner_products
-from eagc_jax.objectives import compute_dtype
 
 
 class ExampleProbe(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from eagc_jax._checks import check_choice
 from eagc_jax.gradients._common import (
     Weighting,
     in_the_form_of,
@@ -143,8 +144,7 @@ def value_and_gram(
 
 
 def _check_gram(gram: Any) -> None:
-    if gram not in GRAMS:
-        raise ValueError(f"gram must be one of {GRAMS}, got {gram!r}.")
+    check_choice("gram", gram, GRAMS)
 
 
 def _gram(vector: jax.Array, pullback: Callable, gram: str) -> jax.Array:

@@ -18,10 +18,11 @@ from jax.sharding import PartitionSpec
 
 from eagc_jax import _shards
 from eagc_jax import blocks as blocks_lib
+from eagc_jax._checks import check_objective_axis
+from eagc_jax._trees import named_leaves
 from eagc_jax.blocks import GLOBAL, Granularity, Layout
 from eagc_jax.gram import products
 from eagc_jax.gram.parts import Gram, from_scaled, power_of_two
-from eagc_jax.objectives import check_objective_axis, named_leaves
 
 
 def gram_matrix(

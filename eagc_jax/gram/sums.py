@@ -11,12 +11,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from eagc_jax.objectives import (
-    compute_dtype,
-    expand_to,
-    stack_by_row,
-    sum_by_row,
-)
+from eagc_jax._trees import compute_dtype
+from eagc_jax.objectives import expand_to, stack_by_row, sum_by_row
 
 
 def weighted_leaf(leaf: jax.Array, weights: jax.Array, keep: jax.Array) -> jax.Array:

@@ -11,9 +11,23 @@ import numpy as np
 import optax
 
 from eagc_jax import blocks as blocks_lib
-from eagc_jax._states import check_like, counted
+from eagc_jax._checks import (
+    DECAY,
+    NONNEGATIVE,
+    SINGLE_NONFINITE_POLICIES,
+    check_choice,
+    check_gradient,
+    check_number,
+)
+from eagc_jax._shards import all_finite
+from eagc_jax._states import check_like
+from eagc_jax._trees import (
+    named_leaves,
+    ratio,
+    wide_zeros,
+    widened,
+)
 from eagc_jax.blocks import ByLeaf, Granularity
-from eagc_jax.objectives import named_leaves
 from eagc_jax.scaling import _base
 
 
@@ -92,20 +106,20 @@ def scale_by_adamp(
       Heo et al., `AdamP <https://arxiv.org/abs/2006.08217>`_, 2021, equations 11-12 and
       its algorithm 2.
     """
-    _base.check_in("b1", b1, 0.0, 1.0)
-    _base.check_in("b2", b2, 0.0, 1.0)
+    check_number("b1", b1, DECAY)
+    check_number("b2", b2, DECAY)
     known = {"eps": eps, "delta": delta, "decay_ratio": decay_ratio}
     for name, value in {**known, "weight_decay": weight_decay}.items():
-        _base.check_in(name, value, 0.0, float("inf"))
+        check_number(name, value, NONNEGATIVE)
     if not callable(channels) and channels != "channel":
         raise ValueError(
             "channels must be 'channel' or a function (path, shape) -> axes that one "
             f"row spans; got {channels!r}."
         )
-    _base.check_policy(nonfinite)
+    check_choice("nonfinite", nonfinite, SINGLE_NONFINITE_POLICIES)
 
     def init_fn(params):
-        zeros = _base.wide_zeros(params)
+        zeros = wide_zeros(params)
         number = jnp.zeros([], jnp.int32)
         layout = blocks_lib.layout_of_params("tensor", named_leaves(params))
         kinds = jnp.zeros((len(layout.axes),), jnp.int32)
@@ -120,21 +134,18 @@ def scale_by_adamp(
                 "scale_by_adamp compares gradients with the parameters: call "
                 "update(updates, state, params)."
             )
-        _base.check_updates(updates, params)
+        check_gradient(updates, params)
         check_like(state, init_fn, updates)
-        finite = _base.all_finite(updates)
-        grads = jax.tree.map(_base.wide, updates)
-        count = _base.increment(state.count)
-        mu = _base.average(state.mu, grads, b1)
-        nu = _base.average(state.nu, jax.tree.map(jnp.square, grads), b2)
+        finite = all_finite(updates)
+        grads, count, mu, nu = _base.moved(state, updates, b1, b2)
         layout = blocks_lib.layout_of_params("tensor", named_leaves(params))
         names, kinds = iter(layout.axes), []
 
         def direction(m, v, g, weight):
-            name, weight = next(names), _base.wide(weight)
+            name, weight = next(names), widened(weight)
             m = b1 * m + (1 - b1) * g if nesterov else m
             scale = jnp.sqrt(_base.debiased(v, b2, count)) + eps
-            step = _base.ratio(_base.debiased(m, b1, count), scale)
+            step = ratio(_base.debiased(m, b1, count), scale)
             axes = blocks_lib.block_axes(channels, name, weight.shape)
             step, kind = _tangent(step, g, weight, axes, delta)
             kinds.append(kind)
@@ -143,11 +154,8 @@ def scale_by_adamp(
 
         step = jax.tree.map(direction, mu, nu, grads, params)
         projected = layout.show_leaves(jnp.stack(kinds)) if kinds else state.projected
-        missed = state.nonfinite_count
-        new = ScaleByAdamPState(count, mu, nu, projected, missed)
-        kept = _base.select(finite, new, state)
-        kept = kept._replace(nonfinite_count=counted(missed, ~finite))
-        return _base.emit(step, updates, finite, nonfinite), kept
+        new = ScaleByAdamPState(count, mu, nu, projected, state.nonfinite_count)
+        return _base.finished(step, updates, new, state, finite, nonfinite)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -243,8 +251,8 @@ def _project(
 ) -> tuple[jax.Array, jax.Array]:
     """The projected step, and whether every row passes the test."""
     size = math.prod(np.shape(weight)[axis] for axis in axes)
-    unit = _base.ratio(weight, _norm(weight, axes))
-    radial = jnp.sum(_base.ratio(grad, _norm(grad, axes)) * unit, axes, keepdims=True)
+    unit = ratio(weight, _norm(weight, axes))
+    radial = jnp.sum(ratio(grad, _norm(grad, axes)) * unit, axes, keepdims=True)
     applies = jnp.max(jnp.abs(radial)) < delta / math.sqrt(size)
     along = jnp.sum(unit * step, axis=axes, keepdims=True)
     return step - unit * along, applies
@@ -253,5 +261,5 @@ def _project(
 def _norm(values: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """Norm of each row, of rows as small or as large as the dtype holds."""
     top = jnp.max(jnp.abs(values), axis=axes, keepdims=True)
-    squares = jnp.sum(_base.ratio(values, top) ** 2, axis=axes, keepdims=True)
+    squares = jnp.sum(ratio(values, top) ** 2, axis=axes, keepdims=True)
     return top * jnp.sqrt(squares)

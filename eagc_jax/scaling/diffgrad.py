@@ -8,7 +8,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax._states import check_like, counted
+from eagc_jax._checks import (
+    DECAY,
+    NONNEGATIVE,
+    SINGLE_NONFINITE_POLICIES,
+    check_choice,
+    check_gradient,
+    check_number,
+)
+from eagc_jax._shards import all_finite
+from eagc_jax._states import check_like
+from eagc_jax._trees import ratio, wide_zeros
 from eagc_jax.scaling import _base
 
 
@@ -78,39 +88,33 @@ def scale_by_diffgrad(
       Dubey et al., `diffGrad <https://arxiv.org/abs/1909.11015>`_, 2020, equations 6-8
       and its algorithm.
     """
-    _base.check_in("b1", b1, 0.0, 1.0)
-    _base.check_in("b2", b2, 0.0, 1.0)
-    _base.check_in("eps", eps, 0.0, float("inf"))
-    _base.check_policy(nonfinite)
+    check_number("b1", b1, DECAY)
+    check_number("b2", b2, DECAY)
+    check_number("eps", eps, NONNEGATIVE)
+    check_choice("nonfinite", nonfinite, SINGLE_NONFINITE_POLICIES)
 
     def init_fn(params):
-        zeros = _base.wide_zeros(params)
+        zeros = wide_zeros(params)
         number = jnp.zeros([], jnp.int32)
         return ScaleByDiffGradState(number, zeros, zeros, zeros, number)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
-        _base.check_updates(updates, params)
+        check_gradient(updates, params)
         check_like(state, init_fn, updates)
-        finite = _base.all_finite(updates)
-        grads = jax.tree.map(_base.wide, updates)
-        count = _base.increment(state.count)
-        mu = _base.average(state.mu, grads, b1)
-        nu = _base.average(state.nu, jax.tree.map(jnp.square, grads), b2)
+        finite = all_finite(updates)
+        grads, count, mu, nu = _base.moved(state, updates, b1, b2)
 
         def direction(m, v, g, last):
             scale = jnp.sqrt(_base.debiased(v, b2, count)) + eps
             change = jnp.abs(last - g)
-            change = _base.ratio(change, scale) if scale_aware else change
-            step = _base.ratio(_base.debiased(m, b1, count), scale)
+            change = ratio(change, scale) if scale_aware else change
+            step = ratio(_base.debiased(m, b1, count), scale)
             return jax.nn.sigmoid(change) * step
 
         step = jax.tree.map(direction, mu, nu, grads, state.previous)
-        missed = state.nonfinite_count
-        new = ScaleByDiffGradState(count, mu, nu, grads, missed)
-        kept = _base.select(finite, new, state)
-        kept = kept._replace(nonfinite_count=counted(missed, ~finite))
-        return _base.emit(step, updates, finite, nonfinite), kept
+        new = ScaleByDiffGradState(count, mu, nu, grads, state.nonfinite_count)
+        return _base.finished(step, updates, new, state, finite, nonfinite)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

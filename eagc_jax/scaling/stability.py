@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -9,12 +10,24 @@ import jax.numpy as jnp
 import optax
 
 from eagc_jax import blocks as blocks_lib
-from eagc_jax._states import check_like, counted
-from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
-from eagc_jax.objectives import (
-    concrete,
-    named_leaves,
+from eagc_jax._checks import (
+    DECAY,
+    SINGLE_NONFINITE_POLICIES,
+    Interval,
+    check_choice,
+    check_gradient,
+    check_number,
 )
+from eagc_jax._shards import all_finite
+from eagc_jax._states import check_like
+from eagc_jax._trees import (
+    increment,
+    named_leaves,
+    ratio,
+    wide_zeros,
+    widened,
+)
+from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
 from eagc_jax.scaling import _base
 
 
@@ -100,10 +113,10 @@ def scale_by_stability(
       and bounded; the formula is this package's own.
     """
     _check_factors(min_factor, max_factor)
-    _base.check_in("smoothing", smoothing, 0.0, 1.0)
-    _base.check_in("reference_decay", reference_decay, 0.0, 1.0)
+    check_number("smoothing", smoothing, DECAY)
+    check_number("reference_decay", reference_decay, DECAY)
     blocks_lib.check_granularity(granularity)
-    _base.check_policy(nonfinite)
+    check_choice("nonfinite", nonfinite, SINGLE_NONFINITE_POLICIES)
 
     def init_fn(params):
         layout = blocks_lib.layout_of_params(granularity, named_leaves(params))
@@ -111,7 +124,7 @@ def scale_by_stability(
         ones = jax.tree.map(jnp.ones_like, zeros)
         number = jnp.zeros([], jnp.int32)
         return ScaleByStabilityState(
-            reference=_base.wide_zeros(params),
+            reference=wide_zeros(params),
             memory=zeros,
             visits=zeros,
             cosines=layout.show(zeros),
@@ -122,14 +135,14 @@ def scale_by_stability(
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
-        _base.check_updates(updates, params)
+        check_gradient(updates, params)
         if not jax.tree.leaves(updates):  # an empty group of optax.partition
             return updates, state
         check_like(state, init_fn, updates)
         leaves = {name: leaf[None] for name, leaf in named_leaves(updates).items()}
         layout = blocks_lib.layout_of_updates(granularity, leaves)
-        finite = _base.all_finite(updates)
-        grads = jax.tree.map(_base.wide, updates)
+        finite = all_finite(updates)
+        grads = jax.tree.map(widened, updates)
         cosines, known = _cosines(layout, grads, state.reference)
         visits = {g: state.visits[g] + known[g].astype(jnp.float32) for g in known}
         memory = {
@@ -152,25 +165,18 @@ def scale_by_stability(
             visits=visits,
             cosines=layout.show(cosines),
             factors=layout.show(factors),
-            count=_base.increment(state.count),
+            count=increment(state.count),
             nonfinite_count=state.nonfinite_count,
         )
-        kept = _base.select(finite, new, state)
-        missed = counted(state.nonfinite_count, ~finite)
         step = _scaled(layout, grads, factors)
-        return _base.emit(step, updates, finite, nonfinite), kept._replace(
-            nonfinite_count=missed
-        )
+        return _base.finished(step, updates, new, state, finite, nonfinite)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def _check_factors(min_factor: Any, max_factor: Any) -> None:
-    low, high = concrete(min_factor), concrete(max_factor)
-    if low is not None and not 0 < low <= 1:
-        raise ValueError(f"min_factor must be in (0, 1], got {min_factor!r}.")
-    if high is not None and not 1 <= high < float("inf"):
-        raise ValueError(f"max_factor must be finite and >= 1, got {max_factor!r}.")
+    check_number("min_factor", min_factor, Interval(0, 1, with_low=False))
+    check_number("max_factor", max_factor, Interval(1, math.inf, with_high=False))
 
 
 def _groups_of_zeros(layout: Layout, params: dict[str, Any]) -> dict[str, jax.Array]:
@@ -191,8 +197,7 @@ def _cosines(
     second = _means(layout, {n: right[n] ** 2 for n in right})
     known = {g: (first[g] > 0) & (second[g] > 0) for g in inner}
     cosines = {
-        g: _base.ratio(inner[g], jnp.sqrt(first[g]) * jnp.sqrt(second[g]))
-        for g in inner
+        g: ratio(inner[g], jnp.sqrt(first[g]) * jnp.sqrt(second[g])) for g in inner
     }
     return {g: jnp.clip(c, -1.0, 1.0) for g, c in cosines.items()}, known
 

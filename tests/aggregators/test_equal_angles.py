@@ -360,7 +360,7 @@ def test_config_of_ten_million_parameters():
         (lambda: conflict_free(2, length="median"), "length must be one of"),
         (lambda: aligned_mtl(2, scale="max"), "scale must be one of"),
         (lambda: aligned_mtl(2, rel_tol=1.0), "rel_tol must lie in"),
-        (lambda: fairgrad(2, alpha=-1.0), "alpha must be finite and >= 0"),
+        (lambda: fairgrad(2, alpha=-1.0), "alpha must be a finite number >= 0"),
         (lambda: imtl_g(2, max_weight=0.0), "max_weight must be > 0"),
     ],
 )

@@ -75,7 +75,7 @@ def test_settings_come_back_as_they_were_written():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": {"name": "magic"}}, "method must be one of simgcd.*'magic'"),
+        ({"method": {"name": "magic"}}, "method must be one of rankstats.*'magic'"),
         ({"method": {"name": "simgcd", "warmth": 1}}, "extra fields found .warmth."),
         ({"training": {"epochs": 0}}, "epochs must be at least 1, got 0"),
         ({"training": {"trains": "all"}}, "trains"),

@@ -7,13 +7,13 @@ import numpy as np
 import optax
 import pytest
 
-from eagc_jax.gcd import data
+from eagc_jax.gcd import sources
 from eagc_jax.gcd.backbones.checkpoints import load_backbone
 from eagc_jax.gcd.training import pretraining
 
 
 def test_every_data_set_has_a_recipe_that_fits_its_images():
-    for name in data.LOADERS:
+    for name in ("digits", "fashion-mnist", "mnist", "omniglot"):
         vit, config = pretraining.recipe(name)
         assert vit.num_patches == 16
         assert vit.image_size == (8 if name == "digits" else 28)
@@ -23,11 +23,8 @@ def test_every_data_set_has_a_recipe_that_fits_its_images():
 
 
 def test_the_command_writes_a_backbone_of_the_recipe(tmp_path, monkeypatch, capsys):
-    digits = data.load_digits()
-    few = dataclasses.replace(
-        digits, images=digits.images[:16], labels=digits.labels[:16]
-    )
-    monkeypatch.setitem(data.LOADERS, "digits", lambda: few)
+    few = sources.load("digits").select(np.arange(16))
+    monkeypatch.setattr(sources, "load", lambda name, root: few)
     vit = dataclasses.replace(pretraining.DIGITS_VIT, width=8, depth=1, heads=1)
     config = pretraining.PretrainConfig(
         epochs=5, warmup_epochs=0, batch_size=8, hidden=8

@@ -1,7 +1,6 @@
 """The report: every file is there, true to the numbers, and safe with odd input."""
 
 import dataclasses
-import io
 import re
 from html.parser import HTMLParser
 
@@ -14,7 +13,7 @@ from eagc_jax.gcd.report import captions, figures, write_report
 from eagc_jax.gcd.report.clusters import Cluster, describe_clusters, most_telling
 from eagc_jax.gcd.report.contact_sheet import to_tile
 from eagc_jax.gcd.report.feature_map import embed
-from eagc_jax.gcd.report.figures import drawable, write_atomically
+from eagc_jax.gcd.report.figures import drawable
 from eagc_jax.gcd.report.gradients import forward_order, mean_cosines
 from eagc_jax.gcd.report.layers import (
     TIMES,
@@ -446,12 +445,3 @@ def test_drawable_text_is_short_and_plain():
     assert drawable("a\n b" + "c" * 50, 10) == "a bcccccc…"
     assert drawable("猫") == "□"
     assert drawable("$") == r"\$"
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
-    target = tmp_path / "file"
-    write_atomically(target, b"old")
-    with pytest.raises(TypeError):
-        write_atomically(target, io.StringIO("no bytes"))
-    assert target.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [target]

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from eagc_jax.gcd.runs import tables
-from eagc_jax.gcd.runs.tables import FinishedRun
+from eagc_jax.gcd.runs import finished, intervals, tables
+from eagc_jax.gcd.runs.finished import FinishedRun
 
 
 def run(arm="plain", seed=0, dataset="digits", **values):
@@ -26,7 +26,7 @@ RUNS = [
 
 def write(path, runs):
     for one in runs:
-        tables.append_run(path, one)
+        finished.append_run(path, one)
     return path
 
 
@@ -36,17 +36,17 @@ def quiet(message):
 
 def test_runs_come_back_as_they_were_written(tmp_path):
     path = tmp_path / "sub" / "runs.csv"
-    assert tables.read_runs(path, quiet) == []
+    assert finished.read_runs(path, quiet) == []
     write(path, RUNS)
     # repr, because NaN is not equal to itself.
-    assert repr(tables.read_runs(path, quiet)) == repr(RUNS)
+    assert repr(finished.read_runs(path, quiet)) == repr(RUNS)
     assert path.read_text().startswith(
         "dataset,arm,seed,all,old,new,gdc,soc,seconds_per_step\ndigits,plain,0,0.8,"
     )
     numpy_run = run(seed=np.int64(7), all=np.float32(0.5))
-    tables.append_run(path, numpy_run)
-    assert tables.read_runs(path, quiet)[-1] == run(seed=7, all=0.5)
-    assert tables.finished(RUNS) == {
+    finished.append_run(path, numpy_run)
+    assert finished.read_runs(path, quiet)[-1] == run(seed=7, all=0.5)
+    assert finished.finished(RUNS) == {
         ("digits", "plain", 0),
         ("digits", 'EEP 3.0, "paper"', 1),
         ("omniglot", "größer", 2),
@@ -59,7 +59,7 @@ def test_a_file_cut_anywhere_is_resumed(tmp_path):
     for cut in range(len(whole)):
         path.write_bytes(whole[:cut])
         said = []
-        found = tables.read_runs(path, said.append)
+        found = finished.read_runs(path, said.append)
         assert repr(found) == repr(RUNS[: len(found)])
         # Exactly the lines that are whole, and a message unless the cut is at an end.
         assert len(found) == max(0, whole[:cut].count(b"\n") - 1)
@@ -74,19 +74,19 @@ def test_a_file_cut_anywhere_is_resumed(tmp_path):
     [
         ("name,value\n1,2\n", "should begin with the line dataset,arm"),
         ("years of work", "should begin with the line dataset,arm"),
-        (tables._HEADER + "digits,plain\n", "line 2: should have 9 fields, has 2"),
-        (tables._HEADER + 'd,"a,0,1,1,1,1,1,1\n', "line 2: unexpected end of data"),
-        (tables._HEADER + "\n", "line 2: should have 9 fields, has 0"),
-        (tables._HEADER + "d,a,0,x,1,1,1,1,1\n", "line 2: could not convert"),
-        (tables._HEADER + "d,a,0.5,1,1,1,1,1,1\n", "line 2: invalid literal"),
-        (tables._HEADER + "d,a,0,1.5,1,1,1,1,1\n", "line 2: all must be in"),
-        (tables._HEADER + "d,a,0,1,1,1,1,1,1\n" * 2, "line 3: d, a, seed 0 is there"),
+        (finished._HEADER + "digits,plain\n", "line 2: should have 9 fields, has 2"),
+        (finished._HEADER + 'd,"a,0,1,1,1,1,1,1\n', "line 2: unexpected end of data"),
+        (finished._HEADER + "\n", "line 2: should have 9 fields, has 0"),
+        (finished._HEADER + "d,a,0,x,1,1,1,1,1\n", "line 2: could not convert"),
+        (finished._HEADER + "d,a,0.5,1,1,1,1,1,1\n", "line 2: invalid literal"),
+        (finished._HEADER + "d,a,0,1.5,1,1,1,1,1\n", "line 2: all must be in"),
+        (finished._HEADER + "d,a,0,1,1,1,1,1,1\n" * 2, "line 3: d, a, seed 0 is there"),
     ],
 )
 def test_what_is_no_table_is_refused(tmp_path, content, message):
     (tmp_path / "runs.csv").write_text(content)
     with pytest.raises(ValueError, match=message) as caught:
-        tables.read_runs(tmp_path / "runs.csv", lambda _: None)
+        finished.read_runs(tmp_path / "runs.csv", lambda _: None)
     assert "runs.csv" in str(caught.value)
 
 
@@ -105,7 +105,7 @@ def test_wrong_runs_are_not_written(tmp_path, wrong, message):
     path = write(tmp_path / "runs.csv", RUNS[:1])
     before = path.read_bytes()
     with pytest.raises(ValueError, match=message):
-        tables.append_run(path, run()._replace(**wrong))
+        finished.append_run(path, run()._replace(**wrong))
     assert path.read_bytes() == before
 
 
@@ -119,36 +119,36 @@ def test_interval_is_scipys(pairs, level):
     values, control = np.array(pairs).T
     if np.ptp(values - control) < 1e-6:  # scipy warns where all differences agree
         return
-    found = tables.paired_interval(values, control, level=level)
+    found = intervals.paired_interval(values, control, level=level)
     oracle = stats.ttest_rel(values, control).confidence_interval(level)
     # Differences of numbers below 1: rounding is absolute.
     np.testing.assert_allclose(found[1:3], oracle, rtol=1e-9, atol=1e-14)
     assert found.pairs == len(pairs)
     assert found.mean == pytest.approx((found.low + found.high) / 2, abs=1e-14)
-    swapped = tables.paired_interval(control, values, level=level)
+    swapped = intervals.paired_interval(control, values, level=level)
     np.testing.assert_allclose((-swapped.high, -swapped.low), found[1:3], atol=1e-14)
 
 
 def test_interval_closed_forms():
     # Two pairs: t is Cauchy's quantile tan(0.475 pi), std / sqrt(2) half the distance.
-    found = tables.paired_interval([0.3, 0.5], [0.2, 0.2])
+    found = intervals.paired_interval([0.3, 0.5], [0.2, 0.2])
     half = math.tan(0.475 * math.pi) * 0.1
     np.testing.assert_allclose(found[:3], (0.2, 0.2 - half, 0.2 + half), rtol=1e-12)
     assert not found.excludes_zero
     # Equal differences: no width.
-    found = tables.paired_interval([0.5, 0.75, 1.0], [0.25, 0.5, 0.75])
+    found = intervals.paired_interval([0.5, 0.75, 1.0], [0.25, 0.5, 0.75])
     assert found == (0.25, 0.25, 0.25, 3)
     assert found.excludes_zero
-    assert tables.paired_interval([0.0, 0.0], [0.5, 0.5]).excludes_zero
-    one = tables.paired_interval([0.5, math.nan], [0.25, 0.5])
+    assert intervals.paired_interval([0.0, 0.0], [0.5, 0.5]).excludes_zero
+    one = intervals.paired_interval([0.5, math.nan], [0.25, 0.5])
     assert (one.mean, one.pairs, one.excludes_zero) == (0.25, 1, False)
     assert math.isnan(one.low)
-    none = tables.paired_interval([], [])
+    none = intervals.paired_interval([], [])
     assert (math.isnan(none.mean), none.pairs) == (True, 0)
     with pytest.raises(ValueError, match="same shape"):
-        tables.paired_interval([1.0], [1.0, 2.0])
+        intervals.paired_interval([1.0], [1.0, 2.0])
     with pytest.raises(ValueError, match="level must be in"):
-        tables.paired_interval([1.0], [1.0], level=95)
+        intervals.paired_interval([1.0], [1.0], level=95)
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def study():
 
 
 def test_summary_pairs_by_seed(study):
-    found = {(s.dataset, s.arm): s for s in tables.summarize(study, "warm")}
+    found = {(s.dataset, s.arm): s for s in intervals.summarize(study, "warm")}
     assert list(found) == [
         ("digits", "better"),
         ("digits", "warm"),
@@ -190,11 +190,11 @@ def test_summary_pairs_by_seed(study):
     assert math.isnan(alone.mean["gdc"])
     assert math.isnan(alone.deviation["new"])
     with pytest.raises(ValueError, match="at most once"):
-        tables.summarize([*study, study[0]], "warm")
+        intervals.summarize([*study, study[0]], "warm")
 
 
 def test_tables_say_what_was_found(study):
-    summaries = tables.summarize(study, "warm")
+    summaries = intervals.summarize(study, "warm")
     markdown = tables.to_markdown(summaries, "warm").splitlines()
     assert markdown[0] == "**digits**"
     assert markdown[2] == (
@@ -233,5 +233,5 @@ def test_tables_say_what_was_found(study):
     assert text[1].index("ms/step") + 7 == len(text[2])
     odd_names = [run("a|b", s) for s in (0, 1)]
     assert "| a\\|b |" in tables.to_markdown(
-        tables.summarize(odd_names, "warm"), "warm"
+        intervals.summarize(odd_names, "warm"), "warm"
     )

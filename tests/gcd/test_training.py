@@ -345,7 +345,9 @@ def test_a_run_is_replayed_from_its_settings(tmp_path, audited, split, backbone)
 def test_settings_of_an_unknown_method_are_refused():
     entry = {**RunSettings(METHOD).describe(), "method": {"name": "other"}}
     written = results.describe_settings({}) | {"runs": {"run": entry}}
-    with pytest.raises(ValueError, match=r"method must be one of simgcd.*got 'other'"):
+    with pytest.raises(
+        ValueError, match=r"method must be one of rankstats.*got 'other'"
+    ):
         settings.read_runs(written)
 
 

@@ -106,7 +106,10 @@ def _prepare(records: Records, backbone: Backbone, row: int) -> Any:
 
 
 def _length(prepared: Any) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(prepared))
+    return sum(
+        len(leaf) if isinstance(leaf, str) else np.size(leaf)
+        for leaf in jax.tree.leaves(prepared)
+    )
 
 
 def _compiled(backbone: Backbone, size: int) -> tuple[Callable, Callable]:

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import tempfile
 import zipfile
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, traverse_util
 
+from eagc_jax import _files
 from eagc_jax.gcd.backbones.vit import ComputeDtype, VisionTransformer, ViTConfig
 
 # Of our own making: `python -m eagc_jax.gcd.training.pretraining` writes it anew.
@@ -43,13 +43,9 @@ def save_backbone(
     shape = dataclasses.asdict(backbone.config)
     del shape["compute_dtype"]  # how it is computed, not what was learned
     arrays[_CONFIG_KEY] = np.array(json.dumps(shape))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Under a name that nobody reads until every byte is there.
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, suffix=".partial", delete=False
-    ) as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-    os.replace(file.name, path)
+    _files.write_with(
+        path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays)
+    )
 
 
 def load_backbone(

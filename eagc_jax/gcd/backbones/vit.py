@@ -283,12 +283,7 @@ class VisionTransformer(nnx.Module):
             0.2 * jax.random.normal(rngs.params(), (1, 1, config.width))
         )
         self.pos_embed = nnx.Param(0.2 * jax.random.normal(rngs.params(), shape))
-        self.register_tokens = None
-        if config.registers:
-            registers = (1, config.registers, config.width)
-            self.register_tokens = nnx.Param(
-                0.2 * jax.random.normal(rngs.params(), registers)
-            )
+        self.register_tokens = _registers(config, rngs) if config.registers else None
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.depth)])
         self.norm = norm(config.width, rngs)  # features are float32 or wider
 
@@ -361,6 +356,11 @@ class VisionTransformer(nnx.Module):
         shape = (len(tokens), self.config.registers, self.width)
         registers = jnp.broadcast_to(self.register_tokens[...], shape)
         return jnp.concatenate([tokens[:, :1], registers, tokens[:, 1:]], axis=1)
+
+
+def _registers(config: ViTConfig, rngs: nnx.Rngs) -> nnx.Param:
+    shape = (1, config.registers, config.width)
+    return nnx.Param(0.2 * jax.random.normal(rngs.params(), shape))
 
 
 def _call(block: Block, tokens: jax.Array) -> jax.Array:

@@ -2,15 +2,11 @@
 
 from eagc_jax.gcd.methods.base import Batch, DataView, Method, Role, Task
 from eagc_jax.gcd.methods.rankstats import RankStats
+from eagc_jax.gcd.methods.registry import METHODS, discover, register
 from eagc_jax.gcd.methods.simgcd import SimGCD
 from eagc_jax.gcd.methods.vanilla import VanillaGCD
 
-# By the name that flags take; a further method is one more entry.
-METHODS: dict[str, type] = {
-    "simgcd": SimGCD,
-    "rankstats": RankStats,
-    "gcd": VanillaGCD,
-}
+discover(__name__, __path__)
 
 __all__ = [
     "METHODS",
@@ -22,4 +18,5 @@ __all__ = [
     "SimGCD",
     "Task",
     "VanillaGCD",
+    "register",
 ]

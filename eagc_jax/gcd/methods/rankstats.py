@@ -9,8 +9,10 @@ from flax import nnx
 from eagc_jax.gcd import losses
 from eagc_jax.gcd.heads import CosineClassifier, with_prototypes
 from eagc_jax.gcd.methods.base import Batch, TwoObjectives, check
+from eagc_jax.gcd.methods.registry import register
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class RankStats(TwoObjectives):
     """AutoNovel's objectives, adapted: one cosine classifier over all classes.

@@ -10,8 +10,10 @@ from flax import nnx
 from eagc_jax.gcd import losses
 from eagc_jax.gcd.heads import SimGCDHead, with_prototypes
 from eagc_jax.gcd.methods.base import Batch, TwoObjectives, check, ramp
+from eagc_jax.gcd.methods.registry import register
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class SimGCD(TwoObjectives):
     """SimGCD with its published settings, sized for a small backbone.

@@ -11,8 +11,10 @@ from eagc_jax.gcd import losses
 from eagc_jax.gcd.clustering import semi_supervised_kmeans
 from eagc_jax.gcd.heads import Projector
 from eagc_jax.gcd.methods.base import Batch, DataView, Task, TwoObjectives, check
+from eagc_jax.gcd.methods.registry import register
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class VanillaGCD(TwoObjectives):
     """SupCon on labeled rows, InfoNCE on all; clusters instead of a classifier.

@@ -2,8 +2,6 @@
 
 import functools
 import io
-import os
-from pathlib import Path
 from typing import Any
 
 from matplotlib import font_manager
@@ -67,16 +65,6 @@ def write_message(axes: Axes, message: str) -> None:
     """Empties the axes and writes one centred sentence into it."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, drawable(message, 200), ha="center", va="center", wrap=True)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes under another name and renames: a reader never sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def drawable(text: object, limit: int = 24) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
 
+from eagc_jax import _files
 from eagc_jax.gcd.report import captions
 from eagc_jax.gcd.report.confusion import confusion_figure
 from eagc_jax.gcd.report.contact_sheet import contact_sheet_figure
@@ -16,7 +17,7 @@ from eagc_jax.gcd.report.curves import (
     losses_figure,
 )
 from eagc_jax.gcd.report.feature_map import feature_map_figure
-from eagc_jax.gcd.report.figures import STYLE, to_png, write_atomically
+from eagc_jax.gcd.report.figures import STYLE, to_png
 from eagc_jax.gcd.report.gradients import cosines_figure, gradient_norms_figure
 from eagc_jax.gcd.report.layers import energy_figure, gates_figure
 from eagc_jax.gcd.report.page import Plot, render_page
@@ -80,10 +81,10 @@ def write_report(
     with style.context(["default", STYLE]):
         plots = _plots(runs, snapshot, predicted, focus)
     for plot in plots:
-        write_atomically(folder / plot.file, plot.png)
+        _files.write_bytes(folder / plot.file, plot.png)
     page = folder / "index.html"
     html = render_page(runs, snapshot, plots, focus)
-    write_atomically(page, html.encode("utf-8", "replace"))
+    _files.write_bytes(page, html.encode("utf-8", "replace"))
     return page
 
 

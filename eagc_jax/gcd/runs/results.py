@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import platform
-import tempfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 
 import eagc_jax
+from eagc_jax import _files
 from eagc_jax.gcd.evaluation.accuracy import Accuracy
 from eagc_jax.gcd.runs import folder as run_folder
 from eagc_jax.gcd.runs.audit import step_rows
@@ -105,14 +105,15 @@ def write_results(
       baselines: accuracies by name.
     """
     config = json.dumps(settings, indent=2, allow_nan=False)
-    _write(folder / CONFIG_FILE, config + "\n")
+    _files.write_text(folder / CONFIG_FILE, config + "\n")
     rows = [_row(name, 0, accuracy, {}) for name, accuracy in baselines.items()] + [
         row for history in runs.values() for row in _rows(history)
     ]
-    _write(folder / "metrics.jsonl", "".join(f"{_json(row)}\n" for row in rows))
-    _write(folder / "metrics.csv", _csv(rows))
+    lines = "".join(f"{_json(row)}\n" for row in rows)
+    _files.write_text(folder / "metrics.jsonl", lines)
+    _files.write_text(folder / "metrics.csv", _csv(rows))
     steps = (_json(row) for history in runs.values() for row in step_rows(history))
-    _write(folder / "steps.jsonl", "".join(f"{line}\n" for line in steps))
+    _files.write_text(folder / "steps.jsonl", "".join(f"{line}\n" for line in steps))
 
 
 def _rows(history: RunHistory) -> Iterable[dict[str, Any]]:
@@ -193,12 +194,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, suffix=".partial", delete=False, encoding="utf-8"
-    ) as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)  # temporary files are private
-    os.replace(file.name, path)

@@ -42,6 +42,7 @@ class RunSettings:
         pool: ViewPool | None = None,
         *,
         features: np.ndarray | None = None,
+        neighbours: np.ndarray | None = None,
         num_classes: int | None = None,
         mesh: Mesh | None = None,
         name: str = "run",
@@ -53,6 +54,7 @@ class RunSettings:
           backbone: pretrained; None with `features`.
           pool: views drawn before, or None.
           features: (N, D), where an adapter or nothing trains below the heads.
+          neighbours: (N, k) int32, each item's nearest others; None to find them.
           num_classes: known plus novel classes; None where the truth is known.
           mesh: devices over which batches are divided, or None; the reference model is
             trained on one device, by every process.
@@ -78,6 +80,7 @@ class RunSettings:
             reference=reference,
             pool=pool,
             features=features,
+            neighbours=neighbours,
             num_classes=num_classes,
             mesh=mesh,
             name=name,

@@ -15,6 +15,7 @@ from eagc_jax.gcd.sources.records import (
     ChosenItems,
     Items,
     Kind,
+    OnBadItem,
     Records,
 )
 from eagc_jax.gcd.sources.registry import benchmarks, load, register, unregister
@@ -26,6 +27,7 @@ __all__ = [
     "ChosenItems",
     "Items",
     "Kind",
+    "OnBadItem",
     "Reader",
     "Records",
     "RowNumbers",

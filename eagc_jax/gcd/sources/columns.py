@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from eagc_jax.gcd.sources import images, tables
-from eagc_jax.gcd.sources.folders import OnBadItem
-from eagc_jax.gcd.sources.records import BadItem, Items, Kind, Records
+from eagc_jax.gcd.sources.records import BadItem, Items, Kind, OnBadItem, Records
 from eagc_jax.gcd.sources.strings import RowNumbers, Strings, shown
 from eagc_jax.gcd.sources.tables import Table
 from eagc_jax.gcd.sources.texts import Texts, empty_rows
@@ -96,18 +95,23 @@ def records_of(
 
 
 def known_columns(table: Table, columns: Columns, require_labels: bool) -> list[str]:
-    """Which of the columns for labels, truth, ids and split are to be read.
+    """Which of the columns for labels, ids, split and truth are to be read.
 
     Raises:
-      ValueError: the label or the truth is needed and not there.
+      ValueError: labels are required and not there, or a column of another name than
+        the usual one is not there.
     """
     there = set(table.columns)
     if require_labels and columns.label not in there:
         raise table.missing(columns.label)
-    if columns.truth is not None and columns.truth not in there:
-        raise table.missing(columns.truth)
-    optional = (columns.label, columns.id, columns.split, columns.truth)
-    return [name for name in optional if name is not None and name in there]
+    wanted = []
+    for field in ("label", "id", "split", "truth"):
+        name = getattr(columns, field)
+        if name in there:
+            wanted.append(name)
+        elif name != getattr(Columns(), field) and name is not None:
+            raise table.missing(name)  # whoever named it, meant it
+    return wanted
 
 
 def known_of(
@@ -194,9 +198,13 @@ def _truth(
 
 
 def _item_column(table: Table, columns: Columns) -> tuple[Kind, str]:
-    text, path = (
-        name if name in table.columns else None for name in (columns.text, columns.path)
-    )
+    usual, there = Columns(), set(table.columns)
+    if columns.text not in {usual.text, None, *there}:
+        raise table.missing(columns.text)
+    if columns.path not in {usual.path, None, *there}:
+        raise table.missing(columns.path)
+    text = columns.text if columns.text in there else None
+    path = columns.path if columns.path in there else None
     if text is not None and path is not None:
         raise ValueError(
             f"{shown(table.path)} should have a column of texts or one of paths, found "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,8 +19,7 @@ import pyarrow.parquet
 
 from eagc_jax.gcd.sources import columns as columns_
 from eagc_jax.gcd.sources.columns import Columns
-from eagc_jax.gcd.sources.folders import OnBadItem
-from eagc_jax.gcd.sources.records import ArrayItems, BadItem, Records
+from eagc_jax.gcd.sources.records import ArrayItems, BadItem, OnBadItem, Records
 from eagc_jax.gcd.sources.strings import Strings, shown
 from eagc_jax.gcd.sources.tables import Table
 
@@ -148,7 +148,7 @@ def _check_matrix(matrix: np.ndarray, place: str) -> np.ndarray:
 def _from_npy(
     place: pathlib.Path, columns: Columns
 ) -> tuple[np.ndarray, dict[str, Strings]]:
-    matrix = _check_matrix(_load(place, mmap_mode="r"), str(place))
+    matrix = _check_matrix(_load(place), str(place))
     for stem in (f"{place.stem}.labels", "labels"):
         if (found := place.with_name(f"{stem}.npy")).exists() and found != place:
             return matrix, {columns.label or "label": _texts(_load(found), found)}
@@ -159,19 +159,15 @@ def _from_npy(
     return matrix, {}
 
 
-def _load(place: pathlib.Path, mmap_mode: Any = None) -> np.ndarray:
+def _load(place: pathlib.Path) -> np.ndarray:
+    """The array of a .npy file, memory-mapped."""
     try:
-        found = np.load(place, mmap_mode=mmap_mode, allow_pickle=False)
-    except FileNotFoundError:
-        raise
+        return np.lib.format.open_memmap(place, mode="r")
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(
             f"{shown(place)} can't be read as an array of numbers: {error}; rows of "
             "different widths are saved as objects, which are not read"
         ) from error
-    if not isinstance(found, np.ndarray):
-        raise ValueError(f"{shown(place)} should hold one array, found several")
-    return found
 
 
 def _texts(values: np.ndarray, place: object) -> Strings:
@@ -191,22 +187,28 @@ def _texts(values: np.ndarray, place: object) -> Strings:
 def _from_npz(
     place: pathlib.Path, columns: Columns
 ) -> tuple[np.ndarray, dict[str, Strings]]:
-    try:
-        with np.load(place, allow_pickle=False) as members:
-            names = members.files
-            chosen = _matrix_member(place, members)
-            texts = {
-                column: _texts(members[name], f"{place}, member {name}")
-                for column, name in _members(names, columns)
-            }
-            matrix = _mapped(place, f"{chosen}.npy")
-            if matrix is None:
-                matrix = members[chosen]
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(f"{shown(place)} can't be read: {error}") from error
+    if not zipfile.is_zipfile(place):
+        raise ValueError(f"{shown(place)} can't be read: it is no .npz file")
+    with np.load(place, allow_pickle=False) as members:
+        chosen = _matrix_member(place, members.files)
+        texts = {
+            column: _texts(_member(place, members, name), f"{place}, member {name}")
+            for column, name in _members(members.files, columns)
+        }
+        matrix = _mapped(place, f"{chosen}.npy")
+        if matrix is None:
+            matrix = _member(place, members, chosen)
     return _check_matrix(matrix, str(place)), texts
+
+
+def _member(place: pathlib.Path, members: Any, name: str) -> np.ndarray:
+    try:
+        return members[name]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"member {name} of {shown(place)} can't be read as an array of numbers or "
+            f"text: {error}"
+        ) from error
 
 
 def _members(names: list[str], columns: Columns) -> Iterator[tuple[str, str]]:
@@ -218,16 +220,16 @@ def _members(names: list[str], columns: Columns) -> Iterator[tuple[str, str]]:
                 break
 
 
-def _matrix_member(place: pathlib.Path, members: Any) -> str:
+def _matrix_member(place: pathlib.Path, names: list[str]) -> str:
     for name in _MEMBERS:
-        if name in members.files:
+        if name in names:
             return name
-    matrices = [name for name in members.files if _ndim(place, name) == 2]
+    matrices = [name for name in names if _ndim(place, name) == 2]
     if len(matrices) == 1:
         return matrices[0]
     raise ValueError(
         f"{shown(place)} should have a member `embeddings`, or just one matrix; found "
-        f"{', '.join(map(shown, members.files)) or 'nothing'}"
+        f"{', '.join(map(shown, names)) or 'nothing'}"
     )
 
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
 from eagc_jax.gcd.sources import images, listing
 from eagc_jax.gcd.sources.listing import Listing
-from eagc_jax.gcd.sources.records import BadItem, Records
+from eagc_jax.gcd.sources.records import BadItem, OnBadItem, Records
 from eagc_jax.gcd.sources.strings import Strings, shown
-
-OnBadItem = Literal["raise", "skip"]
 
 _LABELED, _UNLABELED = ("labeled", "labelled"), ("unlabeled", "unlabelled")
 _LAYOUT = (

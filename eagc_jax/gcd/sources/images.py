@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -107,9 +108,9 @@ def _identified(file: IO[bytes]) -> ImageFile.ImageFile | None:
     prefix = file.read(16)
     for form in Image.ID:
         factory, accept = Image.OPEN[form]
-        if form in _REFUSED or (accept and accept(prefix) is not True):
-            continue
         try:
+            if form in _REFUSED or (accept and accept(prefix) is not True):
+                continue
             file.seek(0)
             return factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error):
@@ -122,7 +123,7 @@ def _why_no_image(file: IO[bytes]) -> str:
     if not size:
         return "the file is empty (0 bytes)"
     file.seek(0)
-    return f"is no image: {size} bytes that begin with {file.read(4).hex(' ')}"
+    return f"is no image, or damaged: {size} bytes, first {file.read(4).hex(' ')}"
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
@@ -138,10 +139,10 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
 def _upright(image: Image.Image) -> Image.Image:
     """As the camera was held; decodes the image."""
     image.load()
-    try:
-        return ImageOps.exif_transpose(image)
-    except _DAMAGE:  # the pixels are sound, only the note about them isn't
-        return image
+    # Where the note about it is damaged, the pixels may be sound.
+    with contextlib.suppress(*_DAMAGE):
+        ImageOps.exif_transpose(image, in_place=True)  # copies only if it turns
+    return image
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -243,7 +244,12 @@ class ZippedImages:
         member = self.members[row]
         name = f"{self.archive}/{member}"
         try:
+            size = self._zip.getinfo(member).file_size
+            if size > 8 * self.max_pixels + 2**20:  # 8 bytes: 16-bit RGBA, as it is
+                raise BadItem(name, f"has {size} bytes, more than max_pixels allows")
             return self._zip.read(member), name
+        except BadItem:
+            raise
         except (*_DAMAGE, RuntimeError, NotImplementedError) as error:
             raise BadItem(name, f"can't be unpacked: {error}") from error
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,7 +35,7 @@ class Listing:
 def folders_in(folder: str) -> list[str]:
     """Names of the folders in a folder, sorted; hidden ones are left out."""
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if not _litter(e.name) and e.is_dir())
+        return sorted(e.name for e in entries if not _litter(e.name) and _is(e.is_dir))
 
 
 def list_images(
@@ -78,10 +78,10 @@ def _names(
         for entry in entries:
             if _litter(entry.name):
                 continue
-            if entry.is_dir():
-                folders.append(entry.name)
-            elif _is_image(entry.name) and entry.is_file():
+            if _is_image(entry.name) and _is(entry.is_file):
                 yield os.fsencode(entry.name)
+            elif _is(entry.is_dir):
+                folders.append(entry.name)
             else:
                 found.others.append(_other(_joined(below, entry.name), entry))
 
@@ -89,7 +89,7 @@ def _names(
 def _other(path: str, entry: os.DirEntry) -> BadItem:
     if entry.is_symlink() and not os.path.exists(entry.path):
         return BadItem(path, "is a link to a file that is not there")
-    if not entry.is_file():
+    if not _is(entry.is_file):
         return BadItem(path, "is neither a file nor a folder")
     end = os.path.splitext(entry.name)[1]
     return BadItem(path, f"is no image by its name, which ends in {end or 'nothing'}")
@@ -110,6 +110,13 @@ def _under(below: str, names: pa.ChunkedArray) -> pa.ChunkedArray:
 def _identity(folder: str) -> tuple[int, int]:
     status = os.stat(folder)
     return status.st_dev, status.st_ino
+
+
+def _is(test: Callable[[], bool]) -> bool:
+    try:
+        return test()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _litter(name: str) -> bool:

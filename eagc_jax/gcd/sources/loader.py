@@ -8,8 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from eagc_jax.gcd.sources.folders import OnBadItem
-from eagc_jax.gcd.sources.records import BadItem, Records
+from eagc_jax.gcd.sources.records import BadItem, OnBadItem, Records, check_on_bad_item
 
 T = TypeVar("T")
 
@@ -83,6 +82,7 @@ class Reader(Iterator[tuple[np.ndarray, Any]], Generic[T]):
     ):
         self.records, self.rows = records, np.asarray(rows, np.int64)
         _check(self.rows, len(records), batch_size)
+        check_on_bad_item(on_bad_item)
         self.bad: list[tuple[int, BadItem]] = []  # rows that were skipped, and why
         self._prepare, self._collate = prepare, collate
         self._batch_size, self._on_bad_item = batch_size, on_bad_item

@@ -11,8 +11,7 @@ import numpy as np
 from eagc_jax.gcd.sources import columns as columns_
 from eagc_jax.gcd.sources import embeddings, folders, images, registry, tables, texts
 from eagc_jax.gcd.sources.columns import Columns
-from eagc_jax.gcd.sources.folders import OnBadItem
-from eagc_jax.gcd.sources.records import Records
+from eagc_jax.gcd.sources.records import OnBadItem, Records, check_on_bad_item
 from eagc_jax.gcd.sources.strings import shown
 
 _TEXT = (".txt", ".text")
@@ -83,6 +82,7 @@ def open_source(
       >>> records.class_names, records.labels.tolist(), records.items[2]
       (('card', 'transfer'), [0, 1, -1], 'hello')
     """
+    check_on_bad_item(on_bad_item)
     name, place = _benchmark(data, root)
     if name is not None:
         return registry.load(name, place)

@@ -13,6 +13,15 @@ from eagc_jax.gcd.sources.strings import RowNumbers, Strings, shown
 
 Kind = Literal["image", "text", "embedding"]
 
+# "raise" stops at the first item that can't be used; "skip" goes on and lists them.
+OnBadItem = Literal["raise", "skip"]
+
+
+def check_on_bad_item(value: str) -> None:
+    """Raises ValueError for anything else."""
+    if value not in ("raise", "skip"):
+        raise ValueError(f'on_bad_item must be "raise" or "skip", got {value!r}')
+
 
 class Items(Protocol):
     """N items, each read when it is asked for.
@@ -173,6 +182,9 @@ class Records:
         Returns:
           M records with the same classes.
 
+        Raises:
+          ValueError: a row is out of range.
+
         Examples:
           >>> from eagc_jax.gcd import sources
           >>> digits = sources.load("digits")
@@ -180,7 +192,14 @@ class Records:
           ['3', '1']
         """
         rows = np.asarray(rows)
-        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
+        if rows.dtype == bool and len(rows) == len(self):
+            rows = np.flatnonzero(rows)
+        rows = rows.astype(np.int64)
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
+            raise ValueError(
+                f"rows must be in [0, {len(self)}), or {len(self)} booleans; got "
+                f"{len(rows)} from {rows.min()} to {rows.max()}"
+            )
 
         def of(values: np.ndarray | None) -> np.ndarray | None:
             return None if values is None else values[rows]
@@ -202,8 +221,6 @@ class Records:
 
 
 def _chosen_ids(ids: Sequence[str], rows: np.ndarray) -> Sequence[str]:
-    if isinstance(ids, Strings):
+    if isinstance(ids, Strings | RowNumbers):
         return ids.take(rows)
-    if isinstance(ids, RowNumbers):
-        return Strings.of(map(str, rows.tolist()))
     return tuple(ids[int(row)] for row in rows)

@@ -110,19 +110,22 @@ class Strings(Sequence[str]):
 
 
 class RowNumbers(Sequence[str]):
-    """The strings "0", "1", ... that number N rows; they take no memory.
+    """Numbers of rows as text: "0", "1", ... of N rows, which take no memory, or others.
+
+    Args:
+      rows: N, or an array of N integers.
 
     Examples:
-      >>> list(RowNumbers(3))
-      ['0', '1', '2']
+      >>> list(RowNumbers(3)), RowNumbers(np.array([7, 4]))[1]
+      (['0', '1', '2'], '4')
     """
 
-    def __init__(self, rows: int):
-        self._rows = range(rows)
+    def __init__(self, rows: int | np.ndarray):
+        self.rows = rows if isinstance(rows, np.ndarray) else range(rows)
 
     def __len__(self) -> int:
         """N."""
-        return len(self._rows)
+        return len(self.rows)
 
     @overload
     def __getitem__(self, index: int, /) -> str: ...
@@ -130,8 +133,14 @@ class RowNumbers(Sequence[str]):
     def __getitem__(self, index: slice, /) -> list[str]: ...
     def __getitem__(self, index: int | slice, /) -> str | list[str]:
         """The number as text."""
-        found = self._rows[index]
-        return [str(row) for row in found] if isinstance(found, range) else str(found)
+        if isinstance(index, slice):
+            return [str(int(row)) for row in self.rows[index]]
+        return str(int(self.rows[index]))
+
+    def take(self, rows: np.ndarray) -> RowNumbers:
+        """The numbers of these rows, in their order."""
+        # Of all rows in order, the numbers are the rows.
+        return RowNumbers(rows if isinstance(self.rows, range) else self.rows[rows])
 
 
 def pack(values: Iterable[bytes]) -> pa.ChunkedArray:

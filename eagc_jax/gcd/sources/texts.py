@@ -49,7 +49,7 @@ def empty_rows(strings: Strings) -> np.ndarray:
     return np.flatnonzero(blank.to_numpy(zero_copy_only=False))
 
 
-def read_lines(path: str | os.PathLike) -> tuple[Strings, Strings | RowNumbers]:
+def read_lines(path: str | os.PathLike) -> tuple[Strings, RowNumbers]:
     """The lines of a UTF-8 file, and each line's number from 0; blank lines are none.
 
     Raises:
@@ -69,7 +69,7 @@ def read_lines(path: str | os.PathLike) -> tuple[Strings, Strings | RowNumbers]:
         raise ValueError(f"{shown(place)} should hold a text on each line, found none")
     if numbers[-1] + 1 == len(lines):
         return lines, RowNumbers(len(lines))
-    return lines, Strings.of(map(str, numbers))
+    return lines, RowNumbers(np.array(numbers))
 
 
 def _lines(place: pathlib.Path) -> Iterator[bytes]:

@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eagc_jax import aggregators, eagc, sum_objectives
+from eagc_jax import aggregators, eagc, elastic_projection, sum_objectives
 from eagc_jax.objectives import expand_to
+
+_ELASTIC = "elastic_projection"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +23,9 @@ class Aggregation:
     """An aggregator by its name and options: plain values, so that JSON can hold it.
 
     Args:
-      name: "sum" (:func:`eagc_jax.sum_objectives`), "eagc" (:func:`eagc_jax.eagc`), or
-        a factory of :mod:`eagc_jax.aggregators`; see :func:`aggregator_names`.
+      name: "sum" (:func:`eagc_jax.sum_objectives`), "eagc" (:func:`eagc_jax.eagc`),
+        "elastic_projection" (:func:`eagc_jax.elastic_projection`, then the sum), or a
+        factory of :mod:`eagc_jax.aggregators`; see :func:`aggregator_names`.
       options: keyword arguments of the factory, without its loss weights. Of a factory
         in :mod:`eagc_jax.aggregators`, `rescale` is "sum" unless it is given: the
         learning rate can then stay when the method changes.
@@ -60,8 +63,8 @@ class Aggregation:
 
 
 def aggregator_names() -> tuple[str, ...]:
-    """All that `Aggregation` knows: "sum", "eagc" and the factories, in name order."""
-    return ("sum", "eagc", *sorted(_factories()))
+    """All that `Aggregation` knows: "sum", "eagc", then others in name order."""
+    return ("sum", "eagc", *sorted([*_factories(), _ELASTIC]))
 
 
 def weigh_losses(
@@ -106,6 +109,9 @@ def _build(name: str, options: tuple, weights: tuple[float, ...]):
         return sum_objectives(weights, **arguments)
     if name == "eagc":
         return eagc(len(weights), weights=weights, **arguments)
+    if name == _ELASTIC:
+        projection = elastic_projection(len(weights), **arguments)
+        return optax.chain(projection, sum_objectives(weights))
     aggregator = _factories()[name](len(weights), **({"rescale": "sum"} | arguments))
     return weigh_losses(weights, aggregator)
 

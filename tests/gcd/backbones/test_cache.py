@@ -407,6 +407,18 @@ def test_prune_touches_only_what_the_cache_wrote(three):
     assert files_of(three) == sorted([*others, link])
 
 
+@pytest.mark.parametrize(
+    ("form", "left"), [("eagc_jax cache 2", ["of another version"]), ("mine", [])]
+)
+def test_files_of_another_format_are_not_damaged(tmp_path, form, left):
+    path = tmp_path / "arrays" / f"{'a' * 32}.safetensors"
+    path.parent.mkdir()
+    safetensors.numpy.save_file({"array": np.ones(3)}, path, {"format": form})
+    assert names(tmp_path) == left
+    assert cache.prune(tmp_path).paths == ()
+    assert len(cache.prune(tmp_path, keep_bytes=0).paths) == len(left)
+
+
 @pytest.mark.parametrize("name", ["keep_bytes", "older_than"])
 def test_prune_refuses_negative_numbers(tmp_path, name):
     with pytest.raises(ValueError, match=f"{name} must be at least 0, got -1"):

@@ -140,6 +140,29 @@ def test_a_bad_item_raises_and_what_was_done_is_kept(tmp_path):
     assert again.embedded == 11 - 8
 
 
+def test_who_interrupts_goes_on_from_there(tmp_path):
+    def interrupt(done, *_):
+        if done == 6:
+            raise KeyboardInterrupt
+
+    records = fakes.records(fakes.rows(11))
+    with pytest.raises(KeyboardInterrupt):
+        embed(records, fakes.Linear(), cache=tmp_path, batch_size=2,
+              on_progress=interrupt)  # fmt: skip
+    assert embed(records, fakes.Linear(), cache=tmp_path).embedded == 11 - 6
+
+
+def test_prepared_texts_may_be_texts():
+    backbone = fakes.Letters()
+    backbone.prepare = lambda item: item
+    collate = backbone.collate
+    backbone.collate = lambda texts: collate([list(map(ord, one)) for one in texts])
+    texts = fakes.Listed(["a", "bb" * 9, "c", "dd" * 9])
+    found = embed(fakes.records(texts, "text"), backbone, batch_size=2)
+    assert found.features[:, 1].tolist() == [1, 18, 1, 18]
+    assert backbone.shapes == [(2, 24), (2, 8)]
+
+
 def test_copies_of_a_bad_item_are_bad(cache):
     items = fakes.Listed([*fakes.rows(2), BAD, BAD])
     found = embed(fakes.records(items), fakes.Linear(), cache=cache, on_bad_item="skip")

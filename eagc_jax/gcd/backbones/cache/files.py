@@ -17,7 +17,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-FORMAT = "eagc_jax cache 1"  # a reader ignores files of another one
+_OURS = "eagc_jax cache "
+FORMAT = _OURS + "1"  # a reader ignores files of another one
 SUFFIX = ".safetensors"
 PART = ".part"  # ends the name of a file that is still being written
 _PIECE = 2**24  # bytes that are read at once to check a sum
@@ -34,6 +35,14 @@ class DamagedFile(ValueError):
     def __init__(self, path: Path, reason: str):
         super().__init__(f"{path}: {reason}")
         self.path, self.reason = path, reason
+
+
+class OtherFormat(DamagedFile):
+    """A file of another version of the cache, or of somebody else's."""
+
+    def __init__(self, path: Path, found: str | None):
+        super().__init__(path, f"of format {found!r}; this version reads {FORMAT!r}")
+        self.is_ours = found is not None and found.startswith(_OURS)
 
 
 class Kept(NamedTuple):
@@ -98,8 +107,8 @@ def default_folder() -> Path:
 
 
 def key(*texts: str) -> str:
-    """32 hexadecimal digits that stand for the texts."""
-    joined = json.dumps(texts).encode()
+    """32 hexadecimal digits that stand for the texts, and for this format."""
+    joined = json.dumps([FORMAT, *texts]).encode()
     return hashlib.blake2b(joined, digest_size=16).hexdigest()
 
 
@@ -158,7 +167,7 @@ def _checksum(array: np.ndarray) -> str:
 def _arrays(path: Path, metadata: Mapping[str, str]) -> dict[str, Kept]:
     found = metadata.get("format")
     if found != FORMAT:
-        raise DamagedFile(path, f"of format {found!r}; this version reads {FORMAT!r}")
+        raise OtherFormat(path, found)
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))

@@ -21,28 +21,28 @@ def write_shard(
     files.write(path, {"digests": as_bytes(digests), "features": features}, about)
 
 
-def open_shard(path: Path) -> files.Contents:
-    """Its header and its digests, checked; raises `DamagedFile`."""
+def open_shard(path: Path, width: int) -> tuple[np.ndarray, files.Kept]:
+    """Its digests (n,) of dtype S16, checked, and where its features are.
+
+    Raises:
+      DamagedFile: it can't be read, or the features are not (n, width) float32.
+      FileNotFoundError: it has gone.
+    """
     shard = files.read_header(path)
     digests, features = shard.array("digests"), shard.array("features")
-    if digests.shape != (*features.shape[:1], DIGEST.itemsize):
-        raise files.DamagedFile(path, "as many digests as features are needed")
-    digests.verify()
-    return shard
-
-
-def check_width(shard: files.Contents, width: int) -> None:
-    """Raises `DamagedFile` if the features are of another width."""
-    features = shard.array("features")
-    if features.shape[1:] != (width,) or features.dtype != np.float32:
+    count = features.shape[:1]
+    if not (
+        features.shape == (*count, width)
+        and digests.shape == (*count, DIGEST.itemsize)
+        and features.dtype == np.float32
+    ):
         raise files.DamagedFile(
-            features.path, f"{features.dtype} {features.shape}, not (n, {width})"
+            path,
+            f"features {features.shape} of {features.dtype} with digests "
+            f"{digests.shape}, not (n, {width}) of float32 with (n, {DIGEST.itemsize})",
         )
-
-
-def digests_of(shard: files.Contents) -> np.ndarray:
-    """(n,) of dtype S16, in memory."""
-    return np.array(shard.array("digests").mapped()).view(DIGEST).reshape(-1)
+    digests.verify()
+    return np.array(digests.mapped()).view(DIGEST).reshape(-1), features
 
 
 def as_bytes(digests: np.ndarray) -> np.ndarray:
@@ -50,9 +50,8 @@ def as_bytes(digests: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(digests, DIGEST).view(np.uint8).reshape(-1, 16)
 
 
-def damage(shard: files.Contents) -> files.DamagedFile | None:
+def damage(features: files.Kept) -> files.DamagedFile | None:
     """What is wrong with a shard's features; notes that the shard was used."""
-    features = shard.array("features")
     try:
         features.verify()
         with contextlib.suppress(PermissionError):

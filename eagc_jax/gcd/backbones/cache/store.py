@@ -58,10 +58,11 @@ class FeatureStore:
         self.folder = Path(folder) / FOLDER / files.key(backbone, preparation)
         self._about = {"backbone": backbone, "preparation": preparation}
         self._width = width
-        self._shards: list[files.Contents] = []
-        self._damaged: set[int] = set()
+        self._shards: list[files.Kept] = []  # their features
         self._verified: set[int] = set()
-        self._index: tuple[np.ndarray, np.ndarray] | None = None  # made when needed
+        self._known = np.empty(0, shards.DIGEST)  # sorted
+        self._where = np.empty(0, np.int64)  # positions of these
+        self._unsorted: list[tuple[np.ndarray, np.ndarray]] = []  # more of both
         self._pending: list[tuple[np.ndarray, np.ndarray]] = []
         self._started = self._written = time.monotonic()
         for path in sorted(self.folder.glob("*" + files.SUFFIX)):
@@ -100,8 +101,12 @@ class FeatureStore:
         order = np.argsort(numbers, kind="stable")
         bounds = np.flatnonzero(np.diff(numbers[order])) + 1
         for which in np.split(order, bounds) if len(order) else ():
-            shard = self._shards[numbers[which[0]]]
-            features[which] = shard.array("features").mapped()[rows[which]]
+            kept = self._shards[numbers[which[0]]].mapped()
+            if which[-1] - which[0] == len(which) - 1:  # side by side: copied once
+                out = features[which[0] : which[-1] + 1]
+                np.take(kept, rows[which], axis=0, out=out, mode="clip")
+            else:
+                features[which] = kept[rows[which]]
         return features
 
     def ordered(self, positions: np.ndarray) -> np.ndarray:
@@ -151,37 +156,32 @@ class FeatureStore:
 
     def _open(self, path: Path) -> None:
         try:
-            shard = shards.open_shard(path)
-            shards.check_width(shard, self._width)
+            digests, features = shards.open_shard(path, self._width)
         except FileNotFoundError:  # pruned by another program since it was listed
             return
         except files.DamagedFile as error:
             _warn(error)
             return
-        self._shards.append(shard)
-        self._index = None
+        first = len(self._shards) << _ROW_BITS
+        positions = np.arange(first, first + len(digests))
+        self._unsorted.append((digests, positions))
+        self._shards.append(features)
 
-    def _made_index(self) -> tuple[np.ndarray, np.ndarray]:
-        """Sorted digests (n,) and their positions (n,)."""
-        digests = [np.empty(0, shards.DIGEST)]
-        positions = [np.empty(0, np.int64)]
-        for number, shard in enumerate(self._shards):
-            if number not in self._damaged:
-                digests.append(shards.digests_of(shard))
-                first = number << _ROW_BITS
-                positions.append(np.arange(first, first + len(digests[-1])))
-        together = np.concatenate(digests)
-        order = np.argsort(together, kind="stable")
-        return together[order], np.concatenate(positions)[order]
+    def _sort(self) -> None:
+        parts = [(self._known, self._where), *self._unsorted]
+        known, where = (np.concatenate(part) for part in zip(*parts, strict=True))
+        order = np.argsort(known, kind="stable")
+        self._known, self._where, self._unsorted = known[order], where[order], []
 
     def _search(self, digests: np.ndarray) -> np.ndarray:
-        self._index = self._index or self._made_index()
-        known, where = self._index
+        if self._unsorted:
+            self._sort()
         positions = np.full(len(digests), -1, np.int64)
-        if len(known):
-            place = np.minimum(np.searchsorted(known, digests), len(known) - 1)
-            same = known[place] == digests
-            positions[same] = where[place[same]]
+        if len(self._known):
+            place = np.searchsorted(self._known, digests)
+            place = np.minimum(place, len(self._known) - 1)
+            same = self._known[place] == digests
+            positions[same] = self._where[place[same]]
         return positions
 
     def _strike_off_damaged(self, positions: np.ndarray) -> bool:
@@ -190,15 +190,18 @@ class FeatureStore:
         unseen = [number for number in needed if number not in self._verified]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             looked_at = pool.map(shards.damage, [self._shards[one] for one in unseen])
-            errors = list(looked_at)
+            errors = dict(zip(unseen, looked_at, strict=True))
         self._verified.update(unseen)
-        for number, error in zip(unseen, errors, strict=True):
-            if error is not None:
-                self._damaged.add(number)
-                self._index = None
-                _warn(error)
-        return self._index is None
+        damaged = [number for number, error in errors.items() if error is not None]
+        for number in damaged:
+            _warn(errors[number])
+        if damaged:
+            left = ~np.isin(self._where >> _ROW_BITS, damaged)
+            self._known, self._where = self._known[left], self._where[left]
+        return bool(damaged)
 
 
-def _warn(error: files.DamagedFile) -> None:
-    warnings.warn(f"ignored, and computed again: {error}", stacklevel=4)
+def _warn(error: files.DamagedFile | None) -> None:
+    warnings.warn(
+        f"ignored, and computed again: {error} (prune removes it)", stacklevel=4
+    )

@@ -48,7 +48,7 @@ class _File(NamedTuple):
     backbone: str
     preparation: str
     items: int
-    state: Literal["whole", "damaged", "unfinished"]
+    state: Literal["whole", "damaged", "unfinished", "not ours"]
 
 
 def describe(folder: str | os.PathLike[str]) -> list[Entry]:
@@ -62,7 +62,8 @@ def describe(folder: str | os.PathLike[str]) -> list[Entry]:
 
     Returns:
       An entry for each backbone and preparation, and for each array. Damaged files of
-      which nobody knows what they held form an entry whose backbone is "unknown".
+      which nobody knows what they held form an entry whose backbone is "unknown",
+      files of another version of the cache one "of another version".
 
     Examples:
       >>> describe("/no/such/folder")
@@ -70,7 +71,7 @@ def describe(folder: str | os.PathLike[str]) -> list[Entry]:
     """
     groups: dict[tuple, list[_File]] = {}
     for file in _files(Path(folder)):
-        if file.state != "unfinished":
+        if file.state in ("whole", "damaged"):
             groups.setdefault(_group(file), []).append(file)
     entries = [_entry(group) for group in groups.values()]
     return sorted(entries, key=lambda entry: -entry.last_used)
@@ -175,6 +176,9 @@ def _file(path: Path) -> _File:
         return _File(*about, kind, "unknown", "", 0, "unfinished")
     try:
         _, metadata, kept = files.read_header(path)
+    except files.OtherFormat as error:
+        state = "whole" if error.is_ours else "not ours"
+        return _File(*about, kind, "of another version", "", 0, state)
     except files.DamagedFile:
         return _File(*about, kind, "unknown", "", 0, "damaged")
     if kind == "array":

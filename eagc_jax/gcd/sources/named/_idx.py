@@ -12,7 +12,7 @@ import numpy as np
 
 from eagc_jax.gcd.sources.posing import fully_labeled, pose
 from eagc_jax.gcd.sources.records import ArrayItems, Records
-from eagc_jax.gcd.sources.strings import Strings, shown
+from eagc_jax.gcd.sources.strings import RowNumbers, shown
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 _SIDE = 28  # pixels
@@ -77,7 +77,7 @@ def drawn(
         name,
         "image",
         ArrayItems(pixels[chosen][..., None].astype(np.float32) / 255),
-        Strings.of(map(str, chosen.tolist())),
+        RowNumbers(chosen),
         labels[chosen],
         class_names,
     )

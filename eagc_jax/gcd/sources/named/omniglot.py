@@ -67,7 +67,7 @@ def omniglot(
     numbers = {name: number for number, name in enumerate(names)}
     items = files.images([drawings[key] for key in keys])
     average = _area_average(_SIDE, side)
-    inked = (_ink(items, row, keys[row]) for row in range(len(keys)))
+    inked = (_ink(place, items, row, keys[row]) for row in range(len(keys)))
     images = np.stack([average @ ink @ average.T for ink in inked])
     records = fully_labeled(
         "omniglot",
@@ -113,7 +113,9 @@ def _check_complete(place: pathlib.Path, drawings: _Drawings) -> None:
                 )
 
 
-def _ink(items: Items, row: int, key: tuple[str, ...]) -> np.ndarray:
+def _ink(
+    place: pathlib.Path, items: Items, row: int, key: tuple[str, ...]
+) -> np.ndarray:
     """(105, 105) float32, 1 where there is ink."""
     try:
         pixels = items[row]
@@ -121,8 +123,8 @@ def _ink(items: Items, row: int, key: tuple[str, ...]) -> np.ndarray:
         raise ValueError(f"{error}: it is damaged, fetch it anew") from error
     if pixels.shape[:2] != (_SIDE, _SIDE):
         raise ValueError(
-            f"{'/'.join(key)} should have {_SIDE} x {_SIDE} pixels, found "
-            f"{pixels.shape[1]} x {pixels.shape[0]}"
+            f"{'/'.join(key)} in {shown(place)} should have {_SIDE} x {_SIDE} pixels, "
+            f"found {pixels.shape[1]} x {pixels.shape[0]}"
         )
     return (pixels[..., 0] < 128).astype(np.float32)
 

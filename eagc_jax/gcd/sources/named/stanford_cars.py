@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import zlib
 from typing import Any
 
 import numpy as np
@@ -68,10 +69,11 @@ def _names(place: pathlib.Path) -> tuple[str, ...]:
 
 def _matlab(path: pathlib.Path, key: str) -> Any:
     from scipy import io
+    from scipy.io.matlab import MatReadError
 
     try:
         return io.loadmat(path, simplify_cells=True)[key]
     except KeyError as error:
         raise ValueError(f"{shown(path)} should hold `{key}`, found none") from error
-    except (ValueError, OSError, TypeError, NotImplementedError) as error:
+    except (MatReadError, ValueError, OSError, TypeError, zlib.error) as error:
         raise ValueError(f"{shown(path)} can't be read: {error}") from error

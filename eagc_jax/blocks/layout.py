@@ -1,19 +1,10 @@
-"""Granularity: which entries of a leaf are assessed and gated together.
-
-A *block* is what shares one energy and one gate. What is computed per block is small,
-but there are many leaves: it is computed for all leaves that look alike at once, in
-*groups*, arrays ``(lead, leaves, *block)``. A ViT-B/16 has 150 leaves and nine groups;
-leaf by leaf, its program compiled for minutes. Values are stacked, never concatenated:
-an axis of a leaf that is sharded over devices stays where it is. Only leaves of which
-every entry is a block stay by themselves: grouping them would copy the gradients.
-"""
+"""Where the blocks of each leaf are found, and their values from leaves and back."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,57 +12,9 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from eagc_jax import _shards
-from eagc_jax._by_leaf import ByLeaf, Place, spec_of, stand_in
-
-# "global", "tensor", "channel", "element", or (path, param shape) -> axes of the param
-# that one block spans.
-Granularity = str | Callable[[str, tuple[int, ...]], tuple[int, ...]]
-
-GRANULARITIES = ("global", "tensor", "channel", "element")
-__all__ = ["ByLeaf", "Layout", "Place", "Split", "spec_of", "stand_in"]
-
-GLOBAL = "global"  # the name of the only block at that granularity
-POOL = "*"  # the name of the group of leaves with one block; no path is spelt so
-
-
-def check_granularity(granularity: Any) -> None:
-    """Raises ValueError unless it is one of the four names or a function."""
-    if not callable(granularity) and granularity not in GRANULARITIES:
-        raise ValueError(
-            f"granularity must be one of {GRANULARITIES}, or a function (path, shape) "
-            f"-> axes that one block spans; got {granularity!r}."
-        )
-
-
-def block_axes(
-    granularity: Granularity, name: str, shape: tuple[int, ...]
-) -> tuple[int, ...]:
-    """The axes of a parameter that one block spans.
-
-    "channel" follows ``optax.adaptive_grad_clip``: a vector is one block; of a matrix
-    (in, out) or a kernel (in, heads, dim) axis 0 is reduced, one block per output unit;
-    of a convolution kernel all but the last axis, one block per filter.
-    """
-    rank = len(shape)
-    if callable(granularity):
-        axes = tuple(int(axis) for axis in granularity(name, shape))
-        if not all(-rank <= axis < rank for axis in axes):
-            raise ValueError(
-                f"granularity gave the axes {axes} for leaf '{name}' of shape {shape}."
-            )
-        return tuple(sorted({axis % rank for axis in axes}))
-    if granularity == "element":
-        return ()
-    if granularity != "channel" or rank <= 1:
-        return tuple(range(rank))
-    return (0,) if rank <= 3 else tuple(range(rank - 1))
-
-
-class Split(NamedTuple):
-    """The mesh axes over which ``shard_map`` has split a leaf, by what its blocks do."""
-
-    within: tuple[str, ...] = ()  # a block's entries are on several devices.
-    across: tuple[str, ...] = ()  # its blocks are.
+from eagc_jax._by_leaf import ByLeaf, Place, stand_in
+from eagc_jax.blocks.granularity import GLOBAL, POOL, Granularity, block_axes
+from eagc_jax.blocks.split import Split, axis_sizes
 
 
 class Layout:
@@ -186,7 +129,7 @@ class Layout:
         """
         groups = {name: values[name].astype(jnp.float32) for name in self.alone}
         for group, names in self.groups.items():
-            sums = _same_dtype([self._sum(name, values[name]) for name in names])
+            sums = _shards.alike([self._sum(name, values[name]) for name in names])
             # By leaf first, which is how the compilers for accelerators lay them out
             # without a copy of each.
             stacked = jnp.moveaxis(jnp.stack(_alike(sums)), 0, 1)
@@ -330,75 +273,6 @@ class Layout:
                 for name, leaf in params.items()
             }
         )
-
-
-def layout_of_params(
-    granularity: Granularity,
-    params: dict[str, Any],
-    names: tuple[str, ...] = (),
-    specs: dict[str, Any] | None = None,
-) -> Layout:
-    """The layout from named parameters; inside ``shard_map``, split over ``names``."""
-    layout = Layout(granularity, {n: np.shape(leaf) for n, leaf in params.items()})
-    return _with_splits(layout, params, names, specs)
-
-
-def layout_of_updates(
-    granularity: Granularity,
-    updates: dict[str, Any],
-    names: tuple[str, ...] = (),
-    specs: dict[str, Any] | None = None,
-) -> Layout:
-    """The layout from named updates ``(K, *shape)``."""
-    layout = Layout(granularity, {n: np.shape(u)[1:] for n, u in updates.items()})
-    return _with_splits(layout, updates, names, specs)
-
-
-def _with_splits(
-    layout: Layout, leaves: dict[str, Any], names: tuple[str, ...], specs: Any
-) -> Layout:
-    if not names:
-        return layout
-    splits = {n: _split(layout, n, leaf, names, specs) for n, leaf in leaves.items()}
-    kept = {name: split for name, split in splits.items() if split != Split()}
-    return Layout(layout.granularity, layout.shapes, kept)
-
-
-def _split(
-    layout: Layout, name: str, leaf: Any, names: tuple[str, ...], specs: Any
-) -> Split:
-    over = _shards.split_over(leaf, names)
-    axes, rank = layout.axes[name], len(layout.shapes[name])
-    if len(axes) == rank or not over:
-        return Split(within=over)
-    if not axes:
-        return Split(across=over)
-    if specs is None:
-        raise ValueError(
-            f"leaf '{name}' is split over {over}, and a block of granularity "
-            f"{layout.granularity!r} spans its axes {axes} alone: give param_specs, the "
-            "PartitionSpecs of the parameters, that shard_map got as in_specs; or "
-            "use granularity 'global' or 'tensor'."
-        )
-    if name not in specs:
-        raise ValueError(
-            f"param_specs has no leaf '{name}'; it has {list(specs)[:5]}. It must be a "
-            "tree like params."
-        )
-    spec = tuple(specs[name]) + (None,) * (rank - len(tuple(specs[name])))
-    by_axis = [(e,) if isinstance(e, str) else tuple(e or ()) for e in spec]
-    within = tuple(n for axis in axes for n in by_axis[axis] if n in over)
-    return Split(within, tuple(n for n in over if n not in within))
-
-
-def axis_sizes(names: tuple[str, ...]) -> int:
-    """The number of devices along these mesh axes of the surrounding ``shard_map``."""
-    return math.prod(jax.lax.axis_size(name) for name in names)
-
-
-def _same_dtype(arrays: list[jax.Array]) -> list[jax.Array]:
-    widest = functools.reduce(np.promote_types, [x.dtype for x in arrays])
-    return [x.astype(widest) for x in arrays]
 
 
 def _divided(sums: jax.Array, sizes: list[int]) -> jax.Array:

@@ -1,20 +1,13 @@
-"""The arms of examples/what_helps.py: what each one changes, and nothing else.
+"""Arms of a comparison: what each one changes of a run, and nothing else.
 
 Every arm trains the same method from the same pretrained backbone, with the same heads,
 batches and views, for the same number of steps.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
 
-import optax
-
-from eagc_jax import elastic_projection, sum_objectives
 from eagc_jax.gcd.training.aggregation import Aggregation
 from eagc_jax.gcd.training.settings import FeatureCoordination
-
-Build = Callable[[tuple[float, ...]], optax.GradientTransformation]
 
 CONTROL = "warm start"  # what differences are taken to
 
@@ -30,7 +23,7 @@ class Arm:
     what: str  # in a few words
     warm: bool = True  # starts from the reference model, else from the backbone
     coordination: FeatureCoordination | None = None
-    aggregator: Build | None = None  # None: the weighted sum
+    aggregator: Aggregation | None = None  # None: the weighted sum
     decay: bool = False  # the coordination's strength falls to 0 over the run
     extra_head: bool = False  # Linear and ReLU in front of both heads
     head_rate: float = 1.0
@@ -38,11 +31,6 @@ class Arm:
 
 def _feature(**changes) -> FeatureCoordination:
     return FeatureCoordination(**(NEVER | changes))
-
-
-@functools.cache  # the same object, so that seeds share a compilation
-def _elastic(weights):
-    return optax.chain(elastic_projection(2, eep_weight=1.0), sum_objectives(weights))
 
 
 # A conceptor that sees directions in which the labeled features differ, at an aperture
@@ -88,20 +76,18 @@ ARMS: dict[str, Arm] = {
     ),
     "eagc magnitude": Arm(
         "gates on gradients of parameters",
-        aggregator=Aggregation("eagc", {"energy": "magnitude"}).build,
+        aggregator=Aggregation("eagc", {"energy": "magnitude"}),
     ),
     "eagc progress": Arm(
-        "the same", aggregator=Aggregation("eagc", {"energy": "progress"}).build
+        "the same", aggregator=Aggregation("eagc", {"energy": "progress"})
     ),
     "eagc exploratory": Arm(
         "the same",
-        aggregator=Aggregation(
-            "eagc", {"energy": "exploratory", "temperature": 0.5}
-        ).build,
+        aggregator=Aggregation("eagc", {"energy": "exploratory", "temperature": 0.5}),
     ),
-    "pcgrad": Arm("PCGrad", aggregator=Aggregation("pcgrad").build),
+    "pcgrad": Arm("PCGrad", aggregator=Aggregation("pcgrad")),
     # UPGrad with two objectives is half of PCGrad: the same arm at equal length.
-    "nash_mtl": Arm("Nash-MTL", aggregator=Aggregation("nash_mtl").build),
+    "nash_mtl": Arm("Nash-MTL", aggregator=Aggregation("nash_mtl")),
     # Our own variants, to find out what the published parts lack.
     "AGA, cold": Arm(
         "alignment to the pretrained backbone, no warm start",
@@ -122,6 +108,7 @@ ARMS: dict[str, Arm] = {
         coordination=_feature(eep_weight=1.0, refresh_epochs=1, **CENTRED),
     ),
     "elastic": Arm(
-        "elastic projection of the parameters' gradients", aggregator=_elastic
+        "elastic projection of the parameters' gradients",
+        aggregator=Aggregation("elastic_projection", {"eep_weight": 1.0}),
     ),
 }

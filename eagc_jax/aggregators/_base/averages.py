@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eagc_jax._checks import concrete
 from eagc_jax.gram import Gram, from_scaled
-from eagc_jax.objectives import concrete
 
 
 class GramAverage(NamedTuple):

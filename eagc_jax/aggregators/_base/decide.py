@@ -1,0 +1,149 @@
+"""From one step's gradients to weights: look at them, solve, smooth, certify."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eagc_jax import blocks as blocks_lib
+from eagc_jax._shards import max_leaves
+from eagc_jax._trees import compute_dtype, counted
+from eagc_jax.aggregators._base.averages import GramAverage, smooth_gram, smooth_weights
+from eagc_jax.aggregators._base.length import certified, rescaled
+from eagc_jax.aggregators._base.options import Options
+from eagc_jax.aggregators._base.state import AggregateState, as_shown, from_shown
+from eagc_jax.aggregators._weighting import Problem, Weighting, share
+from eagc_jax.blocks import Layout
+from eagc_jax.gram import Gram, gram_blocks
+from eagc_jax.objectives import finite_rows
+
+
+class Step(NamedTuple):
+    """What is given in one step."""
+
+    leaves: dict[str, jax.Array]  # (K, *shape).
+    layout: Layout
+    mask: jax.Array  # shape=(K,), bool.
+    extra: dict[str, Any]  # fields of the problem that don't come from gradients.
+    names: tuple[str, ...]  # mesh axes over which shard_map may have split leaves.
+
+
+def decide(
+    step: Step, state: AggregateState, options: Options, weighting: Weighting
+) -> tuple[jax.Array, jax.Array, AggregateState]:
+    """Weights ``(B, K)`` from this step's gradients; who is finite; the state then."""
+    gram, finite = _look(step, state, options, weighting)
+    active = step.mask & finite
+    gram, gram_average = smooth_gram(
+        gram, state.gram_average, active, options.gram_smoothing
+    )
+    preference = share(options.preference, active).astype(gram.norms.dtype)
+    key, keys = state.key, None
+    number_of_blocks = gram.scale.shape[0]
+    if weighting.random:
+        key, this = jax.random.split(state.key)
+        keys = jax.random.split(this, number_of_blocks)
+
+    def solve(gram, own, key):
+        problem = Problem(gram, preference, active, key, **step.extra)
+        weights, own, info = weighting.apply(problem, own)
+        weights = rescaled(weights, problem, options.rescale, weighting.convention)
+        return jnp.where(active, weights, 0.0), own, info
+
+    weights, method, info = _over_blocks(solve, number_of_blocks)(
+        gram, state.method, keys
+    )
+    weights, weight_average = smooth_weights(
+        weights, state.weight_average, active, options.weight_smoothing
+    )
+    fallbacks = state.fallbacks
+    if options.certify:
+        weights, stepped_in = _over_blocks(certified, number_of_blocks)(weights, gram)
+        weights = jnp.where(active, weights, 0.0)
+        fallbacks = counted(fallbacks, jnp.sum(stepped_in, dtype=jnp.int32))
+    new_state = state._replace(
+        weights=as_shown(weights, step.layout),
+        residual=jnp.max(info.residual, initial=0.0).astype(jnp.float32),
+        iterations=jnp.max(info.iterations, initial=0).astype(jnp.int32),
+        fallbacks=fallbacks,
+        gram_average=gram_average,
+        weight_average=weight_average,
+        method=method,
+        key=key,
+    )
+    return weights, finite, new_state
+
+
+def _look(
+    step: Step, state: AggregateState, options: Options, weighting: Weighting
+) -> tuple[Gram, jax.Array]:
+    """The Gram of every block, or a stand-in where nothing needs it; who is finite."""
+    if (
+        weighting.needs_gram
+        or options.certify
+        or options.rescale == "norm_of_mean"
+        or isinstance(state.gram_average, GramAverage)
+    ):
+        return gram_blocks(step.leaves, step.layout, step.mask, step.names)
+    finite = _finite_objectives(step)
+    dtypes = [compute_dtype(leaf.real.dtype) for leaf in step.leaves.values()]
+    blocks = step.layout.number_of_blocks()
+    norms = (step.mask & finite).astype(functools.reduce(np.promote_types, dtypes))
+    one = Gram(
+        jnp.eye(options.number, dtype=norms.dtype), norms, jnp.ones([], norms.dtype)
+    )
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (blocks, *x.shape)), one), finite
+
+
+def _finite_objectives(step: Step) -> jax.Array:
+    """``(K,)`` bool: no NaN and no infinity in the gradient, or not active."""
+    leaves = list(step.leaves.values())
+    bad = [(~finite_rows(leaf)).astype(jnp.int32) for leaf in leaves]
+    return (max_leaves(bad, leaves, step.names) == 0) | ~step.mask
+
+
+def layout_for(leaves: dict[str, jax.Array], options: Options) -> Layout:
+    """The blocks of these updates; ValueError where shard_map has split them apart."""
+    layout = blocks_lib.layout_of_updates(options.granularity, leaves, options.names)
+    for name, split in layout.splits.items():
+        if split.across:
+            raise ValueError(
+                f"the blocks of leaf '{name}' are split over {split.across}; inside "
+                "shard_map aggregators have weights for blocks that span their leaf: "
+                f"use granularity 'global' or 'tensor', not {options.granularity!r}, or "
+                "jit without shard_map."
+            )
+    return layout
+
+
+def in_single(
+    weights: jax.Array, finite: jax.Array, state: AggregateState
+) -> tuple[jax.Array, jax.Array, AggregateState]:
+    """Weights as the state keeps them, of float64 gradients too."""
+    return weights.astype(jnp.float32), finite, state
+
+
+def repeat(
+    step: Step, state: AggregateState
+) -> tuple[jax.Array, jax.Array, AggregateState]:
+    """The last step's weights; only who is finite is looked at."""
+    finite = _finite_objectives(step)
+    active = step.mask & finite
+    weights = jnp.where(active, from_shown(state.weights, step.layout), 0.0)
+    return weights, finite, state
+
+
+def _over_blocks(function, number: int):
+    """``function`` over a leading axis of blocks; not batched where there is one."""
+    if number != 1:
+        return jax.vmap(function)
+
+    def single(*arguments):
+        found = function(*jax.tree.map(lambda x: x[0], arguments))
+        return jax.tree.map(lambda x: jnp.asarray(x)[None], found)
+
+    return single
