@@ -7,7 +7,8 @@ import sys
 import jax
 import numpy as np
 
-from eagc_jax.gcd.discover import Discovery
+from eagc_jax.gcd.evaluation.scores import Scores, score
+from eagc_jax.gcd.runs.discovery import Discovery
 from eagc_jax.gcd.sources import BadItem, Records
 from eagc_jax.gcd.sources.strings import shown
 
@@ -76,12 +77,18 @@ def _stages(found: Discovery) -> list[str]:
     embedding = embedded_line(
         found.backbone, found.embedded, len(found.records), seconds["embedding"]
     )
-    return [
+    training = seconds.get("training", 0.0)
+    first = sum(seconds.values()) - training
+    lines = [
         embedding,
         number,
-        f"clustered in {seconds['clustering']:.1f} s; first answer after "
-        f"{sum(seconds.values()):.1f} s, before any training",
+        f"clustered in {seconds['clustering']:.1f} s; first answer after {first:.1f} s, "
+        "before any training",
     ]
+    if found.history is None:
+        return lines
+    epochs = len(found.history.epochs)
+    return [*lines, f"trained for {epochs} epochs in {training:.1f} s"]
 
 
 def _clusters(found: Discovery) -> list[str]:
@@ -110,17 +117,23 @@ def _example(records: Records, row: int) -> str:
 
 def _end(found: Discovery) -> list[str]:
     lines = []
-    if found.scores is not None:
-        scores = found.scores
-        lines.append(
-            f"against the true classes, unlabeled items: All {_share(scores.all)}, "
-            f"Old {_share(scores.old)}, New {_share(scores.new)}, "
-            f"ARI {_share(scores.ari)}, NMI {_share(scores.nmi)}"
-        )
+    if found.history is not None:
+        first = score(found.records, found.first.clusters)
+        lines += _scores("first answer, before training", first)
+    lines += _scores("against the true classes, unlabeled items", found.scores)
     if found.folder is not None:
         names = ", ".join(sorted(file.name for file in found.folder.iterdir()))
         lines.append(f"wrote {shown(found.folder)}: {names}")
     return lines
+
+
+def _scores(what: str, scores: Scores | None) -> list[str]:
+    if scores is None:
+        return []
+    return [
+        f"{what}: All {_share(scores.all)}, Old {_share(scores.old)}, "
+        f"New {_share(scores.new)}, ARI {_share(scores.ari)}, NMI {_share(scores.nmi)}"
+    ]
 
 
 def _share(value: float) -> str:

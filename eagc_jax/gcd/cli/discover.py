@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from eagc_jax.gcd.runs.discovery import (
+from eagc_jax.gcd.runs.choices import (
     BackboneSettings,
     ClusteringSettings,
     SourceSettings,
 )
 
 if TYPE_CHECKING:
-    from eagc_jax.gcd.discover import DiscoverSettings
+    from eagc_jax.gcd.runs.discovery import DiscoverSettings
+
+_NOT_YET = (
+    "this is the first answer, as with --quick; --train goes on from it. How far to "
+    "trust an answer, and a page to work on, are not built yet"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Discover:
     seed: int = 0
     # Stop at the first answer, before any training.
     quick: bool = False
+    # Train on the features after the first answer.
+    train: bool = False
     # Folder to write to; by default a new one here, named after the data.
     out: Annotated[pathlib.Path | None, arg(metavar="RUN")] = None
     # Folder of features that were computed before; by default $EAGC_CACHE, or eagc_jax in
@@ -48,7 +55,7 @@ class Discover:
         """The command that a run's settings.json gives back."""
         if path is None:
             return cls()
-        from eagc_jax.gcd.discover import read_settings
+        from eagc_jax.gcd.runs.discovery import read_settings
 
         found = read_settings(path)
         return cls(found.source, found.backbone, found.clustering, found.seed)
@@ -71,13 +78,24 @@ class Discover:
                 on_stage=shown.stage,
             )
         answer.show(found)
+        if settings.run is None and not self.quick:
+            print(_NOT_YET)
         return 0
 
     def _settings(self) -> DiscoverSettings:
-        from eagc_jax.gcd.discover import DiscoverSettings
+        from eagc_jax.gcd.runs import discovery
 
-        return DiscoverSettings(
-            self.source, self.backbone, self.clustering, None, self.seed
+        run = None
+        if self.settings is not None:
+            run = discovery.read_settings(self.settings).run
+        if self.train and run is None:
+            run = discovery.recommended_run(self.seed)
+        return discovery.DiscoverSettings(
+            self.source,
+            self.backbone,
+            self.clustering,
+            None if self.quick else run,
+            self.seed,
         )
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from eagc_jax.gcd.cli.cache import size
-from eagc_jax.gcd.runs.discovery import SourceSettings
+from eagc_jax.gcd.runs.choices import SourceSettings
 
 if TYPE_CHECKING:
     from eagc_jax.gcd.sources import BadItem, Records

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from eagc_jax.gcd.runs.discovery import BackboneSettings, SourceSettings
+from eagc_jax.gcd.runs.choices import BackboneSettings, SourceSettings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,85 +1,180 @@
-"""What is discovered, and how: settings that command, call and run folder share.
-
-This file imports no JAX, so that the command line answers `--help` at once.
-"""
+"""What a discovery was asked and what it found: in Python, and as a run's folder."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal
+import json
+import os
+import pathlib
+from typing import Any
 
-from tyro.conf import Positional, arg
+import jax
+import numpy as np
+
+from eagc_jax.gcd.clustering import NumClasses
+from eagc_jax.gcd.evaluation.scores import Scores
+from eagc_jax.gcd.runs import folder as run_folder
+from eagc_jax.gcd.runs.assignment import Assignment, csv_lines
+from eagc_jax.gcd.runs.choices import (
+    BackboneSettings,
+    ClusteringSettings,
+    SourceSettings,
+)
+from eagc_jax.gcd.runs.history import RunHistory
+from eagc_jax.gcd.runs.plain import from_plain, to_plain
+from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.sources import BadItem, Records
+from eagc_jax.gcd.sources.strings import shown
+from eagc_jax.gcd.training.settings import AdapterConfig, TrainConfig, WarmStart
+
+_ENTRY = "discover"  # of settings.json
 
 
 @dataclasses.dataclass(frozen=True)
-class SourceSettings:
-    """Where the items are, and which columns of a table say what."""
+class DiscoverSettings:
+    """All that an answer depends on, besides the items themselves."""
 
-    # A folder of photos, a table (.csv, .tsv, .parquet), embeddings (.npy, .npz or
-    # .parquet), or a benchmark by its name, as in banking77:FOLDER.
-    data: Annotated[Positional[str | None], arg(metavar="DATA")] = None
-    # Of texts. None for no such column; likewise the next ones.
-    text_column: str | None = "text"
-    # Of images' paths, relative to the table's folder.
-    path_column: str | None = "path"
-    # Of known classes; empty where a row is unlabeled.
-    label_column: str | None = "label"
-    # Unique. Without it, rows are numbered from 0.
-    id_column: str | None = "id"
-    # Of parts such as train and test. Not needed.
-    split_column: str | None = "split"
-    # Of true classes, to print scores; it changes nothing else.
-    truth_column: str | None = None
-    # What to do about an item that can't be read: stop, or leave it out and list it.
-    on_bad_item: Literal["raise", "skip"] = "raise"
+    source: SourceSettings = SourceSettings()  # noqa: RUF009  (frozen, as the next two)
+    backbone: BackboneSettings = BackboneSettings()  # noqa: RUF009
+    clustering: ClusteringSettings = ClusteringSettings()  # noqa: RUF009
+    # Of training; None for the first answer, without any.
+    run: RunSettings | None = None
+    seed: int = 0  # of clustering; training has one of its own
+
+
+def recommended_run(seed: int = 0) -> RunSettings:
+    """SimGCD with an adapter on the features, twenty epochs after a warm start.
+
+    The second view of an unlabeled item is one of its ten nearest, or the item itself.
+    """
+    return RunSettings(
+        training=TrainConfig(
+            epochs=20,
+            learning_rate=1.0,
+            final_learning_rate=1e-3,
+            trains="adapter",
+            adapter=AdapterConfig(neighbours=10),
+            warm_start=WarmStart(),
+            log_every=0,
+            evaluate_every=20,
+            seed=seed,
+        )
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class BackboneSettings:
-    """The network that gives an item its feature.
+class Discovery:
+    """What was found; rows are the items that could be read, in the source's order."""
+
+    settings: DiscoverSettings
+    records: Records
+    features: np.ndarray  # (N, width) float32, of the frozen backbone
+    assignment: Assignment
+    centres: np.ndarray  # (K, width), in the order of assignment.names
+    first: Assignment  # before any training; the same one where nothing was trained
+    history: RunHistory | None  # of training
+    estimate: NumClasses | None  # of the number of classes; None where it was given
+    scores: Scores | None  # None where the true classes are not known
+    skipped: tuple[BadItem, ...]  # items that could not be read
+    backbone: str  # its name
+    embedded: int  # contents that no cache had
+    seconds: dict[str, float]  # wall clock of each stage
+    folder: pathlib.Path | None = None  # of the run, where one was written
+
+    def write(self, out: str | os.PathLike) -> Discovery:
+        """Writes the run's folder, whole or not at all.
+
+        - `assignment.csv`, `assignment.parquet`: see `Assignment.write`.
+        - `skipped.csv`: items that could not be read, and why; often none.
+        - `settings.json`: gives the run back, by `read_settings`.
+        - `summary.json`: number of classes, scores, seconds.
+
+        Args:
+          out: the folder; see `eagc_jax.gcd.runs.folder.whole`.
+
+        Returns:
+          The same discovery, which knows its folder.
+
+        Raises:
+          OSError: the folder holds something else, or can't be written.
+        """
+        with run_folder.whole(out) as partial:
+            self.assignment.write(partial)
+            rows = [(bad.item, bad.reason) for bad in self.skipped]
+            skipped = "".join(csv_lines(("id", "reason"), rows))
+            _write(partial / "skipped.csv", skipped)
+            _write_json(partial / "summary.json", self.summary())
+            settings = {
+                run_folder.MARK: run_folder.OURS,
+                _ENTRY: to_plain(self.settings),
+            }
+            _write_json(partial / run_folder.SETTINGS_FILE, settings)
+        return dataclasses.replace(self, folder=pathlib.Path(out))
+
+    @property
+    def num_classes(self) -> int:
+        """K, known and novel ones."""
+        return len(self.assignment.names)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures, as plain values."""
+        estimate = self.estimate
+        device = jax.devices()[0]
+        return {
+            "items": len(self.records),
+            "labeled": int(self.records.labeled_mask.sum()),
+            "skipped": len(self.skipped),
+            "known_classes": self.records.num_known,
+            "num_classes": self.num_classes,
+            "num_classes_interval": estimate and [estimate.low, estimate.high],
+            "scores": None if self.scores is None else _without_nan(self.scores),
+            "backbone": self.backbone,
+            "device": f"{device.platform}: {device.device_kind}",
+            "embedded": self.embedded,
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+        }
+
+
+def read_settings(path: str | os.PathLike) -> DiscoverSettings:
+    """The settings of a run, from its settings.json.
+
+    Args:
+      path: of the file, or of the run's folder.
+
+    Returns:
+      The settings.
 
     Raises:
-      ValueError: a number is out of its range; the message names the field.
+      FileNotFoundError: there is no such file.
+      ValueError: it holds no settings, or wrong ones; the message names every one.
     """
-
-    # By default efficientnet-lite0 for photos, minilm for texts, none for embeddings.
-    name: Annotated[str | None, arg(name="backbone", metavar="NAME")] = None
-    # File of weights (.pth, .safetensors, .npz); by default an installed package's.
-    weights: Annotated[str | None, arg(metavar="FILE")] = None
-    # Of the matrix products.
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    # Height and width that photos are brought to, in pixels.
-    image_size: int | None = None
-    # Items embedded at once.
-    batch_size: int | None = None
-
-    def __post_init__(self):
-        _at_least_one(self, "image_size", "batch_size")
-
-
-@dataclasses.dataclass(frozen=True)
-class ClusteringSettings:
-    """Semi-supervised k-means on the features.
-
-    Raises:
-      ValueError: a number is out of its range; the message names the field.
-    """
-
-    # Known plus novel classes. Estimated unless given.
-    num_classes: int | None = None
-    # Independent starts of k-means, of which the best counts.
-    restarts: int = 10
-    # Of each start.
-    max_iterations: int = 200
-    # Whether no cluster may be larger than the mean, unless by its labeled items.
-    balanced: bool = False
-
-    def __post_init__(self):
-        _at_least_one(self, "num_classes", "restarts", "max_iterations")
+    path = pathlib.Path(path)
+    if path.is_dir():
+        path /= run_folder.SETTINGS_FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{shown(path)} can't be read as settings: {error}") from error
+    if not isinstance(found, dict) or _ENTRY not in found:
+        raise ValueError(
+            f"{shown(path)} should be a settings.json that a discovery wrote, with an "
+            f"entry {_ENTRY!r}"
+        )
+    try:
+        return from_plain(DiscoverSettings, found[_ENTRY])
+    except ValueError as error:
+        raise ValueError(f"{shown(path)}: {error}") from error
 
 
-def _at_least_one(settings: object, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+def _write(path: pathlib.Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="")
+
+
+def _write_json(path: pathlib.Path, values: Any) -> None:
+    text = json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False)
+    _write(path, f"{text}\n")
+
+
+def _without_nan(scores: Scores) -> dict[str, float | None]:
+    values = scores._asdict().items()
+    return {name: value if np.isfinite(value) else None for name, value in values}

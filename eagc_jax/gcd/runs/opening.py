@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from typing import Any
 
+import numpy as np
+
 from eagc_jax.gcd import backbones, sources
-from eagc_jax.gcd.backbones import Backbone
-from eagc_jax.gcd.runs.discovery import BackboneSettings, SourceSettings
-from eagc_jax.gcd.sources import Records
+from eagc_jax.gcd.backbones import Backbone, Embedded
+from eagc_jax.gcd.runs.choices import BackboneSettings, SourceSettings
+from eagc_jax.gcd.sources import BadItem, Records
+from eagc_jax.gcd.sources.strings import shown
 
 
 def open_records(settings: SourceSettings, *, require_labels: bool = True) -> Records:
@@ -60,6 +64,48 @@ def absolute(settings: SourceSettings) -> SourceSettings:
         return dataclasses.replace(settings, data=os.path.abspath(settings.data))
     place = os.path.abspath(root) if root else ""
     return dataclasses.replace(settings, data=f"{name}{colon}{place}")
+
+
+def readable(records: Records, embedded: Embedded) -> tuple[Records, tuple]:
+    """The records that have a feature, and all items that were left out."""
+    bad = tuple(
+        BadItem(str(records.ids[row]), error.reason) for row, error in embedded.bad
+    )
+    skipped = (*records.skipped, *bad)
+    if bad:
+        records = records.without([row for row, _ in embedded.bad])
+    return _with_known_classes(records), skipped
+
+
+def _with_known_classes(records: Records) -> Records:
+    """Less the known classes that have lost all their labeled items: they are novel."""
+    counts = np.bincount(
+        records.labels[records.labeled_mask], minlength=records.num_known
+    )
+    lost = np.flatnonzero(counts == 0)
+    if not len(lost):
+        return records
+    kept = np.flatnonzero(counts)
+    lost_names = ", ".join(shown(records.class_names[one]) for one in lost)
+    if len(kept) < 2:
+        raise ValueError(
+            f"{records.name} should have at least two known classes; no labeled item "
+            f"could be read of {lost_names}"
+        )
+    warnings.warn(
+        f"counted as novel, as no labeled item could be read: {lost_names}",
+        stacklevel=3,
+    )
+    novel = np.arange(records.num_known, len(records.class_names))
+    order = np.concatenate([kept, lost, novel])
+    number = np.append(np.argsort(order), -1).astype(np.int32)  # -1 stays -1
+    return dataclasses.replace(
+        records,
+        labels=number[records.labels],
+        truth=None if records.truth is None else number[records.truth],
+        class_names=tuple(records.class_names[one] for one in order),
+        num_known=len(kept),
+    )
 
 
 def _width(records: Records) -> int:
