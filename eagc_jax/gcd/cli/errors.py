@@ -12,7 +12,7 @@ _NAMES = (
     *("truth_column", "on_bad_item", "num_classes", "max_iterations", "batch_size"),
     *("image_size", "compute_dtype"),
 )
-_SETTING = re.compile(rf"\b({'|'.join(_NAMES)})\b(?:=\"(\w+)\")?(?! \()")
+_SETTING = re.compile(rf"\b({'|'.join(_NAMES)})\b(?:=\"(\w+)\")?")
 
 
 def guarded(command: Callable[[], int]) -> int:
