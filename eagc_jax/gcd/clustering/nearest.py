@@ -51,8 +51,8 @@ def assign(
 
     Examples:
       >>> found = assign(np.array([[2.0, 0.1], [0.0, 1.0]]), np.eye(2), temperature=0.5)
-      >>> found.clusters.tolist(), found.probabilities.round(2).tolist()
-      ([0, 1], [0.98, 0.98])
+      >>> found.clusters.tolist(), [f"{p:.2f}" for p in found.probabilities]
+      ([0, 1], ['0.98', '0.98'])
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
@@ -134,8 +134,9 @@ def fit_temperature(
     Examples:
       >>> rows = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.3, 1.0]])
       >>> centres = np.array([[1.0, 0.05], [0.15, 1.0]])
-      >>> fit_temperature(rows, centres, np.array([0, 0, 1, -1]), np.array([0, 0, 1, 1]))
-      0.001
+      >>> labels, clusters = np.array([0, 0, 1, -1]), np.array([0, 0, 1, 1])
+      >>> round(fit_temperature(rows, centres, labels, clusters), 3)
+      0.009
     """
     rows, centres = _checked(features, centres)
     labels, assignments = np.asarray(labels), np.asarray(assignments)
