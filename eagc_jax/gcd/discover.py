@@ -98,11 +98,12 @@ def discover(
     if out is not None:
         run_folder.check(out)
     seconds: dict[str, float] = {}
-    stage = _stages(seconds, on_stage)
+    tell = on_stage or (lambda name: None)
+    stage = _stages(seconds, tell)
 
     with stage("reading"):
-        records = data if isinstance(data, Records) else None
-        records = records or opening.open_records(settings.source)
+        given = isinstance(data, Records)
+        records = data if given else opening.open_records(settings.source)
     with stage("backbone"):
         network = backbone or opening.load_backbone(records, settings.backbone)
     with stage("embedding"):
@@ -117,10 +118,7 @@ def discover(
     records, skipped = opening.readable(records, embedded)
     features, labels = embedded.features, records.labels
     with stage("number of classes"):
-        estimate = _estimate(settings, records, features)
-    num_classes = (
-        settings.clustering.num_classes if estimate is None else estimate.number
-    )
+        num_classes, estimate = _num_classes(settings, records, features)
     with stage("clustering"):
         found = clustering.semi_supervised_kmeans(
             jax.random.key(settings.seed),
@@ -135,18 +133,15 @@ def discover(
         clusters, centres = np.asarray(found.assignments), np.asarray(found.centres)
     with stage("assigning"):
         assignment, centres = _assignment(records, features, clusters, centres)
-    first, history = assignment, None
+    first, run = assignment, None
     if settings.run is not None:
         with stage("training"):
             run = settings.run.start(
                 records, features=features, num_classes=num_classes, name="discover"
             )
             for epoch in run:
-                if on_stage is not None:
-                    on_stage(f"training, epoch {epoch} of {run.config.epochs}")
-            trained, clusters, centres = _after(run)
-            history = run.history
-            assignment, centres = _assignment(records, trained, clusters, centres)
+                tell(f"training, epoch {epoch} of {run.config.epochs}")
+            assignment, centres = _assignment(records, *_after(run))
     scores = score(records, assignment.clusters)
 
     name = settings.backbone.name or backbones.default_backbone(records.kind)
@@ -157,7 +152,7 @@ def discover(
         assignment=assignment,
         centres=centres,
         first=first,
-        history=history,
+        training=run,
         estimate=estimate,
         scores=scores,
         skipped=skipped,
@@ -189,11 +184,10 @@ def _settings(data: Any, settings: DiscoverSettings | None) -> DiscoverSettings:
     )
 
 
-def _stages(seconds: dict[str, float], on_stage: Callable[[str], None] | None):
+def _stages(seconds: dict[str, float], tell: Callable[[str], None]):
     @contextlib.contextmanager
     def stage(name: str) -> Iterator[None]:
-        if on_stage is not None:
-            on_stage(name)
+        tell(name)
         started = time.perf_counter()
         yield
         seconds[name] = time.perf_counter() - started
@@ -201,21 +195,22 @@ def _stages(seconds: dict[str, float], on_stage: Callable[[str], None] | None):
     return stage
 
 
-def _estimate(
+def _num_classes(
     settings: DiscoverSettings, records: Records, features: np.ndarray
-) -> NumClasses | None:
-    """Of the number of classes; None where a possible one is given."""
+) -> tuple[int, NumClasses | None]:
+    """The number given, if that can be; else an estimate, and its number."""
     number = settings.clustering.num_classes
     if number is None:
         key = jax.random.key(settings.seed)
-        return clustering.estimate_num_classes(features, records.labels, key=key)
+        found = clustering.estimate_num_classes(features, records.labels, key=key)
+        return found.number, found
     known, unlabeled = records.num_known, int((~records.labeled_mask).sum())
     if not known <= number <= known + unlabeled:
         raise ValueError(
             f"num_classes must be in [{known}, {known + unlabeled}], as {records.name} "
             f"has {known} known classes and {unlabeled} unlabeled items; got {number}"
         )
-    return None
+    return number, None
 
 
 def _after(run: TrainingRun) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

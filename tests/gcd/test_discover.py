@@ -223,7 +223,7 @@ def test_training_goes_on_from_the_first_answer(tmp_path):
     stages = []
     found = discover(settings, out=tmp_path / "run", on_stage=stages.append)
     assert stages[-1] == "training, epoch 1 of 1"
-    assert found.history.epochs == [1]
+    assert found.training.history.epochs == [1]
     quick = discover(dataclasses.replace(settings, run=None))
     assert found.first.assigned == quick.assignment.assigned
     assert [x for x in found.assignment.label if x] == [x for x in clouds.labels() if x]

@@ -8,6 +8,7 @@ why; 130, interrupted. Nothing is half-written in any case.
 from __future__ import annotations
 
 import importlib.util
+import io
 import sys
 from collections.abc import Sequence
 
@@ -28,5 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     from eagc_jax.gcd.cli import commands, errors
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whatever a file is called is printed
+            stream.reconfigure(errors="backslashreplace")
     given = sys.argv[1:] if arguments is None else arguments
     return errors.guarded(lambda: commands.parse(given).run())

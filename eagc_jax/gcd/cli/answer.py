@@ -85,9 +85,9 @@ def _stages(found: Discovery) -> list[str]:
         f"clustered in {seconds['clustering']:.1f} s; first answer after {first:.1f} s, "
         "before any training",
     ]
-    if found.history is None:
+    if found.training is None:
         return lines
-    epochs = len(found.history.epochs)
+    epochs = len(found.training.history.epochs)
     return [*lines, f"trained for {epochs} epochs in {training:.1f} s"]
 
 
@@ -117,7 +117,7 @@ def _example(records: Records, row: int) -> str:
 
 def _end(found: Discovery) -> list[str]:
     lines = []
-    if found.history is not None:
+    if found.training is not None:
         first = score(found.records, found.first.clusters)
         lines += _scores("first answer, before training", first)
     lines += _scores("against the true classes, unlabeled items", found.scores)

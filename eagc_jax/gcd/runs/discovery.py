@@ -20,11 +20,11 @@ from eagc_jax.gcd.runs.choices import (
     ClusteringSettings,
     SourceSettings,
 )
-from eagc_jax.gcd.runs.history import RunHistory
 from eagc_jax.gcd.runs.plain import from_plain, to_plain
 from eagc_jax.gcd.runs.settings import RunSettings
 from eagc_jax.gcd.sources import BadItem, Records
 from eagc_jax.gcd.sources.strings import shown
+from eagc_jax.gcd.training.loop import TrainingRun
 from eagc_jax.gcd.training.settings import AdapterConfig, TrainConfig, WarmStart
 
 _ENTRY = "discover"  # of settings.json
@@ -72,7 +72,7 @@ class Discovery:
     assignment: Assignment
     centres: np.ndarray  # (K, width), in the order of assignment.names
     first: Assignment  # before any training; the same one where nothing was trained
-    history: RunHistory | None  # of training
+    training: TrainingRun | None  # with the model; None where nothing was trained
     estimate: NumClasses | None  # of the number of classes; None where it was given
     scores: Scores | None  # None where the true classes are not known
     skipped: tuple[BadItem, ...]  # items that could not be read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -58,11 +59,11 @@ def write(
     if path.suffix == ".parquet":
         _files.write_with(path, lambda file: _parquet(file, records, labels, features))
         return [path]
-    given = {"labels": np.array(labels)} if any(labels) else {}
+    given: dict[str, Any] = {"labels": np.array(labels)} if any(labels) else {}
     if path.suffix == ".npz":
         ids = np.array([printable(one) for one in records.ids])
-        arrays = {"embeddings": features, "ids": ids, **given}
-        _files.write_with(path, lambda file: np.savez(file, **arrays))
+        arrays = {"embeddings": features, "ids": ids}
+        _files.write_with(path, lambda file: np.savez(file, **arrays, **given))
         return [path]
     _files.write_with(path, lambda file: np.save(file, features))
     if not given:
