@@ -10,14 +10,14 @@ one with five iterations per start for both. `numpy_over_ours` is the median rat
 two times, round by round, compilation excluded; `inertia_over_numpy` below one means that
 ours found the better clusters.
 
-With `--iteration FILE`, one iteration on rows in a memory-mapped file (.npy, float32; it is
-made if it isn't there) beside one of Lloyd's iterations of scikit-learn's `KMeans`, from
-the same centres and on the same cores: `seconds` and `sklearn` are medians over the rounds,
-`ours_over_sklearn` is that of the rounds' ratios, and `processor_ratio` that of processor
-time, which other programs disturb less. Each side is a process of its own, which takes the
-difference between a run of one and one of three iterations. `memory` is the largest
-resident memory of ours, mapped pages of the file included, over the size of the file.
-`seeding` is the time that centres take to be seeded when half of them are known.
+With `--iteration FILE`, one iteration on rows in a memory-mapped file (.npy, float32; it
+is made if it isn't there) beside one of Lloyd's iterations of scikit-learn's `KMeans`,
+from the same centres and on the same cores: `seconds` and `sklearn` are medians over the
+rounds, `ours_over_sklearn` is that of the rounds' ratios, and `processor_ratio` that of
+processor time, which other programs disturb less. Each side is a process of its own,
+which takes the difference between a run of one and one of three iterations. `memory` is
+the largest resident memory of ours, mapped pages of the file included, over the size of
+the file. `seeding` is the time of seeding when half of the clusters are known.
 """
 
 import argparse

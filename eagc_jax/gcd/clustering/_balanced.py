@@ -21,9 +21,12 @@ from eagc_jax.gcd.clustering._chunks import Chunks, unit_rows
 
 _CANDIDATES = 8  # clusters that a row may ask before its distances are computed anew
 
-# Of row numbers and the (K,) distances below which a cluster still takes rows: for each
-# row the clusters to ask, nearest first, and their distances, inf behind the last.
-Candidates = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+# Of row numbers, and for each cluster the distance and the number of the last row that
+# it keeps: for each row the clusters that would take it, nearest first, and their
+# distances, inf behind the last.
+Candidates = Callable[
+    [np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]
+]
 
 
 def room(size: int, counts: np.ndarray) -> np.ndarray:
@@ -36,49 +39,53 @@ def assigned(chunks: Chunks, centres: jax.Array, room: np.ndarray) -> np.ndarray
     result = np.array(chunks.pinned, np.int32)
     (unlabeled,) = np.nonzero(result < 0)
 
-    def candidates(rows, limits):
-        found = [
-            _candidates(chunk.rows, centres, jnp.asarray(limits, centres.dtype))
-            for chunk in chunks.of(unlabeled[rows])
-        ]
-        which, distances = (np.concatenate(x)[: len(rows)] for x in zip(*found))
-        return which, distances
+    def candidates(rows, last_cost, last_row):
+        parts = []
+        for chunk in chunks.of(unlabeled[rows]):
+            numbers = np.full(len(chunk.rows), len(unlabeled), np.int32)
+            numbers[: chunk.stop - chunk.start] = rows[chunk.start : chunk.stop]
+            limits = jnp.asarray(last_cost, centres.dtype), jnp.asarray(last_row)
+            parts.append(
+                _candidates(chunk.rows, chunk.scales, numbers, centres, *limits)
+            )
+        which, distances = (np.concatenate(x) for x in zip(*parts, strict=True))
+        return which[: len(rows)], distances[: len(rows)]
 
     result[unlabeled] = stable(len(unlabeled), room, candidates)
     return result
 
 
 @jax.jit
-def _candidates(rows, centres, limits):
-    unit = unit_rows(rows)
-    blocks = _lloyd._in_blocks(unit, jnp.zeros(len(unit), jnp.int32), len(centres))
+def _candidates(rows, scales, numbers, centres, last_cost, last_row):
+    unit = unit_rows(rows, scales)
+    blocks = _lloyd._in_blocks(unit, numbers, len(centres))
     number = min(_CANDIDATES, len(centres))
 
-    def block(unit):
-        distances = _lloyd._squared_distances(centres, unit)  # (b, K)
-        # A tie with the limit stays in: the row's number decides that.
-        open_ = jnp.where(distances <= limits, distances, jnp.inf)
-        nearest, which = jax.lax.top_k(-open_, number)
+    def block(part):
+        distances = _lloyd._squared_distances(centres, part.unit)  # (b, K)
+        earlier = (distances == last_cost) & (part.pinned[:, None] < last_row)
+        takes = (distances < last_cost) | earlier
+        nearest, which = jax.lax.top_k(-jnp.where(takes, distances, jnp.inf), number)
         return which.astype(jnp.int32), -nearest
 
-    found = jax.lax.map(block, blocks.unit)
+    found = jax.lax.map(block, blocks)
     return jax.tree.map(lambda x: x.reshape(-1, number)[: len(unit)], found)
 
 
 def stable(size: int, room: np.ndarray, candidates: Candidates) -> np.ndarray:
     """(size,) cluster of each row; `room` must hold them all."""
-    which, distances = candidates(np.arange(size), np.where(room > 0, np.inf, -np.inf))
     choice, cost = np.full(size, -1, np.int32), np.full(size, np.inf)
     # The last row that a full cluster keeps: nobody after it is taken any more.
     last_cost = np.where(room > 0, np.inf, -np.inf)
-    last_row = np.full(len(room), size)
+    last_row = np.full(len(room), size, np.int32)
+    which, distances = candidates(np.arange(size), last_cost, last_row)
     asking = np.arange(size)
     while asking.size:
         takes = functools.partial(_takes, last_cost, last_row)
         open_ = takes(which[asking], distances[asking], asking)
         stuck = asking[~open_.any(axis=1)]
         if stuck.size:
-            which[stuck], distances[stuck] = candidates(stuck, last_cost)
+            which[stuck], distances[stuck] = candidates(stuck, last_cost, last_row)
             open_ = takes(which[asking], distances[asking], asking)
         first = open_.argmax(axis=1)
         choice[asking] = which[asking, first]

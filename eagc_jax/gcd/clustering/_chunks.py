@@ -15,24 +15,31 @@ _FEWEST = 256  # rows of the smallest chunk of some of the rows
 
 
 class Chunk(NamedTuple):
-    """Some rows, filled up so that all chunks have the same shape."""
+    """Some rows, filled up with zeros so that all chunks have the same shape."""
 
     start: int
     stop: int
     rows: Any  # (c, D), as stored
-    pinned: np.ndarray  # (c,) int32
+    scales: np.ndarray  # (2, c), see `unit_rows`
+    pinned: np.ndarray  # (c,) int32, the class of labeled rows, else -1
 
 
 class Chunks:
     """The rows of anything that can be sliced, some at a time.
 
-    `pinned` is the class of labeled rows and -1 elsewhere, None if there are none.
+    What normalises them is computed once, so that an iteration need not.
+
+    Raises:
+      ValueError: a row is not finite.
     """
 
-    def __init__(self, features, pinned: np.ndarray | None = None):
-        self.features = features
-        self.pinned = np.full(len(features), -1) if pinned is None else pinned
+    def __init__(self, features, pinned: np.ndarray):
+        self.features, self.pinned = features, pinned
         self.length = _chunk_length(features)
+        self.scales = np.concatenate(
+            [np.asarray(_scales(features[rows])) for rows in row_slices(features)], 1
+        )
+        raise_unless_finite(np.isfinite(self.scales[0]))
 
     def __iter__(self) -> Iterator[Chunk]:
         for rows in row_slices(self.features):
@@ -49,14 +56,19 @@ class Chunks:
             yield self._filled(rows[start : start + length], start, length)
 
     def _filled(self, which, start: int, length: int) -> Chunk:
-        rows, pinned = self.features[which], self.pinned[which].astype(np.int32)
-        number, width = rows.shape
-        fill = length - number
-        if fill:
-            xp = jnp if isinstance(rows, jax.Array) else np
-            rows = xp.concatenate([rows, xp.zeros((fill, width), rows.dtype)])
-            pinned = np.concatenate([pinned, np.full(fill, -1, np.int32)])
-        return Chunk(start, start + number, rows, pinned)
+        rows, scales = self.features[which], self.scales[:, which]
+        pinned = self.pinned[which].astype(np.int32)
+        number = len(rows)
+        if number < length:
+            rows = _with_rows(rows, length)
+            scales = np.pad(scales, ((0, 0), (0, length - number)))
+            pinned = np.pad(pinned, (0, length - number), constant_values=-1)
+        return Chunk(start, start + number, rows, scales, pinned)
+
+
+def _with_rows(rows, length: int):
+    xp = jnp if isinstance(rows, jax.Array) else np
+    return xp.pad(rows, ((0, length - len(rows)), (0, 0)))
 
 
 def row_slices(features) -> list[slice]:
@@ -72,7 +84,25 @@ def _chunk_length(features) -> int:
     return math.ceil(size / chunks)
 
 
-def unit_rows(rows) -> jax.Array:
+@jax.jit
+def _scales(rows) -> jax.Array:
+    return jnp.stack(_lloyd._scales(_as_float(rows)))
+
+
+def unit_rows(rows, scales) -> jax.Array:
     """Rows as stored, normalised, in float32 at least."""
+    return _lloyd._rescaled(_as_float(rows), *scales)
+
+
+def _as_float(rows) -> jax.Array:
     rows = jnp.asarray(rows)
-    return _lloyd._normalized(rows.astype(jnp.promote_types(rows.dtype, jnp.float32)))
+    return rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
+
+
+def raise_unless_finite(finite: np.ndarray) -> None:
+    """A ValueError that names the first of the rows that aren't."""
+    if not finite.all():
+        raise ValueError(
+            f"features must be finite, row {np.argmin(finite)} is not; "
+            f"{np.sum(~finite)} of {len(finite)} rows are not"
+        )

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # Entries of the largest array of one block of rows; 8 MiB in float32.
 _BLOCK_ENTRIES = 2**21
@@ -76,17 +77,30 @@ def cluster(
 
 
 def _normalized(features: jax.Array) -> jax.Array:
+    return _rescaled(features, *_scales(features))
+
+
+def _scales(features: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(N,) each: the largest entry of each row, and what makes the quotient unit."""
     # Divided by the largest entry first: squares of any finite row are then in range.
     largest = jnp.max(jnp.abs(features), axis=1, keepdims=True)
     scaled = features / jnp.where(largest > 0, largest, 1)
     squared = jnp.sum(scaled**2, axis=1, keepdims=True)
-    return scaled * jax.lax.rsqrt(jnp.maximum(squared, _MIN_SQUARED_NORM))
+    inverse = jax.lax.rsqrt(jnp.maximum(squared, _MIN_SQUARED_NORM))
+    return largest[:, 0], inverse[:, 0]
 
 
-def _in_blocks(unit: jax.Array, pinned: jax.Array, num_clusters: int, real=True):
-    """`_Rows`; `real` is for rows some of which are filling already."""
+def _rescaled(features, largest, inverse) -> jax.Array:
+    largest = jnp.where(largest > 0, largest, 1)
+    return features / largest[:, None] * inverse[:, None]
+
+
+def _in_blocks(
+    unit: jax.Array, pinned: jax.Array, num_clusters: int, real=True, entries=None
+) -> _Rows:
+    """`real` is for rows some of which are filling already."""
     size, width = unit.shape
-    blocks = math.ceil(size * max(num_clusters, width) / _BLOCK_ENTRIES)
+    blocks = math.ceil(size * max(num_clusters, width) / (entries or _BLOCK_ENTRIES))
     block = math.ceil(size / blocks)
     fill = blocks * block - size
 
@@ -251,8 +265,7 @@ def _visit(rows: _Rows, centres: jax.Array, so_far: _Pass | None = None) -> _Pas
     """Assigns all rows, and sums up what the next centres need, onto `so_far`."""
 
     def block(so_far, rows):
-        scores = _scores(rows.unit, centres)
-        nearest = _first_smallest(scores, scores.min(axis=1))
+        nearest = _nearest(_scores(rows.unit, centres))
         assigned = jnp.where(rows.pinned >= 0, rows.pinned, nearest)
         return _tallied(so_far, rows, assigned, centres), assigned
 
@@ -262,17 +275,27 @@ def _visit(rows: _Rows, centres: jax.Array, so_far: _Pass | None = None) -> _Pas
 
 
 def _scores(unit: jax.Array, centres: jax.Array) -> jax.Array:
-    """(b, K) squared distances but for the row's own square, which changes no order."""
-    return jnp.sum(centres**2, axis=1) - 2 * _matmul(unit, centres.T)
+    """(K, b) squared distances but for the row's own square, which changes no order."""
+    return jnp.sum(centres**2, axis=1)[:, None] - 2 * _matmul(centres, unit.T)
 
 
-def _first_smallest(scores: jax.Array, smallest: jax.Array) -> jax.Array:
-    """(b,) int32 column of each row's smallest entry, the first of several."""
-    # As a minimum of column numbers, which is vectorised; argmin is not.
-    last = scores.shape[1] - 1
-    numbers = jnp.arange(scores.shape[1], dtype=jnp.int32)
-    # (A row that is not finite equals nothing: it goes to the last.)
-    return jnp.where(scores == smallest[:, None], numbers, last).min(axis=1)
+def _nearest(scores: jax.Array) -> jax.Array:
+    """(b,) int32 the first smallest entry of each column."""
+    # Two reductions over the leading axis, each vectorised; argmin is not. (A row that
+    # is not finite equals nothing: it goes to the last.)
+    numbers = jnp.arange(len(scores), dtype=jnp.int32)[:, None]
+    at = scores == _smallest(scores)
+    return jnp.where(at, numbers, len(scores) - 1).min(axis=0)
+
+
+def _smallest(scores: jax.Array) -> jax.Array:
+    """The minimum over the leading axis of numbers; faster than one that minds NaN."""
+
+    def lower(one, other):
+        return jax.lax.select(one < other, one, other)
+
+    infinity = np.array(np.inf, scores.dtype)
+    return jax.lax.reduce(scores, infinity, lower, (0,))
 
 
 def _nothing_yet(centres: jax.Array) -> _Pass:

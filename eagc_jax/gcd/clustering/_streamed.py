@@ -16,6 +16,8 @@ from eagc_jax.gcd.clustering import _balanced, _lloyd
 from eagc_jax.gcd.clustering._chunks import Chunk, Chunks, unit_rows
 from eagc_jax.gcd.clustering._lloyd import Clustering
 
+# Entries of the distances that are looked at in one go: 2 MiB, a core's own memory.
+_BLOCK_ENTRIES = 2**19
 _SEED_ROWS = 2**15  # of more rows a sample is drawn, from which centres are seeded
 _SAMPLE = 2**32 - 1  # folded into the key for it; restarts fold in their numbers
 
@@ -110,7 +112,7 @@ def _visit_nearest(chunks: Chunks, centres, done, _) -> tuple[_lloyd._Pass, np.n
     for chunk in chunks:
         real = chunk.stop - chunk.start
         so_far, assigned = _assigned(
-            so_far, done, chunk.rows, chunk.pinned, real, centres
+            so_far, done, chunk.rows, chunk.scales, chunk.pinned, real, centres
         )
         if waiting is not None:
             _write(assignments, *waiting)
@@ -125,10 +127,11 @@ def _write(assignments: np.ndarray, chunk: Chunk, assigned) -> None:
 
 
 @jax.jit
-def _assigned(so_far, done, rows, pinned, real, centres):
+def _assigned(so_far, done, rows, scales, pinned, real, centres):
     """One chunk: `so_far` with it, and (restarts, c) the cluster of each row."""
-    unit = unit_rows(rows)
-    blocks = _blocks(unit, pinned, real, centres.shape[1])
+    unit = unit_rows(rows, scales)
+    is_real = jnp.arange(len(unit)) < real
+    blocks = _lloyd._in_blocks(unit, pinned, centres.shape[1], is_real, _BLOCK_ENTRIES)
 
     def one(restart):
         so_far, done, centres = restart
@@ -141,11 +144,6 @@ def _assigned(so_far, done, rows, pinned, real, centres):
         return jax.lax.cond(done, lambda: (so_far, jnp.zeros(len(unit), jnp.int32)), go)
 
     return jax.lax.map(one, (so_far, done, centres))
-
-
-def _blocks(unit, pinned, real, num_clusters: int) -> _lloyd._Rows:
-    is_real = jnp.arange(len(unit)) < real
-    return _lloyd._in_blocks(unit, pinned, num_clusters, is_real)
 
 
 def _visit_balanced(
@@ -172,14 +170,16 @@ def _summed(chunks: Chunks, num_clusters: int, centres=None, assigned=None):
     for chunk in chunks:
         which = np.full(chunks.length, -1, np.int32)
         which[: chunk.stop - chunk.start] = assigned[chunk.start : chunk.stop]
-        so_far = _tallied(so_far, chunk.rows, chunk.pinned, which, centres)
+        so_far = _tallied(
+            so_far, chunk.rows, chunk.scales, chunk.pinned, which, centres
+        )
     return so_far
 
 
 @jax.jit
-def _tallied(so_far, rows, pinned, assigned, centres):
+def _tallied(so_far, rows, scales, pinned, assigned, centres):
     """One chunk with its clusters given; -1 for rows that count nowhere."""
-    unit = unit_rows(rows)
+    unit = unit_rows(rows, scales)
     blocks = _lloyd._in_blocks(unit, pinned, len(centres), assigned >= 0)
     split = jnp.pad(assigned, (0, blocks.pinned.size - len(unit)), constant_values=-1)
 
@@ -198,13 +198,18 @@ def _starts_from_sample(key, chunks: Chunks, known, centres, restarts: int):
     """(restarts, K, D): all rows are the sample where there are few."""
     number = max(_SEED_ROWS, 16 * len(centres))
     if len(chunks.features) <= number:
-        rows, pinned = chunks.features[:], chunks.pinned.astype(np.int32)
-        # The known centres to the bit, too, so that the draws are the same.
-        known, centres = _known_centres(rows, pinned, len(centres))
+        which, pinned = slice(None), chunks.pinned
     else:
         which = _sampled(key, chunks.pinned, number)
-        rows, pinned = chunks.features[which], np.full(len(which), -1, np.int32)
-    return _seeded(key, rows, pinned, known, centres, restarts)
+        pinned = np.full(len(which), -1, np.int32)
+    unit = _unit(chunks.features[which], chunks.scales[:, which])
+    if len(unit) == len(chunks.features):
+        # The known centres to the bit, too, so that the draws are the same.
+        known, centres = _known_centres(unit, pinned, len(centres))
+    return _seeded(key, unit, pinned, known, centres, restarts)
+
+
+_unit = jax.jit(unit_rows)
 
 
 def _sampled(key, pinned: np.ndarray, number: int) -> np.ndarray:
@@ -218,14 +223,14 @@ def _sampled(key, pinned: np.ndarray, number: int) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames="num_clusters")
-def _known_centres(rows, pinned, num_clusters: int):
-    blocks = _lloyd._in_blocks(unit_rows(rows), pinned, num_clusters)
-    return _lloyd._known_centres(blocks, num_clusters)
+def _known_centres(unit, pinned, num_clusters: int):
+    return _lloyd._known_centres(
+        _lloyd._in_blocks(unit, pinned, num_clusters), num_clusters
+    )
 
 
 @functools.partial(jax.jit, static_argnames="restarts")
-def _seeded(key, rows, pinned, known, centres, restarts: int):
-    unit = unit_rows(rows)
+def _seeded(key, unit, pinned, known, centres, restarts: int):
     blocks = _lloyd._in_blocks(unit, pinned, len(centres))
     closest = _lloyd._distance_to_known(blocks, known, centres)
     return _lloyd._starts(key, unit, pinned, closest, known, centres, restarts)

@@ -9,7 +9,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from eagc_jax.gcd.clustering import _lloyd, _streamed
-from eagc_jax.gcd.clustering._chunks import row_slices
+from eagc_jax.gcd.clustering._chunks import raise_unless_finite
 from eagc_jax.gcd.clustering._lloyd import Clustering
 
 # Entries of features that are put on the device whole, and normalised in one piece.
@@ -102,7 +102,7 @@ def semi_supervised_kmeans(
     _check_numbers(len(features), num_clusters, restarts, max_iterations, tolerance)
     traced = any(isinstance(x, Tracer) for x in (key, features, labels, mask))
     if not any(isinstance(x, Tracer) for x in (features, labels, mask)):
-        _check_values(features, labels, mask, num_clusters)
+        _check_labels(labels, mask, num_clusters)
     if traced and balanced:
         raise ValueError(
             "balanced=True can't be used inside jit or vmap: call it outside"
@@ -120,6 +120,8 @@ def semi_supervised_kmeans(
         )
     features = jnp.asarray(features)
     features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+    if not isinstance(features, Tracer):
+        raise_unless_finite(np.asarray(jnp.isfinite(features).all(axis=1)))
     return _lloyd.cluster(
         key,
         features,
@@ -233,23 +235,7 @@ def _check_numbers(size, num_clusters, restarts, max_iterations, tolerance) -> N
         )
 
 
-def check_finite(features) -> None:
-    """Raises a ValueError that names the first row that isn't; reads in chunks."""
-    finite = np.concatenate(
-        [
-            np.asarray(jnp.isfinite(features[rows]).all(axis=1))
-            for rows in row_slices(features)
-        ]
-    )
-    if not finite.all():
-        raise ValueError(
-            f"features must be finite, row {np.argmin(finite)} is not; "
-            f"{np.sum(~finite)} of {len(finite)} rows are not"
-        )
-
-
-def _check_values(features, labels, mask, num_clusters: int) -> None:
-    check_finite(features)
+def _check_labels(labels, mask, num_clusters: int) -> None:
     labels, mask = np.asarray(labels), np.asarray(mask)
     given = labels[mask]
     outside = given[(given < 0) | (given >= num_clusters)]

@@ -20,11 +20,10 @@ import numpy as np
 import eagc_jax
 from eagc_jax import _files
 from eagc_jax.gcd.evaluation.accuracy import Accuracy
+from eagc_jax.gcd.runs import folder as run_folder
 from eagc_jax.gcd.runs.audit import step_rows
+from eagc_jax.gcd.runs.folder import CONFIG_FILE, MARK, OURS
 from eagc_jax.gcd.runs.history import RunHistory
-
-CONFIG_FILE = "config.json"
-_MARK = "written_by"  # a folder whose config has this entry is ours to overwrite
 
 
 def open_folder(path: str | os.PathLike) -> pathlib.Path:
@@ -46,14 +45,7 @@ def open_folder(path: str | os.PathLike) -> pathlib.Path:
       ...     open_folder(pathlib.Path(parent) / "demo").is_dir()
       True
     """
-    folder = pathlib.Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; choose another folder for results")
-    if folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder):
-        raise FileExistsError(
-            f"{folder} holds files that eagc_jax did not write; choose another folder "
-            "for results, or empty this one"
-        )
+    folder = run_folder.check(path)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -74,7 +66,7 @@ def describe_settings(runs: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     versions |= {"eagc_jax": eagc_jax.__version__, "python": platform.python_version()}
     device = jax.devices()[0]
     return {
-        _MARK: "eagc_jax",
+        MARK: OURS,
         **more,
         "runs": {name: run.describe() for name, run in runs.items()},
         "versions": versions,
@@ -202,11 +194,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value
-
-
-def _is_ours(folder: pathlib.Path) -> bool:
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and config.get(_MARK) == "eagc_jax"

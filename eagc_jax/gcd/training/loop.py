@@ -317,7 +317,8 @@ class TrainingRun:
         labels = self.records.labels
         return DataView(found, labels, self.task, self.config.seed, epoch)
 
-    def _evaluate(self) -> Evaluation:
+    def assign(self) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) clusters and (N, width) features of all items, by the model as it is."""
         view = self._view(self._carry.params, len(self.history.epochs))
         state = self.method.before_assignment(self.model.head, self.method_state, view)
         found = view.features()
@@ -329,6 +330,10 @@ class TrainingRun:
             state,
             found,
         )
+        return clusters, found
+
+    def _evaluate(self) -> Evaluation:
+        clusters, found = self.assign()
         return evaluate(self.records, found, clusters)
 
 

@@ -1,0 +1,140 @@
+"""What `eagc discover` prints of what it found."""
+
+from __future__ import annotations
+
+import sys
+
+import jax
+import numpy as np
+
+from eagc_jax.gcd.evaluation.scores import Scores, score
+from eagc_jax.gcd.runs.discovery import Discovery
+from eagc_jax.gcd.sources import BadItem, Records
+from eagc_jax.gcd.sources.strings import shown
+
+_NAMES = {"image": "photos", "text": "texts", "embedding": "embeddings"}
+_LARGEST = 5  # novel clusters that are shown
+_SKIPPED = 10  # items left out that are named
+_LETTERS = 60  # of a text
+
+
+def show(found: Discovery) -> None:
+    """Prints it."""
+    for line in [*_data(found), *_stages(found), *_clusters(found), *_end(found)]:
+        print(line)
+    show_skipped(found.skipped)
+
+
+def show_skipped(skipped: tuple[BadItem, ...]) -> None:
+    """On stderr, the first few."""
+    if not skipped:
+        return
+    print(f"left out {len(skipped):,} items that can't be read:", file=sys.stderr)
+    for bad in skipped[:_SKIPPED]:
+        print(f"  {bad}", file=sys.stderr)
+    if len(skipped) > _SKIPPED:
+        print("  ... all are in skipped.csv", file=sys.stderr)
+
+
+def embedded_line(name: str, embedded: int, items: int, seconds: float) -> str:
+    """Who embedded how many, how fast."""
+    device = jax.devices()[0]
+    place = f"{device.device_kind}" if device.platform != "cpu" else "CPU"
+    if name == "embeddings":
+        return f"embeddings as given, {items:,}, read in {seconds:.1f} s"
+    if not embedded:
+        return f"{name}: all features were cached, read in {seconds:.1f} s"
+    rate = embedded / max(seconds, 1e-9)
+    rest = (
+        "" if embedded == items else f", the other {items - embedded:,} cached or equal"
+    )
+    return (
+        f"{name} on {place}: {embedded:,} embedded in {seconds:.1f} s "
+        f"({rate:,.0f} a second){rest}"
+    )
+
+
+def _data(found: Discovery) -> list[str]:
+    records = found.records
+    labeled = int(records.labeled_mask.sum())
+    return [
+        f"{shown(records.name)}: {len(records):,} {_NAMES[records.kind]}, {labeled:,} "
+        f"labeled with {records.num_known} known classes, "
+        f"{len(records) - labeled:,} unlabeled"
+    ]
+
+
+def _stages(found: Discovery) -> list[str]:
+    seconds = found.seconds
+    number = f"{found.num_classes} classes, as given"
+    if found.estimate is not None:
+        estimate = found.estimate
+        number = (
+            f"{estimate.number} classes, estimated in "
+            f"{seconds['number of classes']:.1f} s (likely {estimate.low} to "
+            f"{estimate.high}; --num-classes says it)"
+        )
+    embedding = embedded_line(
+        found.backbone, found.embedded, len(found.records), seconds["embedding"]
+    )
+    training = seconds.get("training", 0.0)
+    first = sum(seconds.values()) - training
+    lines = [
+        embedding,
+        number,
+        f"clustered in {seconds['clustering']:.1f} s; first answer after {first:.1f} s, "
+        "before any training",
+    ]
+    if found.training is None:
+        return lines
+    epochs = len(found.training.history.epochs)
+    return [*lines, f"trained for {epochs} epochs in {training:.1f} s"]
+
+
+def _clusters(found: Discovery) -> list[str]:
+    assignment, known = found.assignment, found.records.num_known
+    sizes = assignment.sizes
+    lines = [
+        f"known classes have {sizes[:known].sum():,} items, "
+        f"{len(sizes) - known} novel clusters {sizes[known:].sum():,}"
+    ]
+    for cluster in range(known, min(known + _LARGEST, len(sizes))):
+        if sizes[cluster]:
+            lines.append(
+                f"  {assignment.names[cluster]}: {sizes[cluster]:,} items, such as "
+                f"{_example(found.records, assignment.typical(cluster))}"
+            )
+    return lines
+
+
+def _example(records: Records, row: int) -> str:
+    name = shown(records.ids[row])
+    if records.kind != "text":
+        return name
+    text = shown(records.items[row])
+    return f"{name}: {text[:_LETTERS]}{'...' if len(text) > _LETTERS else ''}"
+
+
+def _end(found: Discovery) -> list[str]:
+    lines = []
+    if found.training is not None:
+        first = score(found.records, found.first.clusters)
+        lines += _scores("first answer, before training", first)
+    lines += _scores("against the true classes, unlabeled items", found.scores)
+    if found.folder is not None:
+        names = ", ".join(sorted(file.name for file in found.folder.iterdir()))
+        lines.append(f"wrote {shown(found.folder)}: {names}")
+    return lines
+
+
+def _scores(what: str, scores: Scores | None) -> list[str]:
+    if scores is None:
+        return []
+    return [
+        f"{what}: All {_share(scores.all)}, Old {_share(scores.old)}, "
+        f"New {_share(scores.new)}, ARI {_share(scores.ari)}, NMI {_share(scores.nmi)}"
+    ]
+
+
+def _share(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.3f}"

@@ -1,0 +1,87 @@
+"""All subcommands, and which one is meant."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Protocol, Union
+
+import tyro
+
+from eagc_jax.gcd.cli.cache import Cache
+from eagc_jax.gcd.cli.discover import Discover
+from eagc_jax.gcd.cli.doctor import Doctor
+from eagc_jax.gcd.cli.embed import Embed
+from eagc_jax.gcd.cli.pretrain import Pretrain
+
+_MANNERS = (
+    tyro.conf.OmitArgPrefixes,
+    tyro.conf.OmitSubcommandPrefixes,
+    tyro.conf.FlagCreatePairsOff,
+)
+_ABOUT = (
+    "Finds the categories in photos, sentences or embeddings of which some are labeled."
+)
+_RULE = re.compile(r"^[─-]{5,}$", re.MULTILINE)
+_INSIDE = re.compile(r"Error parsing __[\w.-]*: ")  # a name that nobody typed
+
+
+class Command(Protocol):
+    """A parsed command."""
+
+    def run(self) -> int:
+        """Does it; returns the exit code."""
+        ...
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """The command that the arguments are.
+
+    Raises:
+      SystemExit: help was asked for.
+      ValueError, OSError: there is no such command or option, a value is wrong, or the
+        file that `--settings` names can't be read.
+    """
+    discover = Discover.with_settings(_value_of("--settings", arguments))
+    kinds: dict[str, Any] = {
+        "discover": Annotated[
+            Discover, tyro.conf.subcommand("discover", default=discover)
+        ],
+        "embed": Annotated[Embed, tyro.conf.subcommand("embed")],
+        "cache": Annotated[Cache, tyro.conf.subcommand("cache")],
+        "doctor": Annotated[Doctor, tyro.conf.subcommand("doctor")],
+        "pretrain": Annotated[Pretrain, tyro.conf.subcommand("pretrain")],
+    }
+    every: Any = Union[tuple(kinds.values())]  # noqa: UP007  (made from a tuple)
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            return tyro.cli(
+                every, prog="eagc", description=_ABOUT, args=arguments, config=_MANNERS
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise ValueError(_one_line(told.getvalue())) from end
+
+
+def _one_line(box: str) -> str:
+    """What a box of text with a heading and rules says, as a line."""
+    lines = [line.strip("│ ") for line in box.splitlines()]
+    has_frame = any(line.startswith("╭") for line in lines)
+    text = "\n".join(line for line in lines if line[:1] not in ("╭", "╰"))
+    blocks = [" ".join(block.split()) for block in _RULE.split(text)]
+    told = blocks if has_frame else blocks[1:]  # without the heading
+    told = [one for one in told if one and not one.startswith("Argument helptext")]
+    return _INSIDE.sub("", ". ".join(one.removesuffix(".") for one in told))
+
+
+def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    """What an option is given, before all are parsed: its file holds their defaults."""
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == flag:
+            return value if equals else next(iter(arguments[index + 1 :]), None)
+    return None

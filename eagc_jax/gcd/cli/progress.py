@@ -1,0 +1,79 @@
+"""How far a command is: a bar on a terminal, plain lines elsewhere; on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+_SECONDS = 10.0  # between two plain lines
+
+
+class Shown:
+    """Shows the stage, and of embedding how far, how fast and how long yet.
+
+    Use as a context manager; `stage` and `embedding` are what `discover` and `embed`
+    call.
+    """
+
+    def __init__(self, console: Console | None = None):
+        console = Console(stderr=True) if console is None else console
+        self._bar = _bar(console) if console.is_terminal else None
+        self._last = time.monotonic()
+        if self._bar is not None:
+            self._task = self._bar.add_task("starting", total=None, rate="")
+
+    def __enter__(self) -> Shown:
+        """Starts the bar."""
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def stage(self, name: str) -> None:
+        """What is done now."""
+        if self._bar is not None:
+            self._bar.reset(self._task, total=None, description=name, rate="")
+
+    def embedding(self, done: int, total: int, rate: float, seconds: float) -> None:
+        """So many items of all, so many a second, so many seconds left."""
+        speed = f"{rate:,.0f} a second, {_duration(seconds)} left"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total, rate=speed)
+            return
+        now = time.monotonic()
+        if now - self._last >= _SECONDS:
+            self._last = now
+            print(
+                f"embedded {done:,} of {total:,}: {speed}", file=sys.stderr, flush=True
+            )
+
+
+def _bar(console: Console) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+    )
+    return Progress(*columns, console=console, transient=True)
+
+
+def _duration(seconds: float) -> str:
+    """To be read at a glance."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h"

@@ -1,0 +1,180 @@
+"""What a discovery was asked and what it found: in Python, and as a run's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from eagc_jax.gcd.clustering import NumClasses
+from eagc_jax.gcd.evaluation.scores import Scores
+from eagc_jax.gcd.runs import folder as run_folder
+from eagc_jax.gcd.runs.assignment import Assignment, csv_lines
+from eagc_jax.gcd.runs.choices import (
+    BackboneSettings,
+    ClusteringSettings,
+    SourceSettings,
+)
+from eagc_jax.gcd.runs.plain import from_plain, to_plain
+from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.sources import BadItem, Records
+from eagc_jax.gcd.sources.strings import shown
+from eagc_jax.gcd.training.loop import TrainingRun
+from eagc_jax.gcd.training.settings import AdapterConfig, TrainConfig, WarmStart
+
+_ENTRY = "discover"  # of settings.json
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscoverSettings:
+    """All that an answer depends on, besides the items themselves."""
+
+    source: SourceSettings = SourceSettings()  # noqa: RUF009  (frozen, as the next two)
+    backbone: BackboneSettings = BackboneSettings()  # noqa: RUF009
+    clustering: ClusteringSettings = ClusteringSettings()  # noqa: RUF009
+    # Of training; None for the first answer, without any.
+    run: RunSettings | None = None
+    seed: int = 0  # of clustering; training has one of its own
+
+
+def recommended_run(seed: int = 0) -> RunSettings:
+    """SimGCD with an adapter on the features, twenty epochs after a warm start.
+
+    The second view of an unlabeled item is one of its ten nearest, or the item itself.
+    """
+    return RunSettings(
+        training=TrainConfig(
+            epochs=20,
+            learning_rate=1.0,
+            final_learning_rate=1e-3,
+            trains="adapter",
+            adapter=AdapterConfig(neighbours=10),
+            warm_start=WarmStart(),
+            log_every=0,
+            evaluate_every=20,
+            seed=seed,
+        )
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Discovery:
+    """What was found; rows are the items that could be read, in the source's order."""
+
+    settings: DiscoverSettings
+    records: Records
+    features: np.ndarray  # (N, width) float32, of the frozen backbone
+    assignment: Assignment
+    centres: np.ndarray  # (K, width), in the order of assignment.names
+    first: Assignment  # before any training; the same one where nothing was trained
+    training: TrainingRun | None  # with the model; None where nothing was trained
+    estimate: NumClasses | None  # of the number of classes; None where it was given
+    scores: Scores | None  # None where the true classes are not known
+    skipped: tuple[BadItem, ...]  # items that could not be read
+    backbone: str  # its name
+    embedded: int  # contents that no cache had
+    seconds: dict[str, float]  # wall clock of each stage
+    folder: pathlib.Path | None = None  # of the run, where one was written
+
+    def write(self, out: str | os.PathLike) -> Discovery:
+        """Writes the run's folder, whole or not at all.
+
+        - `assignment.csv`, `assignment.parquet`: see `Assignment.write`.
+        - `skipped.csv`: items that could not be read, and why; often none.
+        - `settings.json`: gives the run back, by `read_settings`.
+        - `summary.json`: number of classes, scores, seconds.
+
+        Args:
+          out: the folder; see `eagc_jax.gcd.runs.folder.whole`.
+
+        Returns:
+          The same discovery, which knows its folder.
+
+        Raises:
+          OSError: the folder holds something else, or can't be written.
+        """
+        with run_folder.whole(out) as partial:
+            self.assignment.write(partial)
+            rows = [(bad.item, bad.reason) for bad in self.skipped]
+            skipped = "".join(csv_lines(("id", "reason"), rows))
+            _write(partial / "skipped.csv", skipped)
+            _write_json(partial / "summary.json", self.summary())
+            settings = {
+                run_folder.MARK: run_folder.OURS,
+                _ENTRY: to_plain(self.settings),
+            }
+            _write_json(partial / run_folder.SETTINGS_FILE, settings)
+        return dataclasses.replace(self, folder=pathlib.Path(out))
+
+    @property
+    def num_classes(self) -> int:
+        """K, known and novel ones."""
+        return len(self.assignment.names)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures, as plain values."""
+        estimate = self.estimate
+        device = jax.devices()[0]
+        return {
+            "items": len(self.records),
+            "labeled": int(self.records.labeled_mask.sum()),
+            "skipped": len(self.skipped),
+            "known_classes": self.records.num_known,
+            "num_classes": self.num_classes,
+            "num_classes_interval": estimate and [estimate.low, estimate.high],
+            "scores": None if self.scores is None else _without_nan(self.scores),
+            "backbone": self.backbone,
+            "device": f"{device.platform}: {device.device_kind}",
+            "embedded": self.embedded,
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+        }
+
+
+def read_settings(path: str | os.PathLike) -> DiscoverSettings:
+    """The settings of a run, from its settings.json.
+
+    Args:
+      path: of the file, or of the run's folder.
+
+    Returns:
+      The settings.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it holds no settings, or wrong ones; the message names every one.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        path /= run_folder.SETTINGS_FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{shown(path)} can't be read as settings: {error}") from error
+    if not isinstance(found, dict) or _ENTRY not in found:
+        raise ValueError(
+            f"{shown(path)} should be a settings.json that a discovery wrote, with an "
+            f"entry {_ENTRY!r}"
+        )
+    try:
+        return from_plain(DiscoverSettings, found[_ENTRY])
+    except ValueError as error:
+        raise ValueError(f"{shown(path)}: {error}") from error
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="")
+
+
+def _write_json(path: pathlib.Path, values: Any) -> None:
+    text = json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False)
+    _write(path, f"{text}\n")
+
+
+def _without_nan(scores: Scores) -> dict[str, float | None]:
+    values = scores._asdict().items()
+    return {name: value if np.isfinite(value) else None for name, value in values}
