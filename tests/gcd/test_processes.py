@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from eagc_jax.gcd.training import parallel
-from eagc_jax.gcd.training.epoch import run_epoch
+from eagc_jax.gcd.training.chunks import _chunks
+from eagc_jax.gcd.training.epoch import run_steps
 from tests.gcd.one_process import found, tiny_run
 
 LIMIT = 300  # seconds until processes are killed; they need some twenty
@@ -124,17 +125,19 @@ def test_eight_devices_of_one_process_train_it_too(alone):
     list(run)
     assert_same_training(found(run), alone)
     # Every device holds the parameters, and its own rows of the images' tokens.
-    for leaf in jax.tree.leaves(run._carry[0]):
+    for leaf in jax.tree.leaves(run._carry.params):
         assert leaf.sharding.is_fully_replicated
-    assert len({str(s.index) for s in run._tokens.addressable_shards}) == 8
+    (tokens,) = run._whole._kept
+    assert len({str(s.index) for s in tokens.addressable_shards}) == 8
     # And computes a part of the epoch; what is not of rows is done by all.
     assert flops(run) < 0.5 * flops(tiny_run(None))
 
 
 def flops(run):
-    key, epoch = jax.random.key(0), jnp.float32(0)
-    arguments = run._recipe, run._graphdef, run._carry, key, epoch
-    lowered = run_epoch.lower(*arguments, run._reference, run._data)
+    key, labels = jax.random.key(0), run.records.labels
+    chunk = next(_chunks(run._recipe, run._inputs, labels, key))
+    arguments = run._recipe, run._graphdef, run._carry, chunk, jnp.float32(0)
+    lowered = run_steps.lower(*arguments, run._constants)
     return lowered.compile().cost_analysis()["flops"]
 
 

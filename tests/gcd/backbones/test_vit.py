@@ -10,8 +10,8 @@ import safetensors.numpy
 from flax import nnx
 
 from benchmarks import golden_backbones as reference
-from eagc_jax.gcd import backbones, checkpoints
-from eagc_jax.gcd.backbones import dino, huggingface, positions, weights
+from eagc_jax.gcd import backbones
+from eagc_jax.gcd.backbones import checkpoints, dino, huggingface, positions, weights
 from eagc_jax.gcd.backbones.vit import VisionTransformer, ViTConfig
 from tests.gcd import golden
 
