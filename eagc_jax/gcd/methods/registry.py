@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from typing import TypeVar
 
 AnyMethod = TypeVar("AnyMethod", bound=type)
@@ -38,7 +39,7 @@ def register(kind: AnyMethod) -> AnyMethod:
     return kind
 
 
-def discover(package: str, path: list[str]) -> None:
+def discover(package: str, path: Iterable[str]) -> None:
     """Imports a package's files, so that adding one is all it takes."""
     for module in pkgutil.iter_modules(path):
         importlib.import_module(f"{package}.{module.name}")

@@ -125,7 +125,7 @@ def _rows(history: RunHistory) -> Iterable[dict[str, Any]]:
         row["soc"] = _at(history.subspace_overlap, index)
         row["seconds"] = round(history.seconds[index], 3)
         row["step_seconds"] = round(_at(history.step_seconds, index), 6)
-        if index < len(history.decided):
+        if history.decision and index < len(history.decided):
             row[history.decision] = _by_layer(history, history.decided[index])
         if index < len(history.energy):
             row["energy"] = _by_layer(history, history.energy[index])
