@@ -76,12 +76,11 @@ def arms(epochs: int = 20) -> dict[str, RunSettings]:
         changed = dataclasses.replace(training, **changes)
         return dataclasses.replace(control, training=changed)
 
-    near = dataclasses.replace(training.adapter, neighbours=NEIGHBOURS)
     return {
         CONTROL: control,
         "cold": with_training(warm_start=None),
         "prototypes": with_training(warm_start=WarmStart(epochs=0)),
-        "neighbours": with_training(adapter=near),
+        "neighbours": on_features(epochs=epochs, neighbours=NEIGHBOURS),
         "pcgrad": dataclasses.replace(control, aggregator=Aggregation("pcgrad")),
         "eagc": dataclasses.replace(
             control,

@@ -16,6 +16,7 @@ from eagc_jax.gcd.training.aggregation import Aggregation
 from eagc_jax.gcd.training.loop import TrainingRun
 from eagc_jax.gcd.training.reference import train_reference
 from eagc_jax.gcd.training.settings import (
+    AdapterConfig,
     FeatureCoordination,
     ReferenceConfig,
     TrainConfig,
@@ -97,7 +98,9 @@ class RunSettings:
         return to_plain(self)
 
 
-def on_features(*, epochs: int = 20, seed: int = 0, **training: Any) -> RunSettings:
+def on_features(
+    *, epochs: int = 20, neighbours: int = 0, seed: int = 0, **training: Any
+) -> RunSettings:
     """SimGCD on features that were computed before, with an adapter and a warm start.
 
     SimGCD's published settings, but for what suits features of length 1 and no more than
@@ -105,6 +108,8 @@ def on_features(*, epochs: int = 20, seed: int = 0, **training: Any) -> RunSetti
 
     Args:
       epochs: of the run; the teacher's temperature falls in the first three tenths.
+      neighbours: the second view of an unlabeled row is one of so many nearest rows, or
+        itself; 0: itself.
       seed: of heads, batches and views.
       **training: further fields of `TrainConfig`.
 
@@ -124,6 +129,7 @@ def on_features(*, epochs: int = 20, seed: int = 0, **training: Any) -> RunSetti
         "learning_rate": 1.0,  # of the heads; the adapter's is a tenth of it
         "final_learning_rate": 1e-3,
         "trains": "adapter",
+        "adapter": AdapterConfig(neighbours=neighbours),
         "warm_start": WarmStart(),
         "log_every": 0,
         "evaluate_every": epochs,
