@@ -14,6 +14,7 @@ ours are padded to one of few lengths, PyTorch's to the longest of the batch.
 import argparse
 import contextlib
 import csv
+import io
 import json
 import random
 import subprocess
@@ -46,20 +47,20 @@ _ENDINGS = (".jpg", ".jpeg", ".png")
 
 def photos(path: Path, count: int) -> list[np.ndarray]:
     """Some of an archive's or a folder's pictures, decoded."""
-    with contextlib.ExitStack() as stack:
-        if path.is_dir():
-            opened: dict[str, Callable[[], Any]] = {
-                str(one): lambda one=one: one.open("rb") for one in path.rglob("*")
-            }
-        else:
-            archive = stack.enter_context(zipfile.ZipFile(path))
-            opened = {
-                name: lambda name=name: archive.open(name)
-                for name in archive.namelist()
-            }
-        names = sorted(name for name in opened if name.lower().endswith(_ENDINGS))
-        chosen = random.Random(0).sample(names, min(count, len(names)))
-        return [np.asarray(Image.open(opened[one]()).convert("RGB")) for one in chosen]
+    if path.is_dir():
+        names = [str(one) for one in path.rglob("*")]
+        return _decoded(names, count, lambda name: Path(name).read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        return _decoded(archive.namelist(), count, archive.read)
+
+
+def _decoded(
+    names: list[str], count: int, read: Callable[[str], bytes]
+) -> list[np.ndarray]:
+    names = sorted(name for name in names if name.lower().endswith(_ENDINGS))
+    chosen = random.Random(0).sample(names, min(count, len(names)))
+    images = (Image.open(io.BytesIO(read(name))) for name in chosen)
+    return [np.asarray(image.convert("RGB")) for image in images]
 
 
 def texts(path: Path, count: int) -> list[str]:

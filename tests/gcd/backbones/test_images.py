@@ -16,11 +16,11 @@ PREPARATION = ImagePreparation(16, resize_to=18, mean=IMAGENET_MEAN, std=IMAGENE
 
 @pytest.fixture
 def photo():
-    return np.random.default_rng(0).integers(0, 256, (50, 37, 3)).astype(np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (51, 37, 3)).astype(np.uint8)
 
 
 def test_resized_and_cut_as_torchvision_does(photo):
-    # 18 * 50 / 37 = 24.3, cut down to 24; the middle 16 of 18 and of 24.
+    # 18 * 51 / 37 = 24.8, cut down to 24; the middle 16 of 18 and of 24.
     resized = Image.fromarray(photo).resize((18, 24), Image.Resampling.BICUBIC)
     expected = np.asarray(resized)[4:20, 1:17]
     np.testing.assert_array_equal(PREPARATION.prepare(photo), expected)

@@ -78,7 +78,7 @@ def test_minilm_padded_and_split_anywhere():
     # The long one alone is as long as the rest is padded.
     assert error(features(network, network.collate(texts), 3), expected) < PROMISED
     short = network.collate(texts[:4])
-    assert short.ids.shape == (4, 24)
+    assert short.ids.shape == (4, 20)
     assert error(features(network, short), expected[:4]) < PROMISED
 
 

@@ -172,7 +172,7 @@ def test_padding_makes_no_difference():
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-6)
     with pytest.raises(ValueError, match="without a tokenizer"):
         network.prepare("a text")
-    assert network.collate([np.ones(3, np.int32)] * 2).ids.shape == (2, 8)
+    assert network.collate([np.ones(3, np.int32)] * 2).ids.shape == (2, 4)
 
 
 class Head(nnx.Module):
