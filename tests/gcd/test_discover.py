@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from eagc_jax.gcd import backbones, clustering, sources
+from eagc_jax.gcd import discover as discovering
 from eagc_jax.gcd.discover import (
     BackboneSettings,
     ClusteringSettings,
@@ -54,6 +55,27 @@ def test_it_is_semi_supervised_kmeans(tmp_path):
     renamed = {"cherry": "novel-2", "date": "novel-1"}
     assert found.assignment.assigned == [renamed.get(name, name) for name in names]
     assert found.scores is None
+
+
+def test_clusters_that_are_renumbered_keep_their_centres():
+    clusters = np.array(
+        [0, 1, 2, 2, 3, 4, 4, 4]
+    )  # sizes of novel ones: a cycle of three
+    rows = np.eye(8, dtype=np.float32)[clusters]
+    records = sources.Records(
+        "axes",
+        "embedding",
+        sources.ArrayItems(rows),
+        ids=tuple("abcdefgh"),
+        labels=np.array([0, 1, -1, -1, -1, -1, -1, -1]),
+        class_names=("x", "y"),
+        num_known=2,
+    )
+    found, centres = discovering._assignment(records, rows, clusters, np.eye(8)[:5])
+    names = [f"novel-{number}" for number in (2, 2, 3, 1, 1, 1)]
+    assert found.assigned == ["x", "y", *names]
+    np.testing.assert_array_equal(found.distance, np.zeros(8))
+    np.testing.assert_array_equal(centres[found.clusters], rows)
 
 
 def test_a_run_says_all_of_it_in_the_source_s_order(tmp_path):

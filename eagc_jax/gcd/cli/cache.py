@@ -60,17 +60,21 @@ class Cache:
 
 def _show(folder: pathlib.Path) -> None:
     from eagc_jax.gcd.backbones import cache
+    from eagc_jax.gcd.sources.strings import shown
 
     entries = cache.describe(folder)
     total = sum(entry.bytes for entry in entries)
     print(f"{folder}: {size(total)} in {len(entries)} entries")
     for entry in entries:
-        days = (time.time() - entry.last_used) / _DAY
+        days = int((time.time() - entry.last_used) / _DAY)
+        used = f"used {days} days ago" if days else "used today"
         damaged = f", {len(entry.damaged)} damaged files" if entry.damaged else ""
         print(
-            f"  {entry.backbone}: {entry.items:,} rows, {size(entry.bytes)}, "
-            f"used {days:.0f} days ago{damaged}"
+            f"  {entry.backbone}: {entry.items:,} rows, {size(entry.bytes)}, {used}"
+            f"{damaged}"
         )
+        if entry.preparation:  # the same backbone may have several
+            print(f"    {shown(entry.preparation)}")
 
 
 def _prune(folder: pathlib.Path, wanted: Prune) -> None:

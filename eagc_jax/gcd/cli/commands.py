@@ -20,6 +20,7 @@ _MANNERS = (
     tyro.conf.OmitArgPrefixes,
     tyro.conf.OmitSubcommandPrefixes,
     tyro.conf.FlagCreatePairsOff,
+    tyro.conf.CascadeSubcommandArgs,
 )
 _ABOUT = (
     "Finds the categories in photos, sentences or embeddings of which some are labeled."
