@@ -10,7 +10,7 @@ from flax import nnx
 from scipy.special import erf
 
 from eagc_jax.gcd import heads
-from eagc_jax.gcd.backbones import checkpoints
+from eagc_jax.gcd.backbones import checkpoints, weights
 from eagc_jax.gcd.backbones import vit as models
 from eagc_jax.gcd.training.model import DiscoveryModel
 from tests.gcd import golden
@@ -81,7 +81,7 @@ def numpy_vit(p, images):
 
 
 def float64_parameters(vit):
-    names = checkpoints._parameters(vit)
+    names = weights.parameters(vit)
     return {name: np.asarray(value, np.float64) for name, value in names.items()}
 
 
@@ -101,7 +101,7 @@ def test_vit_matches_numpy(vit, images):
 
 def test_vit_b16_has_the_published_layout():
     build = lambda: models.VisionTransformer(models.ViTConfig(), rngs=nnx.Rngs(0))  # noqa: E731
-    parameters = checkpoints._parameters(nnx.eval_shape(build))
+    parameters = weights.parameters(nnx.eval_shape(build))
     assert len(parameters) == 150
     assert sum(value.size for value in parameters.values()) == 85_798_656
     assert parameters["blocks.11.attn.qkv.kernel"].shape == (768, 2304)
@@ -258,8 +258,8 @@ def test_a_checkpoint_holds_no_compute_dtype(tmp_path, vit, narrow):
 def test_half_a_checkpoint(tmp_path, vit):
     path = tmp_path / "half.npz"
     checkpoints.save_backbone(path, vit, half=True)
-    before = checkpoints._parameters(vit)
-    after = checkpoints._parameters(checkpoints.load_backbone(path))
+    before = weights.parameters(vit)
+    after = weights.parameters(checkpoints.load_backbone(path))
     for name, value in before.items():
         assert after[name].dtype == jnp.float32
         # Half a unit of the last of float16's 11 bits, or of its subnormal numbers.

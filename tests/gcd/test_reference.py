@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from eagc_jax.gcd.backbones import checkpoints
 from eagc_jax.gcd.backbones import vit as models
+from eagc_jax.gcd.backbones import weights
 from eagc_jax.gcd.sources import ArrayItems
 from eagc_jax.gcd.training import views
 from eagc_jax.gcd.training.loop import TrainingRun
@@ -25,8 +25,8 @@ def reference(split, backbone):
 
 
 def test_only_the_last_block_moves(reference, backbone):
-    before = checkpoints._parameters(backbone)
-    after = checkpoints._parameters(reference)
+    before = weights.parameters(backbone)
+    after = weights.parameters(reference)
     moved = {name for name in before if np.any(before[name] != after[name])}
     assert {name.rsplit(".", 1)[0] for name in moved} == {
         *("blocks.1.attn.proj", "blocks.1.attn.qkv", "blocks.1.mlp.fc1"),
@@ -44,8 +44,8 @@ def test_images_and_labels_without_permission_are_not_read(reference, split, bac
         truth=None,
     )
     again = train_reference(CONFIG, blind, backbone)
-    expected = checkpoints._parameters(reference)
-    for name, leaf in checkpoints._parameters(again).items():
+    expected = weights.parameters(reference)
+    for name, leaf in weights.parameters(again).items():
         np.testing.assert_array_equal(leaf, expected[name])
 
 
@@ -55,8 +55,8 @@ def test_pooled_views_serve_as_well(reference, split, backbone):
     pool = views.pool_views(key, split.items.array, backbone, augmentation, views=2)
     config = dataclasses.replace(CONFIG, epochs=1)
     found = train_reference(config, split, backbone, pool)
-    before = checkpoints._parameters(backbone)
-    after = checkpoints._parameters(found)
+    before = weights.parameters(backbone)
+    after = weights.parameters(found)
     moved = {name for name in before if np.any(before[name] != after[name])}
     assert moved
     assert all(name.startswith("blocks.1.") for name in moved)

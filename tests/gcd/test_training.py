@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 from eagc_jax import features
-from eagc_jax.gcd.backbones import checkpoints
+from eagc_jax.gcd.backbones import weights
 from eagc_jax.gcd.evaluation import baselines
 from eagc_jax.gcd.evaluation.accuracy import Accuracy
 from eagc_jax.gcd.methods import Batch, SimGCD
@@ -128,8 +128,8 @@ def test_labels_of_unlabeled_images_never_reach_training(plain, split, backbone)
 
 
 def test_only_the_last_block_and_the_heads_move(plain, backbone):
-    before = checkpoints._parameters(backbone)
-    after = checkpoints._parameters(plain.model.backbone)
+    before = weights.parameters(backbone)
+    after = weights.parameters(plain.model.backbone)
     moved = {name for name in before if np.any(before[name] != after[name])}
     assert moved
     assert all(name.startswith("blocks.1.") for name in moved)

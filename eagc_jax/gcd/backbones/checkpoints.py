@@ -4,16 +4,13 @@ import dataclasses
 import json
 import os
 import pathlib
-import zipfile
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx, traverse_util
 
 from eagc_jax import _files
-from eagc_jax.gcd.backbones.vit import ComputeDtype, VisionTransformer, ViTConfig
+from eagc_jax.gcd.backbones import vit_files, weights
+from eagc_jax.gcd.backbones.base import ComputeDtype
+from eagc_jax.gcd.backbones.vit import VisionTransformer
 
 # Of our own making: `python -m eagc_jax.gcd.training.pretraining` writes it anew.
 DIGITS_BACKBONE = pathlib.Path(__file__).parents[1] / "weights" / "digits_vit.npz"
@@ -37,7 +34,9 @@ def save_backbone(
       ValueError: with `half`, a parameter is out of float16's range (65504).
     """
     path = pathlib.Path(path)
-    arrays = {name: np.asarray(value) for name, value in _parameters(backbone).items()}
+    arrays = {
+        name: np.asarray(value) for name, value in weights.parameters(backbone).items()
+    }
     if half:
         arrays = {name: _halved(name, value) for name, value in arrays.items()}
     shape = dataclasses.asdict(backbone.config)
@@ -71,27 +70,16 @@ def load_backbone(
       >>> load_backbone().config.image_size
       8
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            stored = dict(file)
-    except (zipfile.BadZipFile, ValueError) as error:
-        raise ValueError(f"{path} is not a readable npz file: {error}") from error
-    if _CONFIG_KEY not in stored:
+    tensors = weights.read_tensors(path)
+    if _CONFIG_KEY not in tensors:
         raise ValueError(f"{path} holds no backbone: its entry 'config' is missing")
-    shape = json.loads(str(stored.pop(_CONFIG_KEY)))
-    config = ViTConfig(**shape, compute_dtype=compute_dtype)
-    # Shapes alone: no weights are drawn only to be overwritten.
-    backbone = nnx.eval_shape(lambda: VisionTransformer(config, rngs=nnx.Rngs(0)))
-    expected = _parameters(backbone)
-    _check_fit(path, stored, expected)
-    nested = traverse_util.unflatten_dict(
-        {
-            _path(name): jnp.asarray(value, expected[name].dtype)
-            for name, value in stored.items()
-        }
+    return vit_files.from_own(
+        tensors,
+        source=pathlib.Path(path),
+        compute_dtype=compute_dtype,
+        image_size=None,
+        checkpoint=False,
     )
-    nnx.update(backbone, nnx.State(nested))
-    return backbone
 
 
 def _halved(name: str, value: np.ndarray) -> np.ndarray:
@@ -102,25 +90,3 @@ def _halved(name: str, value: np.ndarray) -> np.ndarray:
             "with half=False"
         )
     return value.astype(np.float16)
-
-
-def _parameters(backbone: VisionTransformer) -> dict[str, jax.Array]:
-    nested = nnx.to_pure_dict(nnx.state(backbone, nnx.Param))
-    flat: dict[tuple, Any] = traverse_util.flatten_dict(nested)  # type: ignore[assignment]
-    return {".".join(map(str, path)): value for path, value in flat.items()}
-
-
-def _path(name: str) -> tuple[str | int, ...]:
-    return tuple(int(part) if part.isdigit() else part for part in name.split("."))
-
-
-def _check_fit(path: object, stored: dict, expected: dict) -> None:
-    """Complains about every name and shape at once, not about the first only."""
-    problems = [f"missing {name}" for name in sorted(expected.keys() - stored.keys())]
-    problems += [f"unknown {name}" for name in sorted(stored.keys() - expected.keys())]
-    for name in sorted(expected.keys() & stored.keys()):
-        found, wanted = stored[name].shape, expected[name].shape
-        if found != wanted:
-            problems.append(f"{name} has shape {found}, expected {wanted}")
-    if problems:
-        raise ValueError(f"{path} does not fit its config: " + "; ".join(problems))

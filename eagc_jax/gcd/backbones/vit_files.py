@@ -38,7 +38,7 @@ def load_vit(
             ".safetensors of DINO or DINOv2, or the .npz of `eagc pretrain`"
         )
     tensors = weights_files.read_tensors(weights)
-    made = _own if "config" in tensors else dino.from_tensors
+    made = from_own if "config" in tensors else dino.from_tensors
     return made(
         tensors,
         source=weights,
@@ -48,7 +48,7 @@ def load_vit(
     )
 
 
-def _own(
+def from_own(
     tensors: dict[str, np.ndarray],
     *,
     source: pathlib.Path,
