@@ -108,16 +108,16 @@ def _visit_nearest(chunks: Chunks, centres, done, _) -> tuple[_lloyd._Pass, np.n
     """One pass over all rows; restarts that are done are passed over."""
     assignments = np.zeros((len(centres), len(chunks.features)), np.int32)
     so_far = jax.vmap(_lloyd._nothing_yet)(centres)
-    waiting = None  # read back while the device is at the next chunk
+    waiting = []  # read back while the device is at the next chunk
     for chunk in chunks:
         real = chunk.stop - chunk.start
         so_far, assigned = _assigned(
             so_far, done, chunk.rows, chunk.scales, chunk.pinned, real, centres
         )
-        if waiting is not None:
-            _write(assignments, *waiting)
-        waiting = chunk, assigned
-    _write(assignments, *waiting)
+        waiting.append((chunk, assigned))
+        if len(waiting) > 1:
+            _write(assignments, *waiting.pop(0))
+    _write(assignments, *waiting.pop())
     return so_far, assignments
 
 
@@ -184,7 +184,8 @@ def _tallied(so_far, rows, scales, pinned, assigned, centres):
     split = jnp.pad(assigned, (0, blocks.pinned.size - len(unit)), constant_values=-1)
 
     def block(so_far, part):
-        return _lloyd._tallied(so_far, *part, centres), None
+        rows, assigned = part
+        return _lloyd._tallied(so_far, rows, assigned, centres), None
 
     return jax.lax.scan(block, so_far, (blocks, split.reshape(blocks.pinned.shape)))[0]
 

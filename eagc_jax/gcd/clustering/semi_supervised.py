@@ -98,19 +98,19 @@ def semi_supervised_kmeans(
       Vaze et al., "Generalized Category Discovery", CVPR 2022. Arthur and
       Vassilvitskii, "k-means++: The Advantages of Careful Seeding", SODA 2007.
     """
-    features, labels, mask = _checked_arrays(features, labels, labeled_mask)
-    _check_numbers(len(features), num_clusters, restarts, max_iterations, tolerance)
-    traced = any(isinstance(x, Tracer) for x in (key, features, labels, mask))
-    if not any(isinstance(x, Tracer) for x in (features, labels, mask)):
+    rows, labels, mask = _checked_arrays(features, labels, labeled_mask)
+    _check_numbers(len(rows), num_clusters, restarts, max_iterations, tolerance)
+    traced = any(isinstance(x, Tracer) for x in (key, rows, labels, mask))
+    if not any(isinstance(x, Tracer) for x in (rows, labels, mask)):
         _check_labels(labels, mask, num_clusters)
     if traced and balanced:
         raise ValueError(
             "balanced=True can't be used inside jit or vmap: call it outside"
         )
-    if balanced or not (traced or features.size <= _WHOLE_ENTRIES):
+    if balanced or not (traced or rows.size <= _WHOLE_ENTRIES):
         return _streamed.cluster(
             key,
-            features,
+            rows,
             np.where(mask, labels, -1).astype(np.int32),
             max_iterations,
             tolerance,
@@ -118,13 +118,13 @@ def semi_supervised_kmeans(
             restarts=restarts,
             balanced=balanced,
         )
-    features = jnp.asarray(features)
-    features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
-    if not isinstance(features, Tracer):
-        raise_unless_finite(np.asarray(jnp.isfinite(features).all(axis=1)))
+    rows = jnp.asarray(rows)
+    rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
+    if not isinstance(rows, Tracer):
+        raise_unless_finite(np.asarray(jnp.isfinite(rows).all(axis=1)))
     return _lloyd.cluster(
         key,
-        features,
+        rows,
         jnp.where(mask, labels, -1).astype(jnp.int32),
         jnp.int32(max_iterations),
         jnp.float32(tolerance),
