@@ -112,6 +112,8 @@ def test_the_settings_give_the_run_back(place, capsys):
     more = ("--settings=run/settings.json", "--num-classes=3", "--out=other")
     assert eagc("discover", *more) == 0
     assert "3 classes, as given" in capsys.readouterr().out
+    assert eagc("discover", "clouds.npy", "--num-classes=2", "--out=known") == 0
+    assert "no novel clusters; if you expect" in capsys.readouterr().out
 
 
 def test_photos_are_embedded_once(capsys):

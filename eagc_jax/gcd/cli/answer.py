@@ -94,6 +94,11 @@ def _stages(found: Discovery) -> list[str]:
 def _clusters(found: Discovery) -> list[str]:
     assignment, known = found.assignment, found.records.num_known
     sizes = assignment.sizes
+    if len(sizes) == known:
+        return [
+            "no novel clusters; if you expect new categories, say how many classes there "
+            "are with --num-classes"
+        ]
     lines = [
         f"known classes have {sizes[:known].sum():,} items, "
         f"{len(sizes) - known} novel clusters {sizes[known:].sum():,}"
