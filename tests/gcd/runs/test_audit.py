@@ -15,7 +15,7 @@ from eagc_jax.gcd.training.settings import (
     TrainConfig,
     WarmStart,
 )
-from tests.gcd.test_report import PARAMETERS, make_run
+from tests.gcd.report.test_report import PARAMETERS, make_run
 
 
 def test_a_line_per_step_gives_every_bit_back(tmp_path):

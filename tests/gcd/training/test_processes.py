@@ -24,7 +24,7 @@ from tests.gcd.one_process import found, tiny_run
 
 LIMIT = 300  # seconds until processes are killed; they need some twenty
 EPS = float(np.finfo(np.float32).eps)
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 def free_port():

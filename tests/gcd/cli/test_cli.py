@@ -395,7 +395,7 @@ def test_parsing_imports_little():
         "print(sorted(heavy & (set(sys.modules) - before)))\n"
     )
     run = [sys.executable, "-c", code]
-    root = pathlib.Path(__file__).parents[2]
+    root = pathlib.Path(__file__).parents[3]
     found = subprocess.run(run, capture_output=True, text=True, check=True, cwd=root)
     assert found.stdout == "[]\n"
 
