@@ -33,8 +33,8 @@ from eagc_jax.gcd import sources
 from eagc_jax.gcd.backbones import checkpoints
 from eagc_jax.gcd.backbones.vit import VisionTransformer
 from eagc_jax.gcd.methods import SimGCD
-from eagc_jax.gcd.runs import finished, intervals, tables
-from eagc_jax.gcd.runs.arms import ARMS, CONTROL, Arm
+from eagc_jax.gcd.runs.comparison import finished, intervals, tables
+from eagc_jax.gcd.runs.comparison.arms import ARMS, CONTROL, Arm
 from eagc_jax.gcd.sources import Records
 from eagc_jax.gcd.training import pretraining, views
 from eagc_jax.gcd.training.inputs import images_of

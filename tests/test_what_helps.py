@@ -6,8 +6,8 @@ import pytest
 
 from eagc_jax.gcd import sources
 from eagc_jax.gcd.backbones import vit as models
-from eagc_jax.gcd.runs import finished
-from eagc_jax.gcd.runs.arms import ARMS, CONTROL
+from eagc_jax.gcd.runs.comparison import finished
+from eagc_jax.gcd.runs.comparison.arms import ARMS, CONTROL
 from eagc_jax.gcd.training import pretraining
 from examples import what_helps
 

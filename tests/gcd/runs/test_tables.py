@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from eagc_jax.gcd.runs import finished, intervals, tables
-from eagc_jax.gcd.runs.finished import FinishedRun
+from eagc_jax.gcd.runs.comparison import finished, intervals, tables
+from eagc_jax.gcd.runs.comparison.finished import FinishedRun
 
 
 def run(arm="plain", seed=0, dataset="digits", **values):

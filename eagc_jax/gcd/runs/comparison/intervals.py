@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from eagc_jax.gcd.runs.finished import MEASURES, FinishedRun, finished
+from eagc_jax.gcd.runs.comparison.finished import MEASURES, FinishedRun, finished
 
 
 class Interval(NamedTuple):

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from eagc_jax.gcd.runs.finished import MEASURES
-from eagc_jax.gcd.runs.intervals import Interval, Summary
+from eagc_jax.gcd.runs.comparison.finished import MEASURES
+from eagc_jax.gcd.runs.comparison.intervals import Interval, Summary
 
 _TITLES = {
     "all": "All",

@@ -1,0 +1,1 @@
+"""Several runs beside each other: arms, a file of finished runs, intervals, tables."""
