@@ -17,6 +17,8 @@ from eagc_jax.gcd.runs.choices import (
 if TYPE_CHECKING:
     from eagc_jax.gcd.runs.discovery import DiscoverSettings
 
+# The second view of an unlabeled item is one of so many nearest, or itself.
+_NEIGHBOURS = 10
 _NOT_YET = (
     "this is the first answer, as with --quick; --train goes on from it. How far to "
     "trust an answer, and a page to work on, are not built yet"
@@ -84,12 +86,13 @@ class Discover:
 
     def _settings(self) -> DiscoverSettings:
         from eagc_jax.gcd.runs import discovery
+        from eagc_jax.gcd.runs.settings import on_features
 
         run = None
         if self.settings is not None:
             run = discovery.read_settings(self.settings).run
         if self.train and run is None:
-            run = discovery.recommended_run(self.seed)
+            run = on_features(neighbours=_NEIGHBOURS, seed=self.seed)
         return discovery.DiscoverSettings(
             self.source,
             self.backbone,

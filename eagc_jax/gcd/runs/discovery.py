@@ -25,7 +25,6 @@ from eagc_jax.gcd.runs.settings import RunSettings
 from eagc_jax.gcd.sources import BadItem, Records
 from eagc_jax.gcd.sources.strings import shown
 from eagc_jax.gcd.training.loop import TrainingRun
-from eagc_jax.gcd.training.settings import AdapterConfig, TrainConfig, WarmStart
 
 _ENTRY = "discover"  # of settings.json
 
@@ -40,26 +39,6 @@ class DiscoverSettings:
     # Of training; None for the first answer, without any.
     run: RunSettings | None = None
     seed: int = 0  # of clustering; training has one of its own
-
-
-def recommended_run(seed: int = 0) -> RunSettings:
-    """SimGCD with an adapter on the features, twenty epochs after a warm start.
-
-    The second view of an unlabeled item is one of its ten nearest, or the item itself.
-    """
-    return RunSettings(
-        training=TrainConfig(
-            epochs=20,
-            learning_rate=1.0,
-            final_learning_rate=1e-3,
-            trains="adapter",
-            adapter=AdapterConfig(neighbours=10),
-            warm_start=WarmStart(),
-            log_every=0,
-            evaluate_every=20,
-            seed=seed,
-        )
-    )
 
 
 @dataclasses.dataclass(frozen=True)
