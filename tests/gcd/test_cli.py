@@ -223,7 +223,7 @@ CASES = {
     ),
     "empty text": (
         lambda: write_table("xa", "yb", ["", ""]),
-        "row 2 of .*data.csv.*--on-bad-item skip",
+        "row 2 of data.csv.*--on-bad-item skip",
     ),
     "zero bytes": (
         lambda: photos_with("unlabeled/zero.png", b""),
@@ -237,7 +237,7 @@ CASES = {
     ),
     "line in a name": (lambda: photos_with("unlabeled/a\nb.png", b""), r"a\\nb.png"),
     "loop": (loop, "red0.png"),
-    "NaN": (nan_row, "row 5 of .*clouds.npz"),
+    "NaN": (nan_row, "row 5 of clouds.npz"),
     "two widths": (two_widths, "e.parquet.*row 1"),
     "weights": (other_weights, "weights.npz"),
     "no such weights": (

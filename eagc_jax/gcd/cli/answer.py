@@ -72,7 +72,7 @@ def _stages(found: Discovery) -> list[str]:
         number = (
             f"{estimate.number} classes, estimated in "
             f"{seconds['number of classes']:.1f} s (likely {estimate.low} to "
-            f"{estimate.high}; --num-classes says it)"
+            f"{estimate.high}; --num-classes if you know)"
         )
     embedding = embedded_line(
         found.backbone, found.embedded, len(found.records), seconds["embedding"]
