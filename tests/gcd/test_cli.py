@@ -21,6 +21,7 @@ from eagc_jax.gcd import backbones, cli, sources
 from eagc_jax.gcd.backbones import registry
 from eagc_jax.gcd.cli import commands, errors
 from eagc_jax.gcd.cli.progress import Shown
+from eagc_jax.gcd.training import pretraining
 from tests.gcd import clouds
 
 QUICK = ("--quick", "--num-classes", "4")
@@ -324,6 +325,15 @@ def test_doctor_reads_healthy_data(place, capsys, monkeypatch):
     assert "the data can be read" in capsys.readouterr().out
     assert eagc("doctor", write_table(["x", "a"], ["y", "b"])) == 1
     assert "leave the label of some rows empty" in capsys.readouterr().out
+
+
+def test_pretrain_passes_its_options_on(capsys, monkeypatch):
+    given = []
+    monkeypatch.setattr(pretraining, "main", given.extend)
+    assert eagc("pretrain", "--output=w.npz", "--dataset=digits", "--epochs=3") == 0
+    assert given == ["--output=w.npz", "--dataset=digits", "--epochs=3", "--seed=0"]
+    assert eagc("pretrain", "--output=w.npz", "--dataset=nothing") == 2
+    assert "dataset must be one of digits" in capsys.readouterr().err
 
 
 def test_an_interrupt_leaves_nothing(place, capsys, monkeypatch):
