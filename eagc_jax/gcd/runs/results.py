@@ -41,6 +41,7 @@ def open_folder(path: str | os.PathLike) -> pathlib.Path:
       FileExistsError: it is a file, or a folder that holds something else.
 
     Examples:
+      >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as parent:
       ...     open_folder(pathlib.Path(parent) / "demo").is_dir()
       True
