@@ -146,7 +146,7 @@ def discover(
 
     name = settings.backbone.name or backbones.default_backbone(records.kind)
     discovery = Discovery(
-        settings=settings,
+        settings=_from_anywhere(settings),
         records=records,
         features=features,
         assignment=assignment,
@@ -175,13 +175,17 @@ def _settings(data: Any, settings: DiscoverSettings | None) -> DiscoverSettings:
         source = dataclasses.replace(source, data=None)
     elif not isinstance(data, DiscoverSettings):
         source = dataclasses.replace(source, data=os.fspath(data))
+    return dataclasses.replace(settings, source=source)
+
+
+def _from_anywhere(settings: DiscoverSettings) -> DiscoverSettings:
+    """The same for who reads them in another folder."""
     backbone = settings.backbone
     if backbone.weights is not None:
         weights = os.path.abspath(backbone.weights)
         backbone = dataclasses.replace(backbone, weights=weights)
-    return dataclasses.replace(
-        settings, source=opening.absolute(source), backbone=backbone
-    )
+    source = opening.absolute(settings.source)
+    return dataclasses.replace(settings, source=source, backbone=backbone)
 
 
 def _stages(seconds: dict[str, float], tell: Callable[[str], None]):

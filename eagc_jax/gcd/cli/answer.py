@@ -22,17 +22,17 @@ def show(found: Discovery) -> None:
     """Prints it."""
     for line in [*_data(found), *_stages(found), *_clusters(found), *_end(found)]:
         print(line)
-    show_skipped(found.skipped)
+    show_skipped(found.skipped, _SKIPPED)
 
 
-def show_skipped(skipped: tuple[BadItem, ...]) -> None:
-    """On stderr, the first few."""
+def show_skipped(skipped: tuple[BadItem, ...], most: int | None = None) -> None:
+    """On stderr; all of them, or the first few where a file lists them."""
     if not skipped:
         return
     print(f"left out {len(skipped):,} items that can't be read:", file=sys.stderr)
-    for bad in skipped[:_SKIPPED]:
+    for bad in skipped[:most]:
         print(f"  {bad}", file=sys.stderr)
-    if len(skipped) > _SKIPPED:
+    if most is not None and len(skipped) > most:
         print("  ... all are in skipped.csv", file=sys.stderr)
 
 
@@ -72,7 +72,7 @@ def _stages(found: Discovery) -> list[str]:
         number = (
             f"{estimate.number} classes, estimated in "
             f"{seconds['number of classes']:.1f} s (likely {estimate.low} to "
-            f"{estimate.high}; --num-classes says it)"
+            f"{estimate.high}; --num-classes if you know)"
         )
     embedding = embedded_line(
         found.backbone, found.embedded, len(found.records), seconds["embedding"]

@@ -34,6 +34,8 @@ class Pretrain:
         """As `python -m eagc_jax.gcd.training.pretraining`."""
         from eagc_jax.gcd.training import pretraining
 
+        if self.dataset is not None:
+            pretraining.recipe(self.dataset)  # raises ValueError for an unknown one
         given = dataclasses.asdict(self).items()
         pretraining.main([f"--{k}={v}" for k, v in given if v is not None])
         return 0
