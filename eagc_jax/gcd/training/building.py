@@ -96,7 +96,7 @@ def build_inputs(
     """What steps read: features, views from a pool, or images."""
     if config.trains != "blocks":
         given = _feature_inputs(config, records, features, neighbours)
-        return given if pool is None else _pooled(records, pool, given)
+        return given if pool is None else _pooled(records, pool, given, unit=True)
     if not has_images_in_memory(records) and pool is None:
         _check_images(records)
         return LoadedInputs(records, model.backbone, config.augmentation)
@@ -111,12 +111,14 @@ def build_inputs(
     return _pooled(records, pool, inputs)
 
 
-def _pooled(records: Records, pool: ViewPool, items: Any) -> PooledInputs:
+def _pooled(
+    records: Records, pool: ViewPool, items: Any, *, unit: bool = False
+) -> PooledInputs:
     if len(pool.tokens) != len(records):
         raise ValueError(
             f"pool has {len(pool.tokens)} images, the records {len(records)}"
         )
-    return PooledInputs(pool, items)
+    return PooledInputs(pool, items, unit=unit)
 
 
 def _check_images(records: Records) -> None:

@@ -201,15 +201,21 @@ class PooledInputs:
     """Two of each item's views in a pool, drawn anew each time.
 
     Args:
-      pool: tokens (N, V, ...) behind the frozen prefix; or features (N, V, D) of views,
-        whose rows are scaled to length 1.
+      pool: tokens (N, V, ...) behind the frozen prefix; or features (N, V, D) of views.
       items: of which all are evaluated, as they are.
+      unit: whether rows are scaled to length 1, as `FeatureInputs` has them.
     """
 
     rows_axis = 1
 
-    def __init__(self, pool: ViewPool, items: ImageInputs | FeatureInputs):
-        self._tokens, self._items = pool.tokens, items
+    def __init__(
+        self,
+        pool: ViewPool,
+        items: ImageInputs | FeatureInputs,
+        *,
+        unit: bool = False,
+    ):
+        self._tokens, self._items, self._unit = pool.tokens, items, unit
         self.view = GivenViews()
 
     def __len__(self) -> int:
@@ -221,7 +227,7 @@ class PooledInputs:
         drawn = draw_numbers(keys, rows.shape[1], self._tokens.shape[1])
         numbers = np.asarray(drawn)[:, :, columns]
         found = self._tokens[rows[:, None, columns], numbers]
-        return unit_rows(found) if self._tokens.ndim == 3 else found
+        return unit_rows(found) if self._unit else found
 
     def bytes_of_rows(self, number: int) -> int:
         """Of two views."""
