@@ -27,6 +27,7 @@ from eagc_jax.gcd.runs.choices import (
     SourceSettings,
 )
 from eagc_jax.gcd.runs.discovery import DiscoverSettings, Discovery, read_settings
+from eagc_jax.gcd.runs.settings import RunSettings, recommended
 from eagc_jax.gcd.sources import Records
 from eagc_jax.gcd.training.loop import TrainingRun
 
@@ -56,7 +57,7 @@ def discover(
     Each item gets a feature by a frozen backbone. Semi-supervised k-means on the features
     keeps labeled items with their class, and puts each unlabeled one into a known class
     or a novel cluster; how many there are is given or estimated. That is the first
-    answer. Where the settings have a `run`, a method is then trained on the features
+    answer. Where the settings have a `run`, or `train` says so, a method is then trained
     and assigns the items; how sure that is, is judged by where its features lie.
 
     Args:
@@ -134,11 +135,12 @@ def discover(
     with stage("assigning"):
         assignment, centres = _assignment(records, features, clusters, centres)
     first, run = assignment, None
+    if settings.run is None and settings.train:
+        chosen = recommended(records.kind, network.depth, seed=settings.seed)
+        settings = dataclasses.replace(settings, run=chosen)
     if settings.run is not None:
         with stage("training"):
-            run = settings.run.start(
-                records, features=features, num_classes=num_classes, name="discover"
-            )
+            run = _start(settings.run, records, network, features, num_classes)
             for epoch in run:
                 tell(f"training, epoch {epoch} of {run.config.epochs}")
             assignment, centres = _assignment(records, *_after(run))
@@ -215,6 +217,26 @@ def _num_classes(
             f"has {known} known classes and {unlabeled} unlabeled items; got {number}"
         )
     return number, None
+
+
+def _start(
+    settings: RunSettings,
+    records: Records,
+    network: Backbone,
+    features: np.ndarray,
+    num_classes: int,
+) -> TrainingRun:
+    """On the items themselves where blocks of the backbone train, else on features."""
+    if settings.training.trains != "blocks":
+        return settings.start(
+            records, features=features, num_classes=num_classes, name="discover"
+        )
+    if not network.depth:
+        raise ValueError(
+            "trains = 'blocks' needs a backbone with blocks, such as a vit; this one "
+            "has none: train an adapter on its features, trains = 'adapter'"
+        )
+    return settings.start(records, network, num_classes=num_classes, name="discover")
 
 
 def _after(run: TrainingRun) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -21,9 +21,9 @@ from eagc_jax.gcd.discover import (
 from eagc_jax.gcd.evaluation.certainty import certainty
 from eagc_jax.gcd.methods import SimGCD
 from eagc_jax.gcd.runs.plain import from_plain, to_plain
-from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.runs.settings import RunSettings, recommended
 from eagc_jax.gcd.training.settings import AdapterConfig, TrainConfig, WarmStart
-from tests.gcd import clouds
+from tests.gcd import clouds, tiny
 
 FOUR = ClusteringSettings(num_classes=4)
 
@@ -254,3 +254,26 @@ def test_training_goes_on_from_the_first_answer(tmp_path):
         found.assignment.clusters[given], found.records.labels[given]
     )
     assert read_settings(tmp_path / "run").run == run
+
+
+@pytest.mark.slow
+def test_blocks_of_a_backbone_train_on_the_items_themselves(split, backbone):
+    run = RunSettings(tiny.METHOD, dataclasses.replace(tiny.CONFIG, epochs=1))
+    settings = DiscoverSettings(
+        clustering=ClusteringSettings(num_classes=10, restarts=1), run=run
+    )
+    found = discover(split, settings, backbone=backbone)
+    assert found.training.history.epochs == [1]
+    assert len(found.assignment.assigned) == 96
+    names = found.training.history.parameters
+    assert any(name.startswith("backbone/blocks/1/") for name in names)
+
+
+def test_what_trains_suits_the_data_and_the_device(monkeypatch):
+    assert recommended("text", 6).training.adapter.neighbours == 10
+    assert recommended("image", 12).training.trains == "adapter"  # this is a CPU
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert recommended("image", 12, seed=3).training.trains == "blocks"
+    assert recommended("image", 12, seed=3).training.seed == 3
+    assert recommended("image", 0).training.trains == "adapter"
+    assert recommended("text", 6).training.trains == "adapter"

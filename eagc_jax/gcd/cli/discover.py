@@ -17,8 +17,6 @@ from eagc_jax.gcd.runs.choices import (
 if TYPE_CHECKING:
     from eagc_jax.gcd.runs.discovery import DiscoverSettings
 
-# The second view of an unlabeled item is one of so many nearest, or itself.
-_NEIGHBOURS = 10
 _NOT_YET = (
     "this is the first answer, as with --quick; --train goes on from it. How far to "
     "trust an answer, and a page to work on, are not built yet"
@@ -42,7 +40,8 @@ class Discover:
     seed: int = 0
     # Stop at the first answer, before any training.
     quick: bool = False
-    # Train on the features after the first answer.
+    # Train after the first answer: on a CPU an adapter on the features, on an accelerator
+    # the last block of a photo network.
     train: bool = False
     # Folder to write to; by default a new one here, named after the data.
     out: Annotated[pathlib.Path | None, arg(metavar="RUN")] = None
@@ -80,25 +79,24 @@ class Discover:
                 on_stage=shown.stage,
             )
         answer.show(found)
-        if settings.run is None and not self.quick:
+        if found.training is None and not self.quick:
             print(_NOT_YET)
         return 0
 
     def _settings(self) -> DiscoverSettings:
         from eagc_jax.gcd.runs import discovery
-        from eagc_jax.gcd.runs.settings import on_features
 
-        run = None
+        run, train = None, self.train
         if self.settings is not None:
-            run = discovery.read_settings(self.settings).run
-        if self.train and run is None:
-            run = on_features(neighbours=_NEIGHBOURS, seed=self.seed)
+            earlier = discovery.read_settings(self.settings)
+            run, train = earlier.run, train or earlier.train
         return discovery.DiscoverSettings(
             self.source,
             self.backbone,
             self.clustering,
             None if self.quick else run,
             self.seed,
+            train and not self.quick,
         )
 
 

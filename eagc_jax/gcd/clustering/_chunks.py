@@ -11,6 +11,7 @@ import numpy as np
 from eagc_jax.gcd.clustering import _lloyd
 
 _CHUNK_ENTRIES = 2**23  # entries of the rows that are on the device at once: 32 MiB
+_EVEN = 1024  # rows that a chunk of several is a multiple of
 _FEWEST = 256  # rows of the smallest chunk of some of the rows
 
 
@@ -81,20 +82,22 @@ def row_slices(features) -> list[slice]:
 def _chunk_length(features) -> int:
     size, width = features.shape
     chunks = math.ceil(size / max(1, _CHUNK_ENTRIES // width))
-    return math.ceil(size / chunks)
+    length = math.ceil(size / chunks)
+    # In blocks without filling, see `_lloyd._in_blocks`.
+    return length if chunks == 1 else length + -length % _EVEN
 
 
 @jax.jit
 def _scales(rows) -> jax.Array:
-    return jnp.stack(_lloyd._scales(_as_float(rows)))
+    return jnp.stack(_lloyd._scales(as_float(rows)))
 
 
 def unit_rows(rows, scales) -> jax.Array:
     """Rows as stored, normalised, in float32 at least."""
-    return _lloyd._rescaled(_as_float(rows), *scales)
+    return _lloyd._rescaled(as_float(rows), *scales)
 
 
-def _as_float(rows) -> jax.Array:
+def as_float(rows) -> jax.Array:
     rows = jnp.asarray(rows)
     return rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
 

@@ -30,6 +30,9 @@ class _Rows(NamedTuple):
     unit: jax.Array  # (blocks, b, D) l2-normalised
     pinned: jax.Array  # (blocks, b) int32, the class of labeled rows, else -1
     real: jax.Array  # (blocks, b) bool, False where it is filling
+    # (blocks, 2, b) what normalises `unit`, where that isn't done yet: block by block it
+    # costs no pass over the memory.
+    scales: jax.Array | None = None
 
 
 class _Pass(NamedTuple):
@@ -96,11 +99,19 @@ def _rescaled(features, largest, inverse) -> jax.Array:
 
 
 def _in_blocks(
-    unit: jax.Array, pinned: jax.Array, num_clusters: int, real=True, entries=None
+    unit: jax.Array,
+    pinned: jax.Array,
+    num_clusters: int,
+    real=True,
+    entries=None,
+    scales: jax.Array | None = None,
 ) -> _Rows:
-    """`real` is for rows some of which are filling already."""
+    """`real` is for rows some of which are filling already; `scales` are (2, N)."""
     size, width = unit.shape
     blocks = math.ceil(size * max(num_clusters, width) / (entries or _BLOCK_ENTRIES))
+    if scales is not None:  # no filling, which copies the rows, where that can be
+        even = (n for n in range(blocks, 2 * blocks + 1) if size % n == 0)
+        blocks = next(even, blocks)
     block = math.ceil(size / blocks)
     fill = blocks * block - size
 
@@ -110,14 +121,16 @@ def _in_blocks(
         return padded.reshape(blocks, block, *array.shape[1:])
 
     real = jnp.broadcast_to(real, size)
-    return _Rows(split(unit, 0), split(pinned, -1), split(real, False))
+    if scales is not None:
+        scales = split(scales.T, 1).swapaxes(1, 2)
+    return _Rows(split(unit, 0), split(pinned, -1), split(real, False), scales)
 
 
 def _known_centres(rows: _Rows, num_clusters: int) -> tuple[jax.Array, jax.Array]:
     """(K,) which slots have labeled rows, and (K, D) their means, zero elsewhere."""
 
     def add(so_far, rows):
-        unit, pinned, _ = rows  # filling is pinned nowhere
+        unit, pinned = rows[:2]  # filling is pinned nowhere
         sums, counts = _sums_and_counts(unit, pinned, num_clusters)
         return (so_far[0] + sums, so_far[1] + counts), None
 
@@ -265,6 +278,8 @@ def _visit(rows: _Rows, centres: jax.Array, so_far: _Pass | None = None) -> _Pas
     """Assigns all rows, and sums up what the next centres need, onto `so_far`."""
 
     def block(so_far, rows):
+        if rows.scales is not None:
+            rows = rows._replace(unit=_rescaled(rows.unit, *rows.scales), scales=None)
         nearest = _nearest(_scores(rows.unit, centres))
         assigned = jnp.where(rows.pinned >= 0, rows.pinned, nearest)
         return _tallied(so_far, rows, assigned, centres), assigned
@@ -312,7 +327,7 @@ def _nothing_yet(centres: jax.Array) -> _Pass:
 
 def _tallied(so_far: _Pass, rows: _Rows, assigned, centres: jax.Array) -> _Pass:
     """`so_far` with one block of rows added, each in the cluster `assigned` to it."""
-    unit, pinned, real = rows
+    unit, pinned, real, _ = rows
     counted = jnp.where(real, assigned, -1)
     sums, counts = _quick_sums_and_counts(unit, counted, len(centres))
     # From the difference, not from scores: those lose digits in tight clusters.

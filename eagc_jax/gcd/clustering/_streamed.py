@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eagc_jax.gcd.clustering import _balanced, _lloyd
-from eagc_jax.gcd.clustering._chunks import Chunk, Chunks, unit_rows
+from eagc_jax.gcd.clustering._chunks import Chunk, Chunks, as_float, unit_rows
 from eagc_jax.gcd.clustering._lloyd import Clustering
 
 # Entries of the distances that are looked at in one go: 2 MiB, a core's own memory.
@@ -129,19 +129,21 @@ def _write(assignments: np.ndarray, chunk: Chunk, assigned) -> None:
 @jax.jit
 def _assigned(so_far, done, rows, scales, pinned, real, centres):
     """One chunk: `so_far` with it, and (restarts, c) the cluster of each row."""
-    unit = unit_rows(rows, scales)
-    is_real = jnp.arange(len(unit)) < real
-    blocks = _lloyd._in_blocks(unit, pinned, centres.shape[1], is_real, _BLOCK_ENTRIES)
+    rows = as_float(rows)
+    is_real = jnp.arange(len(rows)) < real
+    blocks = _lloyd._in_blocks(
+        rows, pinned, centres.shape[1], is_real, _BLOCK_ENTRIES, scales
+    )
 
     def one(restart):
         so_far, done, centres = restart
 
         def go():
             found = _lloyd._visit(blocks, centres, so_far)
-            flat = found.assignments.reshape(-1)[: len(unit)]
+            flat = found.assignments.reshape(-1)[: len(rows)]
             return found._replace(assignments=so_far.assignments), flat
 
-        return jax.lax.cond(done, lambda: (so_far, jnp.zeros(len(unit), jnp.int32)), go)
+        return jax.lax.cond(done, lambda: (so_far, jnp.zeros(len(rows), jnp.int32)), go)
 
     return jax.lax.map(one, (so_far, done, centres))
 

@@ -36,9 +36,11 @@ class DiscoverSettings:
     source: SourceSettings = SourceSettings()  # noqa: RUF009  (frozen, as the next two)
     backbone: BackboneSettings = BackboneSettings()  # noqa: RUF009
     clustering: ClusteringSettings = ClusteringSettings()  # noqa: RUF009
-    # Of training; None for the first answer, without any.
+    # Of training; None for the first answer, without any, or what `train` says.
     run: RunSettings | None = None
     seed: int = 0  # of clustering; training has one of its own
+    # Where `run` is None: train as suits data and device (`runs.settings.recommended`).
+    train: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,13 +6,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from eagc_jax.gcd.methods import Method, SimGCD
 from eagc_jax.gcd.runs.plain import from_plain, to_plain
-from eagc_jax.gcd.sources import Records
+from eagc_jax.gcd.sources import Kind, Records
 from eagc_jax.gcd.training.aggregation import Aggregation
+from eagc_jax.gcd.training.augmentation import Augmentation
 from eagc_jax.gcd.training.loop import TrainingRun
 from eagc_jax.gcd.training.reference import train_reference
 from eagc_jax.gcd.training.settings import (
@@ -135,6 +137,51 @@ def on_features(
         "evaluate_every": epochs,
     }
     return RunSettings(method, TrainConfig(**(given | training)))
+
+
+# Crops and flips, as SimGCD has them for photos.
+PHOTOS = Augmentation(
+    rotation=0.0, zoom=0.0, shear=0.0, shift=0.0, contrast=0.0, flip=0.5, crop=0.5
+)
+
+
+def on_images(*, epochs: int = 20, seed: int = 0, **training: Any) -> RunSettings:
+    """SimGCD on photos, with the backbone's last block: its published settings.
+
+    Args:
+      epochs: of the run; the teacher's temperature falls in the first 15 hundredths.
+      seed: of heads, batches and views.
+      **training: further fields of `TrainConfig`.
+
+    Examples:
+      >>> on_images().training.augmentation.flip
+      0.5
+    """
+    method = SimGCD(teacher_warmup_epochs=max(round(0.15 * epochs), 1))
+    given = {
+        "epochs": epochs,
+        "seed": seed,
+        "augmentation": PHOTOS,
+        "log_every": 0,
+        "evaluate_every": epochs,
+    }
+    return RunSettings(method, TrainConfig(**(given | training)))
+
+
+def recommended(kind: Kind, depth: int, *, seed: int = 0) -> RunSettings:
+    """How to train where nothing is said.
+
+    An adapter on the features, with ten neighbours; on an accelerator, and for photos,
+    the backbone's last block, whose forward pass a CPU takes too long for.
+
+    Args:
+      kind: of the items.
+      depth: of the backbone, in blocks that can train.
+      seed: of the run.
+    """
+    if kind == "image" and depth and jax.default_backend() != "cpu":
+        return on_images(seed=seed)
+    return on_features(neighbours=10, seed=seed)
 
 
 def read_runs(settings: Mapping[str, Any]) -> dict[str, RunSettings]:

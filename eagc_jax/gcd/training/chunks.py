@@ -64,7 +64,7 @@ def _chunks(
     rows, keys = _drawn(key, jnp.asarray(labels >= 0), steps, batch)
     rows = np.asarray(rows)
     columns = parallel.own_rows(batch, recipe.mesh)
-    size = _steps_at_once(inputs.bytes_of_rows(len(columns)), steps)
+    size = steps_at_once(inputs.bytes_of_rows(len(columns)), steps)
     for start in range(0, steps, size):
         some = slice(start, start + size)
         arrays = inputs.read(rows[some], keys[some], columns)
@@ -84,7 +84,7 @@ def _drawn(key, labeled_mask, steps, batch):
     return rows, jax.random.split(view_key, steps)
 
 
-def _steps_at_once(bytes_of_a_step: int, steps: int) -> int:
+def steps_at_once(bytes_of_a_step: int, steps: int) -> int:
     """As many as memory allows, in parts of about equal size: few are compiled."""
     most = max(CHUNK_BYTES // max(bytes_of_a_step, 1), 1)
     parts = -(-steps // most)

@@ -22,13 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.typing import ArrayLike
 
 from eagc_jax.gcd import losses, sources
 from eagc_jax.gcd.backbones.checkpoints import save_backbone
 from eagc_jax.gcd.backbones.vit import VisionTransformer, ViTConfig
 from eagc_jax.gcd.heads import Projector
 from eagc_jax.gcd.training.augmentation import Augmentation, two_views
-from eagc_jax.gcd.training.inputs import images_of
+from eagc_jax.gcd.training.chunks import steps_at_once
+from eagc_jax.gcd.training.inputs import images_of, in_unit_range
 
 # Patches of 2 x 2 pixels: 16 of them; a quarter of the cost of single pixels.
 DIGITS_VIT = ViTConfig(
@@ -140,7 +142,7 @@ class _Pupil(nnx.Module):
 
 
 def pretrain(
-    images: jax.Array,
+    images: ArrayLike,
     vit: ViTConfig,
     config: PretrainConfig,
     on_epoch: Callable[[int, float], None] | None = None,
@@ -150,7 +152,8 @@ def pretrain(
     """Pretrains a backbone on images alone.
 
     Args:
-      images: (N, H, W, C) floats in [0, 1], N >= batch_size.
+      images: (N, H, W, C) floats in [0, 1] or uint8, N >= batch_size, in memory or
+        memory-mapped; a few steps' images are on the device at a time.
       vit: shape of the backbone.
       config: how it is taught.
       on_epoch: called after each epoch with its number (1, 2, ...) and mean loss; after
@@ -169,7 +172,7 @@ def pretrain(
       Chen et al., "A Simple Framework for Contrastive Learning of Visual
       Representations" (SimCLR), ICML 2020.
     """
-    images = jnp.asarray(images)
+    images = np.asanyarray(images)
     steps = len(images) // config.batch_size
     if steps == 0:
         raise ValueError(
@@ -178,8 +181,10 @@ def pretrain(
         )
     if seconds is not None and not seconds > 0:
         raise ValueError(f"seconds must be positive, got {seconds}")
-    # Looking at the clock needs calls that are short; all of an epoch is one otherwise.
-    size = steps if seconds is None else min(steps, _STEPS_OF_A_CALL)
+    # Looking at the clock needs calls that are short; an epoch is one otherwise, or as
+    # much of it as memory should hold.
+    size = steps_at_once(config.batch_size * images[:1].nbytes, steps)
+    size = size if seconds is None else min(size, _STEPS_OF_A_CALL)
     steps = steps // size * size
     graphdef, params = nnx.split(_Pupil(vit, config))
     carry = params, _optimizer(config).init(params)
@@ -190,11 +195,12 @@ def pretrain(
         batches, keys = _draw(
             jax.random.fold_in(key, epoch), len(images), steps, config.batch_size
         )
+        batches = np.asarray(batches)
         losses_seen = []
         for start in range(0, steps, size):
             part = slice(start, start + size)
             rates = progress.learning_rates(size)
-            carry, loss = run(carry, images, batches[part], keys[part], rates)
+            carry, loss = run(carry, images[batches[part]], keys[part], rates)
             losses_seen.append(float(loss))  # waits for it
             if progress.is_over():
                 break
@@ -263,10 +269,10 @@ def _compiled(graphdef, config: PretrainConfig, carry, images, size: int) -> Any
     """`size` training steps as one program, compiled before the clock is started."""
     optimizer = _optimizer(config)
 
-    def step(carry, inputs, images):
+    def step(carry, inputs):
         params, opt_state = carry
-        indices, key, rate = inputs
-        views = two_views(key, images[indices], config.augmentation)
+        images, key, rate = inputs
+        views = two_views(key, in_unit_range(images), config.augmentation)
 
         def loss_fn(params):
             pupil = nnx.merge(graphdef, params)
@@ -279,17 +285,15 @@ def _compiled(graphdef, config: PretrainConfig, carry, images, size: int) -> Any
         return (optax.apply_updates(params, updates), opt_state), loss
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def run(carry, images, batches, keys, rates):
-        def one(carry, inputs):
-            return step(carry, inputs, images)
-
-        carry, seen = jax.lax.scan(one, carry, (batches, keys, rates))
+    def run(carry, images, keys, rates):
+        carry, seen = jax.lax.scan(step, carry, (images, keys, rates))
         return carry, seen.mean()
 
     keys = jax.random.split(jax.random.key(0), size)
-    batches = jax.ShapeDtypeStruct((size, config.batch_size), jnp.int32)
+    chosen = (size, config.batch_size, *images.shape[1:])
+    batches = jax.ShapeDtypeStruct(chosen, images.dtype)
     rates = jax.ShapeDtypeStruct((size,), jnp.float32)
-    return run.lower(carry, images, batches, keys, rates).compile()
+    return run.lower(carry, batches, keys, rates).compile()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -328,7 +332,7 @@ def main(arguments: list[str] | None = None) -> None:
             )
 
     seconds = None if options.minutes is None else 60 * options.minutes
-    backbone = pretrain(jnp.asarray(images), vit, config, show, seconds=seconds)
+    backbone = pretrain(images, vit, config, show, seconds=seconds)
     save_backbone(options.output, backbone)
     print(f"wrote {options.output} ({options.output.stat().st_size / 1e3:.0f} kB)")
 

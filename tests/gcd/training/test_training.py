@@ -11,8 +11,10 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from PIL import Image
 
 from eagc_jax import features
+from eagc_jax.gcd import sources
 from eagc_jax.gcd.backbones import weights
 from eagc_jax.gcd.evaluation import baselines
 from eagc_jax.gcd.evaluation.accuracy import Accuracy
@@ -501,3 +503,36 @@ def test_the_demo_reaches_its_figures_and_repeats_them(tmp_path):
     assert plain["all"] > last["k-means"]["all"]
     assert last["EAGC"]["all"] >= 0.78
     assert (tmp_path / "first" / "index.html").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_images_that_are_read_when_their_turn_comes_train_the_same(
+    tmp_path, split, backbone, plain
+):
+    """A folder's pictures, decoded by the loader, beside the same ones in memory."""
+    pixels = np.rint(255 * split.items.array[..., 0]).astype(np.uint8)
+    for row, one in enumerate(pixels):
+        label = split.labels[row]
+        place = f"labeled/{label}" if label >= 0 else "unlabeled"
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(one).save(tmp_path / place / f"{row:02}.png")
+    read = sources.open_source(tmp_path)
+    order = [int(name.rsplit("/", 1)[1][:2]) for name in read.ids]
+    assert sorted(order) == list(range(96))
+    config = dataclasses.replace(CONFIG, epochs=1)
+    run = TrainingRun(config, read, backbone, PLAIN, method=METHOD, num_classes=10)
+    assert list(run) == [1]
+    gray = pixels[order][..., None].astype(np.float32) / 255
+    held = dataclasses.replace(read, items=ArrayItems(gray))
+    same = TrainingRun(config, held, backbone, PLAIN, method=METHOD, num_classes=10)
+    assert list(same) == [1]
+    # Bytes become floats on the device in one, on the host in the other.
+    for name, values in same.history.losses.items():
+        np.testing.assert_allclose(run.history.losses[name], values, rtol=1e-5)
+    np.testing.assert_allclose(
+        run.pretrained_features, same.pretrained_features, atol=1e-5
+    )
+    assert np.isnan(run.evaluation.accuracy.all)  # a folder has no true classes
+    text = dataclasses.replace(read, kind="text")
+    with pytest.raises(ValueError, match="of kind 'text', and blocks train on images"):
+        TrainingRun(config, text, backbone, PLAIN, method=METHOD, num_classes=10)
