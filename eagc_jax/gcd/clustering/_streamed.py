@@ -17,7 +17,7 @@ from eagc_jax.gcd.clustering._chunks import Chunk, Chunks, as_float, unit_rows
 from eagc_jax.gcd.clustering._lloyd import Clustering
 
 # Entries of the distances that are looked at in one go: 2 MiB, a core's own memory.
-_BLOCK_ENTRIES = 2**19
+_BLOCK_ENTRIES = 2**20
 _SEED_ROWS = 2**15  # of more rows a sample is drawn, from which centres are seeded
 _SAMPLE = 2**32 - 1  # folded into the key for it; restarts fold in their numbers
 
@@ -143,8 +143,11 @@ def _assigned(so_far, done, rows, scales, pinned, real, centres):
             flat = found.assignments.reshape(-1)[: len(rows)]
             return found._replace(assignments=so_far.assignments), flat
 
+        if single:  # when it is done, nobody asks; a condition copies its rows
+            return go()
         return jax.lax.cond(done, lambda: (so_far, jnp.zeros(len(rows), jnp.int32)), go)
 
+    single = len(centres) == 1
     return jax.lax.map(one, (so_far, done, centres))
 
 
