@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -140,7 +141,8 @@ def discover(
         settings = dataclasses.replace(settings, run=chosen)
     if settings.run is not None:
         with stage("training"):
-            run = _start(settings.run, records, network, features, num_classes)
+            start = functools.partial(_start, num_classes=num_classes, cache=cache)
+            run = start(settings.run, records, network, features)
             for epoch in run:
                 tell(f"training, epoch {epoch} of {run.config.epochs}")
             assignment, centres = _assignment(records, *_after(run))
@@ -224,19 +226,20 @@ def _start(
     records: Records,
     network: Backbone,
     features: np.ndarray,
+    *,
     num_classes: int,
+    cache: str | os.PathLike | None,
 ) -> TrainingRun:
     """On the items themselves where blocks of the backbone train, else on features."""
+    more: dict[str, Any] = {"num_classes": num_classes, "name": "discover"}
     if settings.training.trains != "blocks":
-        return settings.start(
-            records, features=features, num_classes=num_classes, name="discover"
-        )
+        return settings.start(records, network, features=features, cache=cache, **more)
     if not network.depth:
         raise ValueError(
             "trains = 'blocks' needs a backbone with blocks, such as a vit; this one "
             "has none: train an adapter on its features, trains = 'adapter'"
         )
-    return settings.start(records, network, num_classes=num_classes, name="discover")
+    return settings.start(records, network, **more)
 
 
 def _after(run: TrainingRun) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from eagc_jax.gcd.backbones import neighbours as find_neighbours
 from eagc_jax.gcd.methods import Method, SimGCD
 from eagc_jax.gcd.runs.plain import from_plain, to_plain
 from eagc_jax.gcd.sources import Kind, Records
@@ -24,6 +26,7 @@ from eagc_jax.gcd.training.settings import (
     TrainConfig,
     WarmStart,
 )
+from eagc_jax.gcd.training.view_features import view_features
 from eagc_jax.gcd.training.views import ViewPool
 
 
@@ -48,6 +51,7 @@ class RunSettings:
         features: np.ndarray | None = None,
         neighbours: np.ndarray | None = None,
         num_classes: int | None = None,
+        cache: str | os.PathLike | None = None,
         mesh: Mesh | None = None,
         name: str = "run",
     ) -> TrainingRun:
@@ -55,11 +59,13 @@ class RunSettings:
 
         Args:
           records: the data.
-          backbone: pretrained; None with `features`.
+          backbone: pretrained; with `features` it is needed for augmented views alone.
           pool: views drawn before, or None.
           features: (N, D), where an adapter or nothing trains below the heads.
           neighbours: (N, k) int32, each item's nearest others; None to find them.
           num_classes: known plus novel classes; None where the truth is known.
+          cache: folder in which neighbours and features of views are kept; None keeps
+            nothing.
           mesh: devices over which batches are divided, or None; the reference model is
             trained on one device, by every process.
           name: of the run.
@@ -76,6 +82,10 @@ class RunSettings:
                 "reference is trained by its last blocks, on images; on features use "
                 f"training.warm_start instead (trains = {self.training.trains!r})"
             )
+        if pool is None and features is not None:
+            pool = self._views(records, backbone, cache)
+        if neighbours is None and features is not None:
+            neighbours = self._neighbours(features, cache)
         reference = None
         if self.reference is not None:
             reference = train_reference(self.reference, records, backbone, pool)
@@ -94,6 +104,29 @@ class RunSettings:
             mesh=mesh,
             name=name,
         )
+
+    def _views(
+        self, records: Records, backbone: Any, cache: str | os.PathLike | None
+    ) -> ViewPool | None:
+        number = self.training.adapter.augmented_views
+        if self.training.trains != "adapter" or not number:
+            return None
+        if backbone is None:
+            raise ValueError(
+                "backbone is needed for augmented_views: their features are computed"
+            )
+        augmentation, seed = self.training.augmentation, self.training.seed
+        return view_features(
+            records, backbone, augmentation, views=number, seed=seed, cache=cache
+        )
+
+    def _neighbours(
+        self, features: np.ndarray, cache: str | os.PathLike | None
+    ) -> np.ndarray | None:
+        number = self.training.adapter.neighbours
+        if self.training.trains == "blocks" or not number:
+            return None
+        return find_neighbours(features, number, cache=cache)
 
     def describe(self) -> dict[str, Any]:
         """Plain values for JSON, from which `read_runs` makes the same settings."""

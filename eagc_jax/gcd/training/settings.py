@@ -25,6 +25,9 @@ class AdapterConfig:
     hidden: int | None = None  # units between its two layers; None: the feature's width
     rate: float = 0.1  # its learning rate over the one of training
     noise: float = 0.6  # expected length of the noise on a view; features have length 1
+    # Views are the features of so many random views of an image, drawn and embedded once,
+    # instead of noise; 0: noise.
+    augmented_views: int = 0
     # The second view of an unlabeled item is one of so many nearest items by the frozen
     # feature, or itself, drawn anew each time; 0: itself.
     neighbours: int = 0
@@ -33,8 +36,10 @@ class AdapterConfig:
         if self.hidden is not None:
             check("hidden", self.hidden, "at least 1 or None", self.hidden >= 1)
         check("rate", self.rate, "positive", self.rate > 0)
-        for name in ("noise", "neighbours"):
+        for name in ("noise", "neighbours", "augmented_views"):
             check(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
+        both = self.neighbours and self.augmented_views
+        check("neighbours", self.neighbours, "0 with augmented_views", not both)
 
 
 @dataclasses.dataclass(frozen=True)
