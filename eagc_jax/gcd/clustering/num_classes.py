@@ -57,10 +57,11 @@ def estimate_num_classes(
     hidden classes' rows are compared with their labels. Too few clusters merge classes,
     too many split them. There are four trials, each with another quarter hidden (with
     fewer than eight known classes another half, of two halvings). Their mean is smoothed
-    over neighbouring numbers, and the best number is returned. The interval holds the
-    numbers around it whose smoothed score is less than two standard errors (over the
-    trials) of the difference below the best. On real data both are rough: look at the
-    interval and the curve.
+    over neighbouring numbers. The interval holds the numbers around the best whose
+    smoothed score is less than two standard errors (over the trials) of the difference
+    below it. The best of a flat curve is a matter of chance, and low where classes blend:
+    the estimate is the middle of the interval (in ratio), if that is larger than the best.
+    It is rough: look at the interval and the curve.
 
     - `"information"`: the mutual information of clusters and classes, adjusted for
       chance. The default.
@@ -116,9 +117,9 @@ def estimate_num_classes(
     while True:
         numbers = np.unique(np.geomspace(low, high, _NUMBERS).round().astype(int))
         scores = _scores(draw, unit, labels, trials, numbers, method)
-        found = _read_off(numbers, scores)
-        if maximum is not None or high == most or found.number < numbers[-2:].min():
-            return found
+        best = int(_smoothed(scores).mean(axis=0).argmax())
+        if maximum is not None or high == most or best < len(numbers) - 2:
+            return _read_off(numbers, scores)
         high = min(2 * high, most)
 
 
@@ -248,7 +249,9 @@ def _read_off(numbers: np.ndarray, scores: np.ndarray) -> NumClasses:
     while high < len(numbers) - 1 and near[high + 1]:
         high += 1
     curve = np.stack([numbers, scores.mean(axis=0)], axis=1)
-    return NumClasses(int(numbers[best]), int(numbers[low]), int(numbers[high]), curve)
+    middle = round(float(np.sqrt(numbers[low] * numbers[high])))
+    number = max(int(numbers[best]), middle)
+    return NumClasses(number, int(numbers[low]), int(numbers[high]), curve)
 
 
 def _smoothed(scores: np.ndarray) -> np.ndarray:
