@@ -60,7 +60,7 @@ def estimate_num_classes(
     over neighbouring numbers. The interval holds the numbers around the best whose
     smoothed score is less than two standard errors (over the trials) of the difference
     below it. The best of a flat curve is a matter of chance, and low where classes blend:
-    the estimate is the middle of the interval (in ratio), if that is larger than the best.
+    the estimate is the middle of the interval (in ratio), if that is more than the best.
     It is rough: look at the interval and the curve.
 
     - `"information"`: the mutual information of clusters and classes, adjusted for
