@@ -261,7 +261,6 @@ class TrainingRun:
             self.evaluation = self._evaluate() if due or last else not_evaluated()
             record(
                 self.history,
-                epoch + 1,
                 self._own(traces),
                 self.evaluation,
                 self._own(self._carry.opt_state),

@@ -15,10 +15,9 @@ from eagc_jax.gcd.training.evaluating import Evaluation
 
 
 def record(
-    history: RunHistory, epoch: int, traces: Any, evaluation: Evaluation, opt_state: Any
+    history: RunHistory, traces: Any, evaluation: Evaluation, opt_state: Any
 ) -> None:
-    """Appends what `epoch` (from 1) saw and decided; its number and times are not."""
-    del epoch
+    """Appends what an epoch saw and decided; its number and times are the caller's."""
     traces = jax.tree.map(np.asarray, traces)
     history.accuracy.append(evaluation.accuracy)
     for k, objective in enumerate(history.objective_names):

@@ -109,9 +109,8 @@ def gradients(
         found = jax.tree.map(lambda leaf: leaf.sum(axis=0), found)
     below = _below(cut, found, problem.summed)
     if measure is not False:
-        # Without coordination the gradients are the raw ones; else once more, if due.
-        ready = below if raw is not None and coordination is None else None
-        ready = None if problem.summed else ready
+        # By objective and without coordination the gradients are the raw ones already.
+        ready = None if problem.summed or coordination is not None else below
         seen |= _measured(problem, params, cut, raw, ready, measure)
     return Found(join(below, found.head), state, method_state, seen)
 
