@@ -12,7 +12,7 @@ _PRIOR = 10.0  # items that the spread of all categories counts as, in each one'
 _SURE = 1e-6  # likelihoods are kept so far from 0 and 1
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Calibration:
     """From softmax and distance to a probability and an alarm.
 

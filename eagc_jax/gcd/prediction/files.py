@@ -38,6 +38,7 @@ class _Rule:
 
     method: Method
     task: Task
+    unit: bool
     adapter: bool
     hidden: int | None
     leaves: int  # of the method's state
@@ -136,6 +137,7 @@ def _described(predictor: Predictor) -> _Plain:
         rule = _Rule(
             trained.method,
             trained.task,
+            trained.unit,
             trained.adapter,
             trained.hidden,
             len(trained.state),
@@ -281,7 +283,14 @@ def _trained(rule: _Rule, classes: int, tensors: dict[str, np.ndarray]) -> Train
                 f"{columns.min()} to {columns.max()}"
             )
     found = Trained(
-        rule.method, rule.task, rule.adapter, rule.hidden, model, tuple(state), columns
+        rule.method,
+        rule.task,
+        rule.unit,
+        rule.adapter,
+        rule.hidden,
+        model,
+        tuple(state),
+        columns,
     )
     _check_trained(found)
     return found

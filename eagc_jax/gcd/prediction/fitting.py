@@ -99,7 +99,9 @@ def fit_predictor(
     given = adapted if blocks or model is None else features  # what `predict` takes
     unlabeled = np.flatnonzero(labels < 0)
     same = found.predict(given[unlabeled]).clusters == clusters[unlabeled]
-    return dataclasses.replace(found, agreement=float(same.mean()) if len(same) else 1.0)
+    return dataclasses.replace(
+        found, agreement=float(same.mean()) if len(same) else 1.0
+    )
 
 
 def _check(records, features, adapted, assignment, centres, false_alarms) -> None:
@@ -145,7 +147,9 @@ def _own_distances(
 ) -> np.ndarray:
     """(N,) squared, of features of length 1 to their own centre."""
     parts = [
-        np.sum((_unit(adapted[i : i + 2**14]) - centres[clusters[i : i + 2**14]]) ** 2, 1)
+        np.sum(
+            (_unit(adapted[i : i + 2**14]) - centres[clusters[i : i + 2**14]]) ** 2, 1
+        )
         for i in range(0, len(adapted), 2**14)
     ]
     return np.concatenate(parts)

@@ -99,7 +99,7 @@ class Prediction:
         return pa.record_batch(columns, names=list(COLUMNS))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Predictor:
     """Assigns new items to the categories that a discovery found.
 
@@ -168,17 +168,18 @@ class Predictor:
         Yields:
           Predictions in order.
         """
-        if isinstance(features, np.ndarray):
-            starts = range(0, len(features), rows)
-            features = (features[start : start + rows] for start in starts)
-        yield from map(self.predict, features)
+        if not isinstance(features, np.ndarray):
+            yield from map(self.predict, features)
+            return
+        for start in range(0, len(features), rows):
+            yield self.predict(features[start : start + rows])
 
     def with_names(self, names: Mapping[int, str | None]) -> Predictor:
         """The same with other names, as a person decided.
 
         Args:
-          names: of clusters by number. Clusters of one name are one category; one that
-            has the name of a known class is known. None is junk.
+          names: of clusters by number. Clusters of one name are one category, which is
+            known if one of them is, or if a known class had that name. None is junk.
 
         Returns:
           A predictor; clusters keep their numbers.
@@ -191,10 +192,10 @@ class Predictor:
             raise ValueError(
                 f"names must be of clusters 0 to {self.num_classes - 1}, got {wrong[0]}"
             )
-        own = list(zip(self.names, self.known.tolist(), strict=True))
-        of_known = {name for name, known in own if known}
         changed = tuple(names.get(i, name) for i, name in enumerate(self.names))
-        known = self.known | [name in of_known for name in changed]
+        both = zip(self.names, changed, self.known.tolist(), strict=True)
+        of_known = {name for *both_, known in both for name in both_ if known} - {None}
+        known = np.array([name in of_known for name in changed])
         return dataclasses.replace(self, names=changed, known=known)
 
     def load_backbone(self, network: Backbone | None = None) -> Backbone:

@@ -43,8 +43,9 @@ class _Arrays(NamedTuple):
 class _Static(NamedTuple):
     """What the compilation depends on."""
 
-    method: Method | None
+    method: Method | None  # that assigns; None for the nearest centre
     graph: Any
+    unit: bool
 
 
 class Scorer:
@@ -68,19 +69,22 @@ class Scorer:
         groups: np.ndarray | None = None,
     ):
         graph = model = method = state = columns = None
+        unit = trained is not None and trained.unit
         if trained is not None:
             graph, model = nnx.split(trained.model)
         if trained is not None and trained.columns is not None:
             method, state = trained.method, trained.method_state
             columns = jnp.asarray(trained.columns)
-        self._static = _Static(method, graph)
+        self._static = _Static(method, graph, unit)
         self._arrays = _Arrays(
             model,
             state,
             columns,
             jnp.asarray(centres, jnp.float32),
             jnp.asarray(examples, jnp.float32),
-            jnp.asarray(np.arange(len(centres)) if groups is None else groups, jnp.int32),
+            jnp.asarray(
+                np.arange(len(centres)) if groups is None else groups, jnp.int32
+            ),
             jnp.float32(temperature),
         )
 
@@ -114,7 +118,7 @@ def adapted_of(trained: Trained, features: np.ndarray) -> np.ndarray:
     parts = []
     for start in range(0, len(features), BLOCK):
         block = np.asarray(features[start : start + BLOCK], np.float32)
-        found = _adapted(graph, model, _filled(block))
+        found = _adapted(graph, trained.unit, model, _filled(block))
         parts.append(np.asarray(found)[: len(block)])
     return np.concatenate(parts)
 
@@ -138,8 +142,8 @@ def _score(static: _Static, arrays: _Arrays, rows: jax.Array):
     head, adapted = None, rows
     if static.graph is not None:
         model: Any = nnx.merge(static.graph, arrays.model)
-        head, adapted = model.head, model.features(rows)
-    unit = _lloyd._rescaled(adapted, *_lloyd._scales(adapted))
+        head, adapted = model.head, model.features(_unit(rows) if static.unit else rows)
+    unit = _unit(adapted)
     scores = _lloyd._scores(unit, arrays.centres)  # (K, B)
     nearest = _lloyd._nearest(scores)
     logits, clusters = -scores, nearest
@@ -163,6 +167,10 @@ def _classes(method, graph, model, state, adapted):
     return jnp.argmax(method.assign(head, state, adapted), axis=1).astype(jnp.int32)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _adapted(graph, model, rows):
-    return nnx.merge(graph, model).features(rows)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _adapted(graph, unit, model, rows):
+    return nnx.merge(graph, model).features(_unit(rows) if unit else rows)
+
+
+def _unit(rows: jax.Array) -> jax.Array:
+    return _lloyd._rescaled(rows, *_lloyd._scales(rows))

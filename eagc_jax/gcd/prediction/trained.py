@@ -18,12 +18,13 @@ from eagc_jax.gcd.training.model import DiscoveryModel, GivenFeatures, ResidualA
 _LARGEST_STATE = 64 * 2**20  # bytes of a method's state that are kept
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Trained:
     """An adapter (or none) and heads, with the method that they belong to."""
 
     method: Method
     task: Task  # as the method was told it; `width` is that of the features
+    unit: bool  # features are scaled to length 1 first
     adapter: bool  # whether there is one
     hidden: int | None  # units between its layers; None for as many as `width`
     tensors: dict[str, np.ndarray]  # parameters by name, as adapter.norm.scale
@@ -93,6 +94,7 @@ def of_run(
     trained = Trained(
         run.method,
         run.task,
+        run.config.trains != "blocks",
         model.adapter is not None,
         run.config.adapter.hidden,
         {
