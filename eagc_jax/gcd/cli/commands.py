@@ -14,6 +14,7 @@ from eagc_jax.gcd.cli.cache import Cache
 from eagc_jax.gcd.cli.discover import Discover
 from eagc_jax.gcd.cli.doctor import Doctor
 from eagc_jax.gcd.cli.embed import Embed
+from eagc_jax.gcd.cli.export import Export
 from eagc_jax.gcd.cli.pretrain import Pretrain
 
 _MANNERS = (
@@ -50,6 +51,7 @@ def parse(arguments: Sequence[str]) -> Command:
         "discover": Annotated[
             Discover, tyro.conf.subcommand("discover", default=discover)
         ],
+        "export": Annotated[Export, tyro.conf.subcommand("export")],
         "embed": Annotated[Embed, tyro.conf.subcommand("embed")],
         "cache": Annotated[Cache, tyro.conf.subcommand("cache")],
         "doctor": Annotated[Doctor, tyro.conf.subcommand("doctor")],
