@@ -51,11 +51,11 @@ def parse(arguments: Sequence[str]) -> Command:
         "discover": Annotated[
             Discover, tyro.conf.subcommand("discover", default=discover)
         ],
-        "export": Annotated[Export, tyro.conf.subcommand("export")],
         "embed": Annotated[Embed, tyro.conf.subcommand("embed")],
         "cache": Annotated[Cache, tyro.conf.subcommand("cache")],
         "doctor": Annotated[Doctor, tyro.conf.subcommand("doctor")],
         "pretrain": Annotated[Pretrain, tyro.conf.subcommand("pretrain")],
+        "export": Annotated[Export, tyro.conf.subcommand("export")],
     }
     every: Any = Union[tuple(kinds.values())]  # noqa: UP007  (made from a tuple)
     told = io.StringIO()
