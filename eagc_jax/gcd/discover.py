@@ -135,7 +135,7 @@ def discover(
         clusters, centres = np.asarray(found.assignments), np.asarray(found.centres)
     with stage("assigning"):
         assignment, centres = _assignment(records, features, clusters, centres)
-    first, run = assignment, None
+    first, run, adapted = assignment, None, features
     if settings.run is None and settings.train:
         chosen = recommended(records.kind, network.depth, seed=settings.seed)
         settings = dataclasses.replace(settings, run=chosen)
@@ -145,7 +145,8 @@ def discover(
             run = start(settings.run, records, network, features)
             for epoch in run:
                 tell(f"training, epoch {epoch} of {run.config.epochs}")
-            assignment, centres = _assignment(records, *_after(run))
+            adapted, clusters, centres = _after(run)
+            assignment, centres = _assignment(records, adapted, clusters, centres)
     scores = score(records, assignment.clusters)
 
     name = settings.backbone.name or backbones.default_backbone(records.kind)
@@ -163,6 +164,8 @@ def discover(
         backbone=name if backbone is None else backbone.fingerprint(),
         embedded=embedded.embedded,
         seconds=seconds,
+        adapted=adapted,
+        history=None if run is None else run.history,
     )
     return discovery if out is None else discovery.write(out)
 

@@ -21,6 +21,7 @@ from eagc_jax.gcd.discover import (
 from eagc_jax.gcd.evaluation.certainty import certainty
 from eagc_jax.gcd.methods import SimGCD
 from eagc_jax.gcd.runs.plain import from_plain, to_plain
+from eagc_jax.gcd.runs.reopening import reopen
 from eagc_jax.gcd.runs.settings import RunSettings, recommended
 from eagc_jax.gcd.training.settings import AdapterConfig, TrainConfig, WarmStart
 from tests.gcd import clouds, tiny
@@ -277,3 +278,33 @@ def test_what_trains_suits_the_data_and_the_device(monkeypatch):
     assert recommended("image", 12, seed=3).training.seed == 3
     assert recommended("image", 0).training.trains == "adapter"
     assert recommended("text", 6).training.trains == "adapter"
+
+
+def test_a_run_is_opened_again(tmp_path):
+    features = clouds.features()
+    features[[4, 7]] = np.nan
+    settings = settings_of(clouds.write_npz(tmp_path, embeddings=features))
+    skip = dataclasses.replace(settings.source, on_bad_item="skip")
+    made = discover(dataclasses.replace(settings, source=skip), out=tmp_path / "run")
+    found = reopen(tmp_path / "run")
+    np.testing.assert_array_equal(found.features, made.features)
+    np.testing.assert_array_equal(found.assignment.clusters, made.assignment.clusters)
+    assert found.assignment.names == made.assignment.names
+    assert [bad.item for bad in found.skipped] == [bad.item for bad in made.skipped]
+    assert list(found.records.ids) == list(made.records.ids)
+    assert found.records.class_names == made.records.class_names
+    np.testing.assert_allclose(found.centres, made.centres, atol=1e-6)  # float32 sums
+    assert reopen(tmp_path / "run", features=False).features.shape == (
+        len(found.features),
+        0,
+    )
+
+
+def test_a_run_of_other_data_says_which_item_is_missing(tmp_path):
+    path = clouds.write_npz(tmp_path)
+    discover(settings_of(path), out=tmp_path / "run")
+    few = sources.open_source(path).select(np.arange(clouds.ROWS - 1))
+    with pytest.raises(
+        ValueError, match=rf"1 items that .* such as row {clouds.ROWS - 1}"
+    ):
+        reopen(tmp_path / "run", records=few)

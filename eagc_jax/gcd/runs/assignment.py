@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,10 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from eagc_jax.gcd.sources.strings import shown
+
 COLUMNS = (
     *("id", "label", "assigned", "is_known", "probability", "margin"),
     *("distance", "cluster"),
 )
+FILE = "assignment.parquet"
+_NAMES = (
+    b"eagc_jax"  # entry of the Parquet file's metadata: all names, also unused ones
+)
+_MOST_BYTES = 2**33  # that the columns may take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +103,7 @@ class Assignment:
         with open(folder / "assignment.csv", "w", encoding="utf-8", newline="") as file:
             for line in self._csv():
                 file.write(line)
-        pyarrow.parquet.write_table(self._table(), folder / "assignment.parquet")
+        pyarrow.parquet.write_table(self._table(), folder / FILE)
 
     def _csv(self) -> Iterator[str]:
         columns = (
@@ -117,7 +125,73 @@ class Assignment:
             *(pa.array(np.asarray(x, np.float32)) for x in float_columns),
             pa.array(self.clusters, pa.int32()),
         ]
-        return pa.table(dict(zip(COLUMNS, columns, strict=True)))
+        names_too = json.dumps({"names": self.names, "num_known": self.num_known})
+        return pa.table(
+            dict(zip(COLUMNS, columns, strict=True)),
+            metadata={_NAMES: names_too.encode()},
+        )
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike) -> Assignment:
+        """What `write` wrote, out of assignment.parquet.
+
+        Args:
+          folder: of the run.
+
+        Returns:
+          The assignment.
+
+        Raises:
+          FileNotFoundError: there is no such file.
+          ValueError: it is none of ours, or damaged.
+        """
+        path = pathlib.Path(folder) / FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{shown(path)} was not found")
+        try:
+            return _from_table(cls, _table_of(path))
+        except (pa.ArrowException, KeyError, TypeError, OverflowError) as error:
+            raise ValueError(
+                f"{shown(path)} can't be read as an assignment: {shown(error)}"
+            ) from error
+        except ValueError as error:
+            raise ValueError(f"{shown(path)}: {error}") from error
+
+
+def _table_of(path: pathlib.Path) -> pa.Table:
+    with pyarrow.parquet.ParquetFile(path) as file:
+        parts = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+        size = sum(part.total_byte_size for part in parts)
+        if size > _MOST_BYTES:
+            raise ValueError(
+                f"should hold at most {_MOST_BYTES:,} bytes, says {size:,}"
+            )
+        return file.read([name for name in COLUMNS if name != "assigned"])
+
+
+def _from_table(kind: type[Assignment], table: pa.Table) -> Assignment:
+    told = json.loads((table.schema.metadata or {})[_NAMES])
+    names, num_known = tuple(map(str, told["names"])), int(told["num_known"])
+    columns = {name: table[name].to_numpy() for name in COLUMNS[4:]}
+    clusters = columns["cluster"].astype(np.int64)
+    number = {name: index for index, name in enumerate(names)}
+    labels = np.array(
+        [-1 if x is None else number[x] for x in table["label"].to_pylist()], np.int64
+    )
+    if not 0 <= num_known <= len(names) or len(number) < len(names):
+        raise ValueError(f"names must differ, {num_known} of them known, got {names}")
+    if len(clusters) and not (clusters.min() >= 0 and clusters.max() < len(names)):
+        raise ValueError(f"clusters must be in [0, {len(names)})")
+    return kind(
+        tuple(table["id"].to_pylist()),
+        labels,
+        clusters,
+        names,
+        num_known,
+        columns["probability"],
+        columns["margin"],
+        columns["distance"],
+    )
 
 
 def name_clusters(

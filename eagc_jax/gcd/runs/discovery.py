@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import os
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -20,13 +21,21 @@ from eagc_jax.gcd.runs.choices import (
     ClusteringSettings,
     SourceSettings,
 )
+from eagc_jax.gcd.runs.history import RunHistory
 from eagc_jax.gcd.runs.plain import from_plain, to_plain
+from eagc_jax.gcd.runs.reading import read_json
 from eagc_jax.gcd.runs.settings import RunSettings
 from eagc_jax.gcd.sources import BadItem, Records
 from eagc_jax.gcd.sources.strings import shown
 from eagc_jax.gcd.training.loop import TrainingRun
 
+if TYPE_CHECKING:
+    from eagc_jax.gcd.decisions import Decisions
+    from eagc_jax.gcd.evaluation.rehearsal import Rehearsal
+    from eagc_jax.gcd.prediction import Predictor
+
 _ENTRY = "discover"  # of settings.json
+FIRST = "first answer"  # `Discovery.chosen` where nothing was trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +69,14 @@ class Discovery:
     backbone: str  # its name
     embedded: int  # contents that no cache had
     seconds: dict[str, float]  # wall clock of each stage
+    # (N, D') float32, by which items were assigned: `features`, or what training made
+    # of them.
+    adapted: np.ndarray
+    chosen: str = FIRST  # which answer the assignment is, by the rehearsal's names
+    rehearsal: Rehearsal | None = None  # how far to trust it
+    decisions: Decisions | None = None  # of a person, that were obeyed
+    predictor: Predictor | None = None  # for tomorrow's items
+    history: RunHistory | None = None  # of training; without traces where it was read
     folder: pathlib.Path | None = None  # of the run, where one was written
 
     def write(self, out: str | os.PathLike) -> Discovery:
@@ -109,6 +126,7 @@ class Discovery:
             "num_classes": self.num_classes,
             "num_classes_interval": estimate and [estimate.low, estimate.high],
             "scores": None if self.scores is None else _without_nan(self.scores),
+            "chosen": self.chosen,
             "backbone": self.backbone,
             "device": f"{device.platform}: {device.device_kind}",
             "embedded": self.embedded,
@@ -132,11 +150,8 @@ def read_settings(path: str | os.PathLike) -> DiscoverSettings:
     path = pathlib.Path(path)
     if path.is_dir():
         path /= run_folder.SETTINGS_FILE
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{shown(path)} can't be read as settings: {error}") from error
-    if not isinstance(found, dict) or _ENTRY not in found:
+    found = read_json(path)
+    if _ENTRY not in found:
         raise ValueError(
             f"{shown(path)} should be a settings.json that a discovery wrote, with an "
             f"entry {_ENTRY!r}"
@@ -145,6 +160,22 @@ def read_settings(path: str | os.PathLike) -> DiscoverSettings:
         return from_plain(DiscoverSettings, found[_ENTRY])
     except ValueError as error:
         raise ValueError(f"{shown(path)}: {error}") from error
+
+
+def read_skipped(folder: str | os.PathLike) -> tuple[BadItem, ...]:
+    """The items that a run left out, from its skipped.csv; none if there is no such file.
+
+    Raises:
+      ValueError: the file has other columns.
+    """
+    path = pathlib.Path(folder) / "skipped.csv"
+    if not path.is_file():
+        return ()
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = csv.reader(file)
+        if next(rows, None) != ["id", "reason"]:
+            raise ValueError(f"{shown(path)} should have the columns id and reason")
+        return tuple(BadItem(*row[:2]) for row in rows if len(row) > 1)
 
 
 def _write(path: pathlib.Path, text: str) -> None:

@@ -74,11 +74,11 @@ def readable(records: Records, embedded: Embedded) -> tuple[Records, tuple]:
     skipped = (*records.skipped, *bad)
     if bad:
         records = records.without([row for row, _ in embedded.bad])
-    return _with_known_classes(records), skipped
+    return with_known_classes(records), skipped
 
 
-def _with_known_classes(records: Records) -> Records:
-    """Less the known classes that have lost all their labeled items: they are novel."""
+def with_known_classes(records: Records) -> Records:
+    """Without the known classes that have lost all labeled items: they are novel."""
     counts = np.bincount(
         records.labels[records.labeled_mask], minlength=records.num_known
     )

@@ -64,6 +64,47 @@ def test_parquet_says_the_same(tmp_path):
     )
 
 
+def test_what_was_written_is_read(tmp_path):
+    assignment().write(tmp_path)
+    found = Assignment.read(tmp_path)
+    assert (found.ids, found.names, found.num_known) == (
+        assignment().ids,
+        assignment().names,  # also the one that nobody is in
+        4,
+    )
+    for name in ("labels", "clusters", "probability", "margin", "distance"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(assignment(), name))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.replace_schema_metadata({}), "can't be read as an assignment"),
+        (lambda t: t.drop_columns(["cluster"]), "can't be read as an assignment"),
+        (lambda t: t.replace_schema_metadata({b"eagc_jax": b"{"}), "parquet: "),
+        (
+            lambda t: t.replace_schema_metadata(
+                {b"eagc_jax": b'{"names": ["a"], "num_known": 1}'}
+            ),
+            "can't be read|must be in",
+        ),
+    ],
+)
+def test_another_table_is_refused(tmp_path, change, message):
+    assignment().write(tmp_path)
+    path = tmp_path / "assignment.parquet"
+    table = change(pyarrow.parquet.read_table(path))
+    pyarrow.parquet.write_table(table, path)
+    with pytest.raises(ValueError, match=message):
+        Assignment.read(tmp_path)
+    path.write_bytes(b"PAR1 no table")
+    with pytest.raises(ValueError, match="can't be read as an assignment"):
+        Assignment.read(tmp_path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="was not found"):
+        Assignment.read(tmp_path)
+
+
 def test_a_name_that_is_no_text_is_escaped(tmp_path):
     assignment(ids=("a\udcff", "b", "c", "d")).write(tmp_path)
     assert rows_of(tmp_path / "assignment.csv")[0]["id"] == "a\\udcff"

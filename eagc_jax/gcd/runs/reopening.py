@@ -1,0 +1,105 @@
+"""From a run's folder back to what was discovered."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from eagc_jax.gcd import backbones
+from eagc_jax.gcd.runs import opening
+from eagc_jax.gcd.runs.assignment import Assignment, printable
+from eagc_jax.gcd.runs.discovery import FIRST, Discovery, read_settings, read_skipped
+from eagc_jax.gcd.runs.reading import read_json
+from eagc_jax.gcd.sources import Records
+from eagc_jax.gcd.sources.strings import shown
+
+
+def reopen(
+    folder: str | os.PathLike,
+    *,
+    features: bool = True,
+    records: Records | None = None,
+    cache: str | os.PathLike | None = None,
+) -> Discovery:
+    """A discovery that was written, to look at, to export or to predict with.
+
+    The data are opened again by the run's settings; their features come from the cache,
+    and what it lacks is computed. Nothing is clustered or trained.
+
+    Args:
+      folder: of the run.
+      features: whether features are needed; without them, `features`, `adapted` and
+        `centres` are empty.
+      records: the data, where the run was made from records in memory.
+      cache: folder of features that were computed before; None computes all of them.
+
+    Returns:
+      The discovery. `training` is None, and `first` is the assignment.
+
+    Raises:
+      FileNotFoundError: there is no such run, or its data are gone.
+      ValueError: the folder holds something else, or the data have changed: an item that
+        was assigned is missing. The message names it.
+
+    Examples:
+      `reopen("tickets-run").assignment.names`
+    """
+    folder = pathlib.Path(folder)
+    settings, summary = read_settings(folder), read_json(folder / "summary.json")
+    assignment = Assignment.read(folder)
+    if records is None:
+        if settings.source.data is None:
+            raise ValueError(
+                f"{shown(folder)} is of records in memory: give them, records=..."
+            )
+        records = opening.open_records(settings.source, require_labels=False)
+    records = _in_order(records, assignment.ids, folder)
+    found = centres = np.zeros((len(records), 0), np.float32)
+    if features:
+        network = opening.load_backbone(records, settings.backbone)
+        found = backbones.embed(
+            records, network, cache=cache, batch_size=settings.backbone.batch_size
+        ).features
+        centres = _means(found, assignment)
+    return Discovery(
+        settings=settings,
+        records=records,
+        features=found,
+        assignment=assignment,
+        centres=centres,
+        first=assignment,
+        training=None,
+        estimate=None,
+        scores=None,
+        skipped=read_skipped(folder),
+        backbone=str(summary.get("backbone", "")),
+        embedded=0,
+        seconds={},
+        adapted=found,
+        chosen=str(summary.get("chosen", FIRST)),
+        folder=folder,
+    )
+
+
+def _in_order(records: Records, ids: Sequence[str], folder: pathlib.Path) -> Records:
+    """The records of these ids."""
+    row_of = {printable(name): row for row, name in enumerate(records.ids)}
+    missing = [name for name in ids if name not in row_of]
+    if missing:
+        raise ValueError(
+            f"{shown(folder)} has {len(missing):,} items that {shown(records.name)} has "
+            f"not any more, such as {shown(missing[0])}: bring them back, or discover "
+            "anew"
+        )
+    return opening.with_known_classes(records.select([row_of[name] for name in ids]))
+
+
+def _means(features: np.ndarray, assignment: Assignment) -> np.ndarray:
+    """(K, width) of features of length 1; zero where nobody is in a cluster."""
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    sums = np.zeros((len(assignment.names), features.shape[1]))
+    np.add.at(sums, assignment.clusters, features / np.maximum(lengths, 1e-12))
+    return sums / np.maximum(assignment.sizes, 1)[:, None]
