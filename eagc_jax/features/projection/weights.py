@@ -77,10 +77,10 @@ def projected_leaf(
     leaf: jax.Array, coefficient: jax.Array, units: jax.Array, supervised: int
 ) -> jax.Array:
     """One leaf's gradients ``(K, *shape)``, less their share of the supervised one."""
-    own = widened(leaf[supervised]) / units[supervised].astype(leaf.real.dtype)
+    real = compute_dtype(leaf.real.dtype)
+    own = widened(leaf[supervised]) / units[supervised].astype(real)
 
     def row(one, own, factor, unit):
-        real = compute_dtype(one.real.dtype)
         # Where nothing is taken off the gradient stays as it is, to the last bit,
         # whatever the supervised one is: 0 * NaN would not be 0.
         off = factor.astype(real) * own * unit.astype(real)
