@@ -45,11 +45,23 @@ class DiscoverSettings:
     source: SourceSettings = SourceSettings()  # noqa: RUF009  (frozen, as the next two)
     backbone: BackboneSettings = BackboneSettings()  # noqa: RUF009
     clustering: ClusteringSettings = ClusteringSettings()  # noqa: RUF009
-    # Of training; None for the first answer, without any, or what `train` says.
+    # Of training; None for what suits data and device (`runs.settings.recommended`).
     run: RunSettings | None = None
-    seed: int = 0  # of clustering; training has one of its own
-    # Where `run` is None: train as suits data and device (`runs.settings.recommended`).
-    train: bool = False
+    seed: int = 0  # of clustering and rehearsal; training has one of its own
+    quick: bool = False  # stop at the first answer, before any training
+    rehearse: bool = True  # before an answer is chosen; else the trained one is taken
+    rehearsals: int = 3  # each with other known classes hidden
+    # Aggregators with which training is rehearsed, too, and may be chosen.
+    coordinators: tuple[str, ...] = ()
+    # Seconds for all of it; rehearsal and training are cut to fit. None: as it takes.
+    budget: float | None = None
+    decisions: str | None = None  # file of a person's decisions, see `gcd.decisions`
+
+    def __post_init__(self):
+        if self.rehearsals < 1:
+            raise ValueError(f"rehearsals must be at least 1, got {self.rehearsals}")
+        if self.budget is not None and not self.budget > 0:
+            raise ValueError(f"budget must be positive seconds, got {self.budget}")
 
 
 @dataclasses.dataclass(frozen=True)
