@@ -196,14 +196,21 @@ def _num_classes(
         found = clustering.estimate_num_classes(
             material.features, records.labels, key=key
         )
-        return found.number, found
-    known, unlabeled = records.num_known, int((~records.labeled_mask).sum())
+        return max(found.number, _least(material)), found
+    known, unlabeled = _least(material), int((~records.labeled_mask).sum())
     if not known <= number <= known + unlabeled:
         raise ValueError(
             f"num_classes must be in [{known}, {known + unlabeled}], as {records.name} "
             f"has {known} known classes and {unlabeled} unlabeled items; got {number}"
         )
     return number, None
+
+
+def _least(material: Material) -> int:
+    """Known classes, and as many more as the decisions need."""
+    if material.constraints is None:
+        return material.records.num_known
+    return decisions.least_clusters(material.constraints)
 
 
 def _first_answer(

@@ -32,9 +32,13 @@ from eagc_jax.gcd.training.loop import TrainingRun
 if TYPE_CHECKING:
     from eagc_jax.gcd.decisions import Decisions
     from eagc_jax.gcd.evaluation.rehearsal import Rehearsal
-    from eagc_jax.gcd.prediction import Predictor
+    from eagc_jax.gcd.prediction import Prediction, Predictor
 
 _ENTRY = "discover"  # of settings.json
+REHEARSAL_FILE = "rehearsal.json"
+DECISIONS_FILE = "decisions.json"
+HISTORY_FILE = "history.json"
+PAGE_FILE = "page.html"
 FIRST = "first answer"  # `Discovery.chosen` where nothing was trained
 
 
@@ -95,9 +99,12 @@ class Discovery:
         """Writes the run's folder, whole or not at all.
 
         - `assignment.csv`, `assignment.parquet`: see `Assignment.write`.
-        - `skipped.csv`: items that could not be read, and why; often none.
+        - `skipped.csv`: items that could not be read, and why; junk; often none.
         - `settings.json`: gives the run back, by `read_settings`.
-        - `summary.json`: number of classes, scores, seconds.
+        - `summary.json`: number of classes, what was chosen, scores, seconds.
+        - `model.json`, `model.safetensors`: see `Predictor.save`.
+        - `rehearsal.json`, `decisions.json`, `history.json`: where there are some.
+        - `page.html`: to look at and to decide on, see `page`.
 
         Args:
           out: the folder; see `eagc_jax.gcd.runs.folder.whole`.
@@ -119,7 +126,68 @@ class Discovery:
                 _ENTRY: to_plain(self.settings),
             }
             _write_json(partial / run_folder.SETTINGS_FILE, settings)
-        return dataclasses.replace(self, folder=pathlib.Path(out))
+            if self.predictor is not None:
+                self.predictor.save(partial)
+            if self.rehearsal is not None:
+                _write_json(partial / REHEARSAL_FILE, self.rehearsal.to_plain())
+            if self.decisions is not None:
+                self.decisions.write(partial / DECISIONS_FILE)
+            if self.history is not None:
+                _write_json(partial / HISTORY_FILE, self.history.to_plain())
+            there = dataclasses.replace(self, folder=pathlib.Path(out))
+            there.page(partial / PAGE_FILE)
+        return there
+
+    def page(self, path: str | os.PathLike | None = None) -> pathlib.Path:
+        """Writes the page: one HTML file, to look at and to decide on.
+
+        Args:
+          path: of the file; by default page.html in the run's folder.
+
+        Returns:
+          The path.
+
+        Raises:
+          ValueError: no path is given, and the discovery was not written.
+          OSError: the file can't be written.
+        """
+        from eagc_jax.gcd.report.explorer import write_page
+
+        if path is None and self.folder is None:
+            raise ValueError("path is needed: the discovery has no folder")
+        path = pathlib.Path(path or self.folder / PAGE_FILE)  # type: ignore[operator]
+        write_page(self, path)
+        return path
+
+    def predict(self, items: Any) -> Prediction:
+        """Assigns new items.
+
+        Args:
+          items: (M, width) features of the frozen backbone; or what
+            `sources.open_source` takes, or records, which are embedded first.
+
+        Returns:
+          The prediction, a row for each item.
+
+        Raises:
+          ValueError: there is no predictor, or the items are of another kind.
+          BadItem: an item can't be read.
+        """
+        if self.predictor is None:
+            raise ValueError("there is no predictor: the run was written without one")
+        if isinstance(items, np.ndarray):
+            return self.predictor.predict(items)
+        return self.predictor.predict(self._embedded(items))
+
+    def _embedded(self, items: Any) -> np.ndarray:
+        from eagc_jax.gcd import backbones
+        from eagc_jax.gcd.runs import opening
+
+        if not isinstance(items, Records):
+            source = dataclasses.replace(self.settings.source, data=os.fspath(items))
+            items = opening.open_records(source, require_labels=False)
+        network = opening.load_backbone(items, self.settings.backbone)
+        return backbones.embed(items, network).features
 
     @property
     def num_classes(self) -> int:

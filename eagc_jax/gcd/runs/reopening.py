@@ -57,13 +57,16 @@ def reopen(
             )
         records = opening.open_records(settings.source, require_labels=False)
     records = _in_order(records, assignment.ids, folder)
-    found = centres = np.zeros((len(records), 0), np.float32)
+    empty = np.zeros((len(records), 0), np.float32)
+    found, adapted, centres = empty, empty, np.zeros((len(assignment.names), 0))
+    predictor = _if_there(folder / MODEL_FILE, lambda _: load_predictor(folder))
     if features:
         network = opening.load_backbone(records, settings.backbone)
         found = backbones.embed(
             records, network, cache=cache, batch_size=settings.backbone.batch_size
         ).features
-        centres = _means(found, assignment)
+        adapted = found if predictor is None else predictor.adapted(found)
+        centres = _means(adapted, assignment)
     return Discovery(
         settings=settings,
         records=records,
@@ -78,10 +81,25 @@ def reopen(
         backbone=str(summary.get("backbone", "")),
         embedded=0,
         seconds={},
-        adapted=found,
+        adapted=adapted,
         chosen=str(summary.get("chosen", FIRST)),
+        rehearsal=_if_there(folder / REHEARSAL_FILE, read_rehearsal),
+        decisions=_if_there(folder / DECISIONS_FILE, read_decisions),
+        predictor=predictor,
+        history=_if_there(folder / HISTORY_FILE, _history),
         folder=folder,
     )
+
+
+def _if_there(path: pathlib.Path, read: Callable[[pathlib.Path], Any]) -> Any:
+    return read(path) if path.is_file() else None
+
+
+def _history(path: pathlib.Path) -> RunHistory:
+    try:
+        return RunHistory.from_plain(read_json(path))
+    except ValueError as error:
+        raise ValueError(f"{shown(path)}: {error}") from error
 
 
 def _in_order(records: Records, ids: Sequence[str], folder: pathlib.Path) -> Records:
