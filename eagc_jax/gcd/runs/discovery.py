@@ -30,6 +30,7 @@ from eagc_jax.gcd.sources.strings import shown
 from eagc_jax.gcd.training.loop import TrainingRun
 
 if TYPE_CHECKING:
+    from eagc_jax.gcd.backbones import Backbone
     from eagc_jax.gcd.decisions import Decisions
     from eagc_jax.gcd.evaluation.rehearsal import Rehearsal
     from eagc_jax.gcd.prediction import Prediction, Predictor
@@ -159,12 +160,13 @@ class Discovery:
         write_page(self, path)
         return path
 
-    def predict(self, items: Any) -> Prediction:
+    def predict(self, items: Any, *, network: Backbone | None = None) -> Prediction:
         """Assigns new items.
 
         Args:
-          items: (M, width) features of the frozen backbone; or what
-            `sources.open_source` takes, or records, which are embedded first.
+          items: (M, width) features as the discovery's; or what `sources.open_source`
+            takes, or records: they are embedded first.
+          network: the backbone, where it was one that only Python has.
 
         Returns:
           The prediction, a row for each item.
@@ -173,21 +175,18 @@ class Discovery:
           ValueError: there is no predictor, or the items are of another kind.
           BadItem: an item can't be read.
         """
+        from eagc_jax.gcd import backbones
+        from eagc_jax.gcd.runs import opening
+
         if self.predictor is None:
             raise ValueError("there is no predictor: the run was written without one")
         if isinstance(items, np.ndarray):
             return self.predictor.predict(items)
-        return self.predictor.predict(self._embedded(items))
-
-    def _embedded(self, items: Any) -> np.ndarray:
-        from eagc_jax.gcd import backbones
-        from eagc_jax.gcd.runs import opening
-
         if not isinstance(items, Records):
             source = dataclasses.replace(self.settings.source, data=os.fspath(items))
             items = opening.open_records(source, require_labels=False)
-        network = opening.load_backbone(items, self.settings.backbone)
-        return backbones.embed(items, network).features
+        network = self.predictor.load_backbone(network)
+        return self.predictor.predict(backbones.embed(items, network).features)
 
     @property
     def num_classes(self) -> int:
