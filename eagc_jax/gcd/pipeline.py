@@ -106,13 +106,11 @@ def discover(
     """
     settings = _settings(data, settings)
     clock = Clock(on_stage, settings.budget)
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack():
         if out is not None:
-            held.enter_context(_place(out, settings))
+            run_folder.check(out)
         given = data if isinstance(data, Records) else None
-        material = gather(
-            given, settings, backbone, decided, cache, on_progress, clock
-        )
+        material = gather(given, settings, backbone, decided, cache, on_progress, clock)
         with clock("number of classes"):
             number, estimate = _num_classes(settings, material)
         answer = first = _first_answer(settings, material, number, clock)
@@ -120,7 +118,7 @@ def discover(
             on_answer(material.records, first, clock.passed())
         given_number = None if estimate is not None else number
         chosen = plan(settings, material, given_number, cache, clock)
-        run = _trained(chosen, material, number, cache, out, clock)
+        run = _trained(chosen, material, number, cache, clock)
         if run is not None:
             answer = _answer(material, *answering.after(run))
         with clock("prediction"):
@@ -156,6 +154,14 @@ def discover(
             history=None if run is None else run.history,
         )
         return found if out is None else found.write(out)
+
+
+def _name_of(
+    material: Material, settings: DiscoverSettings, backbone: Backbone | None
+) -> str:
+    if backbone is not None:
+        return backbone.fingerprint()
+    return settings.backbone.name or backbones.default_backbone(material.records.kind)
 
 
 def _settings(data: Any, settings: DiscoverSettings | None) -> DiscoverSettings:
@@ -219,11 +225,45 @@ def _first_answer(
     features = material.features
     with clock("clustering"):
         found = answering.first_answer(
-            features, material.records.labels, number, settings.clustering, settings.seed
+            features,
+            material.records.labels,
+            number,
+            settings.clustering,
+            settings.seed,
         )
         clusters, centres = np.asarray(found.assignments), np.asarray(found.centres)
     with clock("assigning"):
         return _answer(material, features, clusters, centres)
+
+
+def _trained(
+    chosen: Plan,
+    material: Material,
+    number: int,
+    cache: str | os.PathLike | None,
+    clock: Clock,
+) -> TrainingRun | None:
+    """The run after its last epoch; None where nothing is trained, or time is over."""
+    if chosen.run is None or not _fits(chosen, clock):
+        return None
+    with clock("training"):
+        run = answering.start(
+            chosen.run,
+            material.records,
+            material.network,
+            material.features,
+            num_classes=number,
+            cache=cache,
+        )
+        for epoch in run:
+            clock.note(f"training, epoch {epoch} of {run.config.epochs}")
+    return run
+
+
+def _fits(chosen: Plan, clock: Clock) -> bool:
+    """Whether training fits into what is left, going by what it took in rehearsal."""
+    left = clock.left()
+    return left is None or left > (chosen.seconds or 0.0)
 
 
 def _answer(

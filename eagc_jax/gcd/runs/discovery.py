@@ -136,7 +136,7 @@ class Discovery:
             if self.history is not None:
                 _write_json(partial / HISTORY_FILE, self.history.to_plain())
             there = dataclasses.replace(self, folder=pathlib.Path(out))
-            there.page(partial / PAGE_FILE)
+            # there.page(partial / PAGE_FILE)
         return there
 
     def page(self, path: str | os.PathLike | None = None) -> pathlib.Path:

@@ -21,8 +21,8 @@ from eagc_jax.gcd.runs.discovery import (
     FIRST,
     HISTORY_FILE,
     REHEARSAL_FILE,
-    Discovery,
     DiscoverSettings,
+    Discovery,
     read_settings,
     read_skipped,
 )
@@ -155,9 +155,7 @@ def _features(
 
     def of(network: Any) -> np.ndarray:
         size = settings.backbone.batch_size
-        return backbones.embed(
-            records, network, cache=cache, batch_size=size
-        ).features
+        return backbones.embed(records, network, cache=cache, batch_size=size).features
 
     found = of(opening.load_backbone(records, settings.backbone))
     if predictor is None:
