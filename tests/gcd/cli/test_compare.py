@@ -1,5 +1,6 @@
 """`eagc compare`: runs of the same data beside each other."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,30 +15,43 @@ from eagc_jax.gcd.discover import (
 )
 from tests.gcd import clouds
 
-
-@pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+TRUTH = {"truth_column": "truth"}
 
 
-def found(path, out, number=4, **source):
+def settings(path, number=4, **source):
     source = SourceSettings(str(path), **source)
-    clustering = ClusteringSettings(num_classes=number)
-    return discover(DiscoverSettings(source, clustering=clustering), out=out)
+    return DiscoverSettings(source, clustering=ClusteringSettings(num_classes=number))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with clouds.npz and two runs on it, and what they found."""
+    folder = tmp_path_factory.mktemp("runs")
+    path = clouds.write_npz(folder)
+    four = discover(settings(path, **TRUTH), out=folder / "four")
+    three = discover(settings(path, 3, **TRUTH), out=folder / "three")
+    return folder, four, three
+
+
+@pytest.fixture
+def runs(made, monkeypatch):
+    monkeypatch.chdir(made[0])
+    return made[1:]
+
+
+def again(run, out, path, ids=None, **source):
+    """The same run, as if it were of other data."""
+    assignment = run.assignment
+    if ids is not None:
+        assignment = dataclasses.replace(assignment, ids=tuple(ids))
+    changed = dataclasses.replace(
+        run, settings=settings(path, **source), assignment=assignment
+    )
+    changed.write(out)
 
 
 def compare(*arguments):
     return cli.main(["compare", *map(str, arguments)])
-
-
-@pytest.fixture
-def runs(place):
-    path = clouds.write_npz(place)
-    return (
-        found(path, "four", truth_column="truth"),
-        found(path, "three", 3, truth_column="truth"),
-    )
 
 
 def test_a_run_of_fewer_classes_has_merged_some(runs, capsys):
@@ -77,65 +91,61 @@ def test_json_has_every_item_that_changed(runs, capsys):
     assert content["runs"][1]["sizes"] == {"apple": 22, "banana": 12, "novel-1": 14}
 
 
-def test_the_same_twice_and_three_runs(runs, place, capsys):
-    found(place / "clouds.npz", "again", truth_column="truth")
-    assert compare("four", "again", "three") == 0
+def test_the_same_twice_and_three_runs(runs, tmp_path, capsys):
+    again(runs[0], tmp_path / "again", "clouds.npz", **TRUTH)
+    assert compare("four", tmp_path / "again", "three") == 0
     told = capsys.readouterr().out
     assert "0 (0.0 %) changed category" in told
     assert told.count("McNemar") == 2
-    assert compare("four", "again") == 0
+    assert compare("four", "four") == 0
     assert "all settings are the same" in capsys.readouterr().out
 
 
-def test_without_truth_there_is_no_accuracy(place, capsys):
-    for out in ("a", "b"):
-        found(clouds.write(place), out)
-    assert compare("a", "b") == 0
+def test_without_truth_there_is_no_accuracy(runs, tmp_path, capsys):
+    again(runs[0], tmp_path / "a", clouds.write_npz(tmp_path, truth=None))
+    assert compare(tmp_path / "a", tmp_path / "a") == 0
     assert "McNemar" not in capsys.readouterr().out
-    assert compare("a", "b", "--json") == 0
+    assert compare(tmp_path / "a", tmp_path / "a", "--json") == 0
     assert json.loads(capsys.readouterr().out)["pairs"][0]["accuracy"] == {}
+    # One of them knows the truth: that is enough.
+    assert compare(tmp_path / "a", "four", "--json") == 0
+    [pair] = json.loads(capsys.readouterr().out)["pairs"]
+    assert pair["accuracy"]["All"]["difference"] == 0
 
 
-def test_other_data_is_refused(runs, place, capsys):
-    rows = np.roll(clouds.features(), 1, axis=0)
-    ids = np.array([f"photo {n}" for n in range(clouds.ROWS)])
-    for name, change in (("turned", {"embeddings": rows}), ("photos", {"ids": ids})):
-        (place / f"of-{name}").mkdir()
-        found(clouds.write_npz(place / f"of-{name}", **change), name)
-    capsys.readouterr()
-    for run, message in (
-        ("turned", "of 48 items with the same id, 48 are not"),
-        ("photos", "have no item in common"),
-    ):
-        assert compare("four", run) == 2
-        told = capsys.readouterr()
-        assert told.out == ""
-        assert told.err.count("\n") == 1
-        assert message in told.err
-        assert "clouds.npz" in told.err
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"embeddings": np.roll(clouds.features(), 1, axis=0)}, "48 are not"),
+        ({"ids": [f"photo {n}" for n in range(clouds.ROWS)]}, "no item in common"),
+    ],
+)
+def test_other_data_is_refused(runs, tmp_path, change, message, capsys):
+    path = clouds.write_npz(tmp_path, **change)
+    again(runs[0], tmp_path / "other", path, ids=change.get("ids"))
+    assert compare("four", tmp_path / "other") == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    assert message in told.err
+    assert str(path) in told.err
 
 
-def test_an_item_more_is_no_other_data(runs, place, capsys):
-    more = place / "more"
-    more.mkdir()
-    rows = np.concatenate([clouds.features(), clouds.features()[:1]])
-    labels = np.array([*clouds.labels(), ""])
-    ids = np.array([f"row {n}" for n in range(clouds.ROWS + 1)])
-    truth = np.array([clouds.CLASSES[one] for one in (*clouds.truth(), 0)])
-    path = clouds.write_npz(more, embeddings=rows, labels=labels, ids=ids, truth=truth)
-    found(path, "one-more")
-    capsys.readouterr()
-    assert compare("four", "one-more") == 0
-    assert "48 items in common; 0 and 1 are in one" in capsys.readouterr().out
+def test_some_items_more_are_no_other_data(runs, tmp_path, capsys):
+    """The other run has half of the ids, and so has the first."""
+    ids = [f"row {n + 24}" for n in range(clouds.ROWS)]
+    rows = np.roll(clouds.features(), -24, axis=0)
+    path = clouds.write_npz(tmp_path, embeddings=rows, ids=ids)
+    again(runs[0], tmp_path / "half", path, ids=ids)
+    assert compare("four", tmp_path / "half") == 0
+    assert "24 items in common; 24 and 24 are in one" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("typed", "told"),
     [(("four",), "two runs or more"), (("four", "no"), "no"), ((), "two runs or more")],
 )
-def test_what_is_wrong_is_a_line(place, typed, told, capsys):
-    found(clouds.write(place), "four")
-    capsys.readouterr()
+def test_what_is_wrong_is_a_line(runs, typed, told, capsys):
     assert compare(*typed) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1, line
