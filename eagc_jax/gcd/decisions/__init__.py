@@ -1,0 +1,23 @@
+"""What a person decides on the page, and how the next run obeys it exactly.
+
+`read_decisions` -> `apply` to the records -> cluster and train -> `obey`.
+"""
+
+from eagc_jax.gcd.decisions.applying import apply
+from eagc_jax.gcd.decisions.assigning import least_clusters, obey
+from eagc_jax.gcd.decisions.constraints import Constraints
+from eagc_jax.gcd.decisions.kinds import Decision, Decisions, Round
+from eagc_jax.gcd.decisions.naming import names_for
+from eagc_jax.gcd.decisions.reading import read_decisions
+
+__all__ = [
+    "Constraints",
+    "Decision",
+    "Decisions",
+    "Round",
+    "apply",
+    "least_clusters",
+    "names_for",
+    "obey",
+    "read_decisions",
+]
