@@ -64,7 +64,7 @@ def shapes(steps: int, number: int, parameters: int, layers: int) -> Trace:
       layers: G.
     """
 
-    def of(*shape: int) -> jax.ShapeDtypeStruct:
+    def of(*shape: int) -> Any:
         return jax.ShapeDtypeStruct((steps, *shape), jnp.float32)
 
     return Trace(

@@ -15,7 +15,7 @@ import eagc_jax
 from eagc_jax.gcd.sources import ArrayItems, ChosenItems, Records
 from eagc_jax.gcd.sources.strings import shown
 from eagc_jax.gcd.training import parallel
-from eagc_jax.gcd.training.checkpoints.trees import shapes_of
+from eagc_jax.gcd.training.checkpoints.trees import is_key, shapes_of
 from eagc_jax.gcd.training.epoch import program_of
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def digest(array: Any) -> str:
     """Of an array, or of rows that are spread over a large one; or "None"."""
     if array is None:
         return "None"
-    if jax.dtypes.issubdtype(getattr(array, "dtype", np.float32), jax.dtypes.prng_key):
+    if isinstance(array, jax.Array) and is_key(array):
         array = jax.random.key_data(array)
     size = int(np.prod(np.shape(array), dtype=np.int64))
     bytes_of_all = size * getattr(array, "dtype", np.dtype(float)).itemsize

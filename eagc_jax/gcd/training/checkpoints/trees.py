@@ -24,7 +24,7 @@ def shapes_of(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
     """What `to_arrays` makes of a tree of arrays, or of their shapes."""
     found = {}
     for name, leaf in _named(tree).items():
-        if _is_key(leaf):
+        if is_key(leaf):
             leaf = jax.eval_shape(jax.random.key_data, leaf)
         if _size(leaf):
             found[name] = jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype)
@@ -36,7 +36,7 @@ def from_arrays(like: Any, arrays: Mapping[str, np.ndarray], *, host: bool) -> A
     leaves = []
     for name, leaf in _named(like).items():
         found = arrays[name] if _size(leaf) else np.zeros(np.shape(leaf), leaf.dtype)
-        if _is_key(leaf):
+        if is_key(leaf):
             impl = jax.random.key_impl(leaf)
             found = jax.random.wrap_key_data(jnp.asarray(found), impl=impl)
         leaves.append(found if host else jnp.asarray(found))
@@ -60,9 +60,9 @@ def _size(leaf: Any) -> int:
     return math.prod(np.shape(leaf))
 
 
-def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+def is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _untyped(leaf: Any) -> Any:
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    return jax.random.key_data(leaf) if is_key(leaf) else leaf
