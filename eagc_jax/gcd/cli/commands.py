@@ -17,6 +17,7 @@ from eagc_jax.gcd.cli.doctor import Doctor
 from eagc_jax.gcd.cli.embed import Embed
 from eagc_jax.gcd.cli.export import Export
 from eagc_jax.gcd.cli.pretrain import Pretrain
+from eagc_jax.gcd.cli.weights import Weights
 
 _MANNERS = (
     tyro.conf.OmitArgPrefixes,
@@ -58,6 +59,7 @@ def parse(arguments: Sequence[str]) -> Command:
         "pretrain": Annotated[Pretrain, tyro.conf.subcommand("pretrain")],
         "compare": Annotated[Compare, tyro.conf.subcommand("compare")],
         "export": Annotated[Export, tyro.conf.subcommand("export")],
+        "weights": Annotated[Weights, tyro.conf.subcommand("weights")],
     }
     every: Any = Union[tuple(kinds.values())]  # noqa: UP007  (made from a tuple)
     told = io.StringIO()
