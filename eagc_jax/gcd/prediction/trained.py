@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx, traverse_util
+from flax import nnx
 
 from eagc_jax.gcd.backbones import weights
 from eagc_jax.gcd.methods import DataView, Method, Task
