@@ -77,7 +77,8 @@ def labeled_share(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> fl
     labeled with the same class, `b` with another one, and `c` not labeled. Items of the
     known classes that are not labeled lie there as the labeled ones do: they are
     `(1 - s) / s` times as many. Novel classes' items get there as other known classes'
-    items do, in proportion to how many there are. With N items, L of them labeled, with C known classes:
+    items do, in proportion to how many there are. With N items, L of them labeled, and C
+    known classes:
 
     .. math:: c = (a + b) (1 - s) / s + (b / s) (s N / L - 1) C / (C - 1)
 
