@@ -10,7 +10,7 @@ from collections.abc import Callable
 _NAMES = (
     *("text_column", "path_column", "label_column", "id_column", "split_column"),
     *("truth_column", "on_bad_item", "num_classes", "max_iterations", "batch_size"),
-    *("image_size", "compute_dtype"),
+    *("image_size", "compute_dtype", "at_least"),
 )
 _SETTING = re.compile(rf"\b({'|'.join(_NAMES)})\b(?:=\"(\w+)\")?")
 

@@ -13,7 +13,7 @@ import zlib
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from eagc_jax.gcd.sources.records import BadItem
 from eagc_jax.gcd.sources.strings import Strings
@@ -94,6 +94,30 @@ def decode(
         raise BadItem(name, "there is no such file") from error
     except MemoryError as error:
         raise BadItem(name, "there is not enough memory to decode it") from error
+    except _DAMAGE as error:
+        raise BadItem(name, f"can't be decoded: {error}") from error
+
+
+def size(path: str | os.PathLike, name: str) -> tuple[int, int]:
+    """Width and height of a file's image as the camera was held; no pixel is decoded.
+
+    Raises:
+      BadItem: there is no such file, or it is no image.
+    """
+    try:
+        with open(path, "rb") as file:
+            image = _identified(file)
+            if image is None:
+                raise BadItem(name, _why_no_image(file))
+            width, height = image.size
+            turned = False
+            with contextlib.suppress(*_DAMAGE):
+                turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return (height, width) if turned else (width, height)
+    except BadItem:
+        raise
+    except FileNotFoundError as error:
+        raise BadItem(name, "there is no such file") from error
     except _DAMAGE as error:
         raise BadItem(name, f"can't be decoded: {error}") from error
 

@@ -1,0 +1,176 @@
+"""What features say, a block of rows at a time: one compiled shape, constant memory."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from eagc_jax.gcd.clustering import _lloyd
+from eagc_jax.gcd.methods import Method
+from eagc_jax.gcd.prediction.trained import Trained
+
+BLOCK = 1024  # rows at once: what lies between two matrix products stays in the cache
+
+
+class Scored(NamedTuple):
+    """Of N rows, as NumPy arrays."""
+
+    clusters: np.ndarray  # (N,) int32
+    likelihoods: np.ndarray  # (N,) float32, softmax, of the cluster's category
+    distances: np.ndarray  # (N,) float32, squared, to the nearest centre
+    nearest: np.ndarray  # (N,) int32, the centre that is
+    examples: np.ndarray  # (N,) int32, the example that is most similar
+    similarities: np.ndarray  # (N,) float32, the cosine with it
+
+
+class _Arrays(NamedTuple):
+    """What a block is compared with, on the device."""
+
+    model: Any  # state of the trained model, or None
+    state: Any  # of the method, or None
+    columns: Any  # (K,) int32, or None
+    centres: jax.Array  # (K, D) float32
+    examples: jax.Array  # (M, D) float32, of length 1
+    groups: jax.Array  # (K,) int32, the same for clusters that are one category
+    temperature: jax.Array
+
+
+class _Static(NamedTuple):
+    """What the compilation depends on."""
+
+    method: Method | None  # that assigns; None for the nearest centre
+    graph: Any
+    unit: bool
+
+
+class Scorer:
+    """Compares rows with centres, heads and examples.
+
+    Args:
+      trained: model and rule; None for the nearest centre.
+      centres: (K, D) in the space of the adapted features.
+      examples: (M, D) likewise, M >= 1.
+      temperature: of the softmax.
+      groups: (K,) integers, equal for clusters that are one category; by default each
+        is its own.
+    """
+
+    def __init__(
+        self,
+        trained: Trained | None,
+        centres: np.ndarray,
+        examples: np.ndarray,
+        temperature: float,
+        groups: np.ndarray | None = None,
+    ):
+        graph = model = method = state = columns = None
+        unit = trained is not None and trained.unit
+        if trained is not None:
+            graph, model = nnx.split(trained.model)
+        if trained is not None and trained.columns is not None:
+            method, state = trained.method, trained.method_state
+            columns = jnp.asarray(trained.columns)
+        self._static = _Static(method, graph, unit)
+        self._arrays = _Arrays(
+            model,
+            state,
+            columns,
+            jnp.asarray(centres, jnp.float32),
+            jnp.asarray(examples, jnp.float32),
+            jnp.asarray(
+                np.arange(len(centres)) if groups is None else groups, jnp.int32
+            ),
+            jnp.float32(temperature),
+        )
+
+    def __call__(self, features: np.ndarray) -> Scored:
+        """Of (N, width) rows, N >= 0; blocks go one ahead of what is read back."""
+        waiting, parts = None, []
+        for start in range(0, len(features), BLOCK):
+            block = np.asarray(features[start : start + BLOCK], np.float32)
+            now = _score(self._static, self._arrays, _filled(block)), len(block)
+            if waiting is not None:
+                parts.append(_read(*waiting))
+            waiting = now
+        parts.append(_none() if waiting is None else _read(*waiting))
+        return Scored(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+
+
+def classes_of_head(trained: Trained, adapted: np.ndarray) -> np.ndarray:
+    """(N,) int32 the head's classes of features that an adapter has seen already."""
+    graph, model = nnx.split(trained.model)
+    state, parts = trained.method_state, []
+    for start in range(0, len(adapted), BLOCK):
+        block = np.asarray(adapted[start : start + BLOCK], np.float32)
+        found = _classes(trained.method, graph, model, state, _filled(block))
+        parts.append(np.asarray(found)[: len(block)])
+    return np.concatenate(parts)
+
+
+def adapted_of(trained: Trained, features: np.ndarray) -> np.ndarray:
+    """(N, width) float32 what the adapter makes of features."""
+    graph, model = nnx.split(trained.model)
+    parts = []
+    for start in range(0, len(features), BLOCK):
+        block = np.asarray(features[start : start + BLOCK], np.float32)
+        found = _adapted(graph, trained.unit, model, _filled(block))
+        parts.append(np.asarray(found)[: len(block)])
+    return np.concatenate(parts)
+
+
+def _filled(block: np.ndarray) -> np.ndarray:
+    missing = BLOCK - len(block)
+    return np.pad(block, ((0, missing), (0, 0))) if missing else block
+
+
+def _read(found: Any, number: int) -> list[np.ndarray]:
+    return [np.asarray(x)[:number] for x in found]
+
+
+def _none() -> list[np.ndarray]:
+    kinds = (np.int32, np.float32, np.float32, np.int32, np.int32, np.float32)
+    return [np.zeros(0, kind) for kind in kinds]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score(static: _Static, arrays: _Arrays, rows: jax.Array):
+    head, adapted = None, rows
+    if static.graph is not None:
+        model: Any = nnx.merge(static.graph, arrays.model)
+        head, adapted = model.head, model.features(_unit(rows) if static.unit else rows)
+    unit = _unit(adapted)
+    scores = _lloyd._scores(unit, arrays.centres)  # (K, B)
+    nearest = _lloyd._nearest(scores)
+    logits, clusters = -scores, nearest
+    if static.method is not None:
+        found = static.method.assign(head, arrays.state, adapted)
+        logits = jnp.take(found, arrays.columns, axis=1).T
+        clusters = _lloyd._nearest(-logits)
+    own = jnp.sum((unit - arrays.centres[nearest]) ** 2, axis=1)
+    scaled = (logits - logits.max(axis=0)) / arrays.temperature
+    weights = jnp.exp(scaled)
+    same = arrays.groups[:, None] == arrays.groups[clusters]
+    likelihoods = jnp.sum(weights * same, axis=0) / jnp.sum(weights, axis=0)
+    products = _lloyd._matmul(arrays.examples, unit.T)  # (M, B)
+    examples = _lloyd._nearest(-products)
+    return clusters, likelihoods, own, nearest, examples, products.max(axis=0)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _classes(method, graph, model, state, adapted):
+    head = nnx.merge(graph, model).head
+    return jnp.argmax(method.assign(head, state, adapted), axis=1).astype(jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _adapted(graph, unit, model, rows):
+    return nnx.merge(graph, model).features(_unit(rows) if unit else rows)
+
+
+def _unit(rows: jax.Array) -> jax.Array:
+    return _lloyd._rescaled(rows, *_lloyd._scales(rows))
