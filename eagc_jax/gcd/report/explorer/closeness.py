@@ -7,7 +7,9 @@ import numpy as np
 from eagc_jax.gcd.report.explorer.layout import unit_rows
 from eagc_jax.gcd.runs.assignment import Assignment
 
-SEARCHED = 12_000  # items that are all compared with each other; beyond, within clusters
+SEARCHED = (
+    12_000  # items that are all compared with each other; beyond, within clusters
+)
 _BLOCK = 2_048
 _LEAST_GAP = 1e-4  # of cosines, below which rounding decides
 

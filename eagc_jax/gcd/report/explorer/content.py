@@ -78,7 +78,9 @@ class Content:
         if not features.shape[1]:
             return []
         rows = sample(self._assignment.clusters, SHOWN)
-        found = closeness.near_duplicates(features[rows], self._assignment.clusters[rows])
+        found = closeness.near_duplicates(
+            features[rows], self._assignment.clusters[rows]
+        )
         return [(int(rows[a]), int(rows[b]), cosine) for a, b, cosine in found]
 
     @functools.cached_property
@@ -117,6 +119,9 @@ class Content:
         """By row: the item's number on the page."""
         return {int(row): i for i, row in enumerate(self._chosen.rows)}
 
+    def _id(self, row: int) -> str:
+        return printable(str(self._assignment.ids[row]))
+
     def _found(self, rows: Iterable[int]) -> list[int]:
         return [self._at[int(row)] for row in rows if int(row) in self._at]
 
@@ -125,7 +130,7 @@ class Content:
         clusters = assignment.clusters[rows]
         positions = self._positions(rows, clusters)
         return {
-            "ids": [printable(assignment.ids[row]) for row in rows.tolist()],
+            "ids": [self._id(row) for row in rows.tolist()],
             "clusters": clusters.tolist(),
             "labels": assignment.labels[rows].tolist(),
             "probability": _rounded(assignment.probability[rows]),
@@ -167,7 +172,7 @@ class Content:
 
     @functools.cached_property
     def _hidden(self) -> list[tuple[list[str], int, int]]:
-        """Of every cluster: ids of members that are not shown, the number, and of labeled.
+        """Of every cluster: ids of members not shown, their number, labeled ones'.
 
         The ids are needed to say what is decided on; where they are too many for the
         page, some of each cluster are left out.
@@ -179,11 +184,11 @@ class Content:
         if not len(rows):
             return [([], 0, 0)] * len(assignment.names)
         some = rows[:: max(len(rows) // 1_000, 1)].tolist()
-        length = float(np.mean([len(printable(assignment.ids[r])) + 4 for r in some]))
+        length = float(np.mean([len(self._id(row)) + 4 for row in some]))
         listed = int(min(len(rows), self._most / 3 / length))
         ids: list[list[str]] = [[] for _ in assignment.names]
         for row in rows[sample(assignment.clusters[rows], listed)].tolist():
-            ids[assignment.clusters[row]].append(printable(assignment.ids[row]))
+            ids[assignment.clusters[row]].append(self._id(row))
         size = len(assignment.names)
         number = np.bincount(assignment.clusters[rows], minlength=size)
         labeled = rows[assignment.labels[rows] >= 0]
@@ -257,14 +262,20 @@ class Content:
                 "Pairs that are closer than a tenth of what is usual between nearest "
                 f"neighbours, {'among all items shown' if whole else 'within clusters'}."
             ),
-            "suspects": "Labeled items that lie nearer to another cluster than to their "
-            "own class, the farthest off first.",
-            "outliers": "Items unusually far from the centre of their cluster (beyond its "
-            "upper quartile by one and a half times the interquartile range).",
+            "suspects": (
+                "Labeled items that lie nearer to another cluster than to their own "
+                "class, the farthest off first."
+            ),
+            "outliers": (
+                "Items unusually far from the centre of their cluster: beyond its upper "
+                "quartile by one and a half times the interquartile range."
+            ),
         }
 
 
-def _examples(assignment: Assignment, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _examples(
+    assignment: Assignment, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     typical = rows[np.argsort(assignment.distance[rows], kind="stable")][:_EXAMPLES]
     free = rows[assignment.labels[rows] < 0]
     order = np.argsort(assignment.probability[free], kind="stable")

@@ -96,13 +96,17 @@ def _scores(discovery: Discovery) -> list[list[Any]]:
 def _curves(history: RunHistory) -> list[dict[str, Any]]:
     epochs = np.asarray(history.epochs, float)
     curves = [
-        _curve("Loss of each objective, its mean over an epoch", "epoch", epochs, losses)
+        _curve(
+            "Loss of each objective, its mean over an epoch", "epoch", epochs, losses
+        )
         for losses in [dict(history.losses)]
         if any(losses.values())
     ]
     accuracy = np.array(history.accuracy, float).reshape(-1, 3)
     if np.isfinite(accuracy).any():
-        columns = dict(zip(("All", "Old", "New"), accuracy.T, strict=True))
+        columns: dict[str, Any] = dict(
+            zip(("All", "Old", "New"), accuracy.T, strict=True)
+        )
         title = "Accuracy on unlabeled items, by their true classes"
         curves.append(_curve(title, "epoch", epochs, columns))
     deviation = history.gradient_deviation
@@ -129,7 +133,9 @@ def _coordinator(history: RunHistory) -> dict[str, Any] | None:
     ]
     if history.energy:
         energy = np.asarray(history.energy, float)
-        title = "Energy: how much each objective wants to move a layer; mean over layers"
+        title = (
+            "Energy: how much each objective wants to move a layer; mean over layers"
+        )
         means = {name: energy[:, k].mean(axis=1) for k, name in enumerate(names)}
         curves.append(_curve(title, "epoch", epochs, means))
     layers = [
@@ -175,8 +181,8 @@ def _protocol(discovery: Discovery) -> list[str]:
     history = discovery.history or getattr(discovery.training, "history", None)
     if history is not None:
         told.append(
-            f"Training went on from it for {len(history.epochs)} epochs. The answer shown "
-            f"is: {discovery.chosen}."
+            f"Training went on from it for {len(history.epochs)} epochs. The answer "
+            f"shown is: {discovery.chosen}."
         )
     told.append(
         "A probability says how much nearer an item lies to the centre of its cluster "
@@ -184,10 +190,10 @@ def _protocol(discovery: Discovery) -> list[str]:
     )
     if discovery.scores is not None:
         told.append(
-            "Accuracy is the share of unlabeled items whose cluster is matched with their "
-            "true class, under the best matching of clusters with classes one to one; Old "
-            "and New are the shares among items of known and of novel classes. True "
-            "classes are used for this alone."
+            "Accuracy is the share of unlabeled items whose cluster is matched with "
+            "their true class, under the best matching of clusters with classes one to "
+            "one; Old and New are the shares among items of known and of novel classes. "
+            "True classes are used for this alone."
         )
     decisions = discovery.decisions
     if decisions:

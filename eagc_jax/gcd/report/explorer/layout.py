@@ -46,7 +46,9 @@ def place(
         gaps = 1 - np.take_along_axis(cosines, nearest, axis=1)
         weights = 1 / np.maximum(gaps, 1e-6) ** 2
         weights /= weights.sum(axis=1, keepdims=True)
-        found[start : start + _BLOCK] = (weights[:, :, None] * positions[nearest]).sum(1)
+        found[start : start + _BLOCK] = (weights[:, :, None] * positions[nearest]).sum(
+            1
+        )
     aside = np.random.default_rng(_SEED).normal(size=found.shape) * 0.004
     found += aside
     found[chosen] = positions

@@ -40,7 +40,9 @@ def discovery(kind="text", size=60, *, names=NAMES, width=8, seed=0, **changes):
     others = gaps.copy()
     others[np.arange(size), clusters] = np.inf
     margin = others.min(axis=1) - own
-    labels = np.where((clusters < KNOWN) & (np.arange(size) // 6 % 2 == 0), clusters, -1)
+    labels = np.where(
+        (clusters < KNOWN) & (np.arange(size) // 6 % 2 == 0), clusters, -1
+    )
     records = sources.Records(
         changes.pop("name", "animals"),
         kind,

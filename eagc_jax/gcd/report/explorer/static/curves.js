@@ -4,7 +4,7 @@ const curves = [];
 const STROKES = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9"];
 
 function figureOf(curve) {
-  const place = make("div");
+  const place = make("div", { role: "img", "aria-label": curve.title });
   const figure = make("figure", {}, make("figcaption", { text: curve.title }), place,
     tableOf(curve));
   curves.push({ curve, place, plot: null });

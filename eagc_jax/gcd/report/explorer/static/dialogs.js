@@ -8,22 +8,22 @@ function ask(title, fields, read) {
   $("dialog-error").textContent = "";
   $("dialog-cancel").hidden = !read;
   return new Promise((resolve) => {
-    let answer = null;
+    const end = (answer) => {
+      dialog.close();
+      before?.focus?.();
+      resolve(answer);
+    };
     $("dialog-form").onsubmit = (event) => {
       event.preventDefault();
       try {
-        answer = read ? read() : null;
-        dialog.close();
+        end(read ? read() : null);
       } catch (error) {
         if (!(error instanceof Wrong)) throw error;
         $("dialog-error").textContent = error.message;
       }
     };
-    $("dialog-cancel").onclick = () => dialog.close();
-    dialog.onclose = () => {
-      before?.focus?.();
-      resolve(answer);
-    };
+    $("dialog-cancel").onclick = () => end(null);
+    dialog.oncancel = () => end(null);
     dialog.showModal();
     (dialog.querySelector("#dialog-body input, #dialog-body select") ?? $("dialog-ok")).focus();
   });

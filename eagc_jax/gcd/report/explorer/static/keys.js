@@ -55,10 +55,16 @@ function showKeys() {
   ], null);
 }
 
+function endSearch() {
+  $("query").value = "";
+  $("query").dispatchEvent(new Event("input"));
+  $("query").blur();
+}
+
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
   if ($("dialog").open || event.target.closest?.("input:not([type=checkbox]), select, textarea")) {
-    if (event.key === "Escape" && event.target === $("query")) $("query").blur();
+    if (event.key === "Escape" && event.target === $("query")) endSearch();
     return;
   }
   if (!model.shortcuts && event.key !== "Escape") return;

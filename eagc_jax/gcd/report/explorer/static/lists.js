@@ -39,6 +39,7 @@ function clusterRow(name) {
   return make("li", { class: "cluster", "data-open": String(name === model.open) }, check, swatch, open);
 }
 
+// In the order of the lists: what is new comes first.
 function shownClusters() {
   const counts = new Map();
   for (const item of shownItems()) {
@@ -46,8 +47,10 @@ function shownClusters() {
     counts.set(name, (counts.get(name) ?? 0) + 1);
   }
   const all = model.filter === "all" && !model.query;
-  return clusterNames().filter((name) => all || counts.has(name) || (
+  const found = clusterNames().filter((name) => all || counts.has(name) || (
     model.query && name.toLowerCase().includes(model.query)));
+  const isNamed = (name) => model.state.clusters.get(name).isNamed;
+  return [...found.filter((name) => !isNamed(name)), ...found.filter(isNamed)];
 }
 
 function showClusters() {
