@@ -19,7 +19,6 @@ from eagc_jax.gcd.methods import Method, Task
 from eagc_jax.gcd.prediction.calibration import Calibration
 from eagc_jax.gcd.prediction.predictor import BackboneOf, Predictor
 from eagc_jax.gcd.prediction.trained import Trained
-from eagc_jax.gcd.runs.choices import BackboneSettings
 from eagc_jax.gcd.runs.plain import from_plain, to_plain
 from eagc_jax.gcd.runs.reading import MEGABYTE, read_json
 from eagc_jax.gcd.sources.strings import shown
@@ -28,8 +27,7 @@ TENSORS, PLAIN = "model.safetensors", "model.json"
 _VERSION = 1
 _LARGEST = 4 * 2**30  # bytes of the tensors
 _MOST_CLASSES, _MOST_WIDE = 2**20, 2**16
-_ANCHORS = ("centres", "spreads", "known", "examples")
-_GROUPS = ("adapter.", "head.", "state.", "blocks.")
+_ANCHORS = ("centres", "seen", "known", "examples")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,15 +43,10 @@ class _Rule:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Numbers:
-    """`Calibration`, without its spreads."""
+class _Numbers(Calibration):
+    """`Calibration`, as JSON can hold it."""
 
-    temperature: float
-    slope: float
-    intercept: float
-    threshold: float | None  # None: nothing is flagged
-    false_alarms: float
-    source: str
+    threshold: float | None = None  # None: nothing is flagged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +125,7 @@ def _described(predictor: Predictor) -> _Plain:
     if None in predictor.names:
         raise ValueError("a predictor with names of a person's own can't be saved")
     trained, of = predictor.trained, predictor.calibration
+    bounded = of.threshold if np.isfinite(of.threshold) else None
     rule = None
     if trained is not None:
         rule = _Rule(
@@ -147,14 +141,7 @@ def _described(predictor: Predictor) -> _Plain:
         tuple(map(str, predictor.names)),
         tuple(predictor.example_ids),
         predictor.backbone,
-        _Numbers(
-            of.temperature,
-            of.slope,
-            of.intercept,
-            of.threshold if np.isfinite(of.threshold) else None,
-            of.false_alarms,
-            of.source,
-        ),
+        _Numbers(**(vars(of) | {"threshold": bounded})),
         rule,
         predictor.agreement,
         predictor.note,
@@ -164,7 +151,7 @@ def _described(predictor: Predictor) -> _Plain:
 def _tensors(predictor: Predictor) -> dict[str, np.ndarray]:
     found = {
         "centres": predictor.centres,
-        "spreads": predictor.calibration.spreads,
+        "seen": predictor.seen,
         "known": predictor.known,
         "examples": predictor.examples,
         **predictor.blocks,
@@ -226,7 +213,7 @@ def _predictor(plain: _Plain, tensors: dict[str, np.ndarray]) -> Predictor:
     if plain.rule is not None:
         width = plain.rule.task.width
     _expect(tensors, "centres", (classes, width), np.float32)
-    _expect(tensors, "spreads", (classes,), np.float32)
+    _expect(tensors, "seen", (classes, plain.backbone.width), np.float32)
     _expect(tensors, "known", (classes,), np.bool_)
     _expect(tensors, "examples", (len(plain.examples), width), np.float16)
     of = plain.calibration
@@ -248,15 +235,8 @@ def _predictor(plain: _Plain, tensors: dict[str, np.ndarray]) -> Predictor:
         plain.names,
         tensors["known"],
         tensors["centres"],
-        Calibration(
-            of.temperature,
-            of.slope,
-            of.intercept,
-            tensors["spreads"],
-            threshold,
-            of.false_alarms,
-            of.source,
-        ),
+        tensors["seen"],
+        Calibration(**(vars(of) | {"threshold": threshold})),
         tensors["examples"],
         plain.examples,
         plain.backbone,

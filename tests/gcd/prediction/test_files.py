@@ -84,7 +84,7 @@ NUMERICALLY = [
     ({"columns": np.full(4, 9, np.int32)}, r"columns should be in \[0, 4\)"),
     ({"head__other": np.zeros(2, F)}, "there should be no tensor head.other"),
     ({"evil": np.zeros(2, F)}, "there should be no tensor evil"),
-    ({"drop": ["spreads"]}, "there should be a tensor spreads"),
+    ({"drop": ["seen"]}, "there should be a tensor seen"),
     ({"drop": ["adapter.norm.scale"]}, "there should be a tensor adapter.norm.scale"),
 ]
 
