@@ -46,6 +46,18 @@ def test_collectives_of_a_text():
     }
 
 
+def test_a_collective_in_the_bodies_of_several_programs_counts_once():
+    step = (
+        "%all-gather.{} = f32[8,2]{{1,0}} all-gather(%a), channel_id={}, "
+        'dimensions={{0}}, frontend_attributes={{chain_id="{}"}}'
+    )
+    lines = [step.format(i, 10, 0) for i in range(3)]
+    assert collectives.count("\n".join(lines))["all-gather"]["count"] == 1
+    others = [step.format(3, 11, 1), step.format(4, 11, 1), step.format(5, 12, 2)]
+    found = collectives.count("\n".join(lines + others))
+    assert found["all-gather"] == {"count": 3, "bytes": 3 * 64}
+
+
 @pytest.mark.parametrize(
     ("seconds", "counts", "words"),
     [

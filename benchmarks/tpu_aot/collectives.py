@@ -13,6 +13,9 @@ KINDS = (
 # Of an asynchronous pair "-start" is counted. Its type holds operands and results.
 _INSTRUCTION = re.compile(rf"= (\(.*\)|\S+) ({'|'.join(KINDS)})(-start)?\(")
 _LAYOUT = re.compile(r"\{[^{}]*\}|/\*.*?\*/")
+# A collective that goes on while other programs run stands in the body of each of them,
+# with the number of its chain: one and the same transfer.
+_CHAIN = re.compile(r'channel_id=(\d+).*chain_id="(\d+)"')
 _ARRAY = re.compile(r"\b([a-z]+)(\d+)?(?:e\d\w*)?\[([\d,]*)\]")
 _TUPLES_OF_BOTH = ("all-gather", "collective-permute")
 
@@ -27,11 +30,16 @@ def count(text: str) -> dict[str, dict[str, int]]:
       By kind: ``count``, and ``bytes`` that each device holds of their results.
     """
     found = {kind: {"count": 0, "bytes": 0} for kind in KINDS}
+    chains = set()
     for line in text.splitlines():
         match = _INSTRUCTION.search(_LAYOUT.sub("", line))
         if not match:
             continue
         shapes, kind, start = match.groups()
+        if chain := _CHAIN.search(line):
+            if (kind, *chain.groups()) in chains:
+                continue
+            chains.add((kind, *chain.groups()))
         if start and kind in _TUPLES_OF_BOTH:
             shapes = _second(shapes)
         found[kind]["count"] += 1

@@ -423,6 +423,15 @@ def test_messages_at_the_start(call, message):
         call()
 
 
+def test_the_mask_of_two_views_is_no_concatenation():
+    # Which the TPU's compiler makes of six exchanges where rows are divided over chips.
+    g, z, zhat, mask, state = case()
+    text = coordinate_gradients.lower(g, z, zhat, mask, state).as_text()
+    joined = [line for line in text.splitlines() if "concatenate" in line]
+    assert joined  # of numbers, the shares
+    assert not any("xi1>" in line for line in joined)
+
+
 @pytest.mark.parametrize(
     "name", [name for name in F.__all__ if inspect.isfunction(getattr(F, name))]
 )

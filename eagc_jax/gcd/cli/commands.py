@@ -11,6 +11,7 @@ from typing import Annotated, Any, Protocol, Union
 import tyro
 
 from eagc_jax.gcd.cli.cache import Cache
+from eagc_jax.gcd.cli.compare import Compare
 from eagc_jax.gcd.cli.discover import Discover
 from eagc_jax.gcd.cli.doctor import Doctor
 from eagc_jax.gcd.cli.embed import Embed
@@ -55,6 +56,7 @@ def parse(arguments: Sequence[str]) -> Command:
         "cache": Annotated[Cache, tyro.conf.subcommand("cache")],
         "doctor": Annotated[Doctor, tyro.conf.subcommand("doctor")],
         "pretrain": Annotated[Pretrain, tyro.conf.subcommand("pretrain")],
+        "compare": Annotated[Compare, tyro.conf.subcommand("compare")],
         "export": Annotated[Export, tyro.conf.subcommand("export")],
     }
     every: Any = Union[tuple(kinds.values())]  # noqa: UP007  (made from a tuple)

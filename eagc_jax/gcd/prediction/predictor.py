@@ -158,6 +158,21 @@ class Predictor:
             self.example_ids,
         )
 
+    def adapt(self, features: np.ndarray) -> np.ndarray:
+        """Features in the space of the centres.
+
+        Args:
+          features: (N, width) as `predict` takes them.
+
+        Returns:
+          (N, D) float32: what was trained makes of them, else the same.
+        """
+        from eagc_jax.gcd.prediction.scoring import adapted_of
+
+        if self.trained is None:
+            return np.asarray(features, np.float32)
+        return adapted_of(self.trained, features)
+
     def stream(
         self, features: np.ndarray | Iterable[np.ndarray], *, rows: int = 2**14
     ) -> Iterator[Prediction]:

@@ -87,6 +87,14 @@ class Assignment:
         """(K,) int, how many items each category was given."""
         return np.bincount(self.clusters, minlength=len(self.names))
 
+    def select(self, rows: np.ndarray | Sequence[int]) -> Assignment:
+        """The same of some rows, (M,) integers in [0, N), in the order given."""
+        rows = np.asarray(rows, np.int64)
+        names = ("labels", "clusters", "probability", "margin", "distance")
+        arrays = {name: np.asarray(getattr(self, name))[rows] for name in names}
+        ids = tuple(self.ids[int(row)] for row in rows)
+        return dataclasses.replace(self, ids=ids, **arrays)
+
     def typical(self, cluster: int) -> int:
         """The row of the item nearest to the centre, of a cluster that has some."""
         rows = np.flatnonzero(self.clusters == cluster)

@@ -201,7 +201,9 @@ def on_images(*, epochs: int = 20, seed: int = 0, **training: Any) -> RunSetting
     return RunSettings(method, TrainConfig(**(given | training)))
 
 
-def recommended(kind: Kind, depth: int, *, seed: int = 0) -> RunSettings:
+def recommended(
+    kind: Kind, depth: int, *, seed: int = 0, items: int | None = None
+) -> RunSettings:
     """How to train where nothing is said.
 
     An adapter on the features, with ten neighbours; on an accelerator, and for photos,
@@ -211,10 +213,24 @@ def recommended(kind: Kind, depth: int, *, seed: int = 0) -> RunSettings:
       kind: of the items.
       depth: of the backbone, in blocks that can train.
       seed: of the run.
+      items: how many there are: a batch has at most as many, and an item as many
+        neighbours.
     """
     if kind == "image" and depth and jax.default_backend() != "cpu":
-        return on_images(seed=seed)
-    return on_features(neighbours=10, seed=seed)
+        found = on_images(seed=seed)
+    else:
+        found = on_features(neighbours=10, seed=seed)
+    return found if items is None else _for_few(found, items)
+
+
+def _for_few(settings: RunSettings, items: int) -> RunSettings:
+    training = settings.training
+    adapter = dataclasses.replace(
+        training.adapter, neighbours=min(training.adapter.neighbours, items - 1)
+    )
+    batch_size = min(training.batch_size, items)
+    training = dataclasses.replace(training, batch_size=batch_size, adapter=adapter)
+    return dataclasses.replace(settings, training=training)
 
 
 def read_runs(settings: Mapping[str, Any]) -> dict[str, RunSettings]:

@@ -71,12 +71,17 @@ def test_discover_prints_what_it_found(place, capsys):
     assert len(assignment_of("run")) == clouds.ROWS
 
 
-def test_without_quick_it_says_what_is_not_done(place, capsys):
-    assert eagc("discover", clouds.write(place), "--num-classes=4") == 0
-    assert "this is the first answer, as with --quick" in capsys.readouterr().out
+def test_without_quick_it_rehearses_trains_and_says_what_it_took(place, capsys):
+    # With two known classes nothing can be rehearsed.
+    options = ("--num-classes=4", "--cache=kept")
+    assert eagc("discover", clouds.write(place), *options) == 0
+    told = capsys.readouterr().out
+    for part in ("first answer after", "trained for 20 epochs", "not rehearsed"):
+        assert part in told
     assert len(assignment_of("clouds-run")) == clouds.ROWS
-    assert eagc("discover", clouds.write(place), "--num-classes=4") == 0
-    assert len(assignment_of("clouds-run-2")) == clouds.ROWS  # nothing is overwritten
+    assert eagc("discover", clouds.write(place), *options) == 0
+    again = assignment_of("clouds-run-2")  # nothing is overwritten
+    assert again == assignment_of("clouds-run")
 
 
 def test_the_settings_give_the_run_back(place, capsys):
@@ -89,7 +94,8 @@ def test_the_settings_give_the_run_back(place, capsys):
     more = ("--settings=run/settings.json", "--num-classes=3", "--out=other")
     assert eagc("discover", *more) == 0
     assert "3 classes, as given" in capsys.readouterr().out
-    assert eagc("discover", "clouds.npy", "--num-classes=2", "--out=known") == 0
+    options = ("--quick", "--num-classes=2", "--out=known")
+    assert eagc("discover", "clouds.npy", *options) == 0
     assert "no novel clusters; if you expect" in capsys.readouterr().out
 
 
@@ -226,7 +232,7 @@ def test_help_is_no_error(capsys):
     assert "discover" in capsys.readouterr().out
     assert eagc("discover", "--help") == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "eagc discover tickets.csv --quick" in told
+    assert "eagc discover tickets.csv --budget 5m" in told
     assert "noqa" not in told
 
 
@@ -270,7 +276,17 @@ def test_every_option_reaches_its_setting():
             *("discover", "data", "--quick", "--num-classes", "77", "--seed", "3"),
             *("--truth-column", "category", "--text-column", "words", "--cache", "c"),
             *("--path-column", "None", "--label-column", "kind", "--out", "run"),
-            *("--backbone", "vit", "--weights", "w.pth", "--on-bad-item", "skip"),
+            *("--budget", "5m", "--coordinators", "upgrad", "eagc", "--no-rehearsal"),
+            *(
+                "--rehearsals",
+                "4",
+                "--backbone",
+                "vit",
+                "--weights",
+                "w.pth",
+                "--on-bad-item",
+                "skip",
+            ),
         ]
     )
     assert (found.source.data, found.source.truth_column) == ("data", "category")
@@ -278,6 +294,8 @@ def test_every_option_reaches_its_setting():
     assert (found.source.label_column, found.source.on_bad_item) == ("kind", "skip")
     assert (found.backbone.name, found.backbone.weights) == ("vit", "w.pth")
     assert (found.clustering.num_classes, found.seed, found.quick) == (77, 3, True)
+    assert (found.budget, found.coordinators) == ("5m", ("upgrad", "eagc"))
+    assert (found.rehearsals, found.no_rehearsal) == (4, True)
     assert (found.out, found.cache) == (pathlib.Path("run"), pathlib.Path("c"))
 
 

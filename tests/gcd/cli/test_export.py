@@ -5,9 +5,9 @@ import json
 import pathlib
 
 import pytest
+from eagc_jax.gcd.discover import ClusteringSettings, DiscoverSettings, discover
 
 from eagc_jax.gcd import backbones, cli
-from eagc_jax.gcd.discover import ClusteringSettings, DiscoverSettings, discover
 from tests.gcd import clouds
 from tests.gcd.bad_input import write_photos
 
