@@ -16,6 +16,7 @@ from eagc_jax.gcd.cli.discover import Discover
 from eagc_jax.gcd.cli.doctor import Doctor
 from eagc_jax.gcd.cli.embed import Embed
 from eagc_jax.gcd.cli.export import Export
+from eagc_jax.gcd.cli.predict import Predict
 from eagc_jax.gcd.cli.pretrain import Pretrain
 
 _MANNERS = (
@@ -55,6 +56,7 @@ def parse(arguments: Sequence[str]) -> Command:
         "embed": Annotated[Embed, tyro.conf.subcommand("embed")],
         "cache": Annotated[Cache, tyro.conf.subcommand("cache")],
         "doctor": Annotated[Doctor, tyro.conf.subcommand("doctor")],
+        "predict": Annotated[Predict, tyro.conf.subcommand("predict")],
         "pretrain": Annotated[Pretrain, tyro.conf.subcommand("pretrain")],
         "compare": Annotated[Compare, tyro.conf.subcommand("compare")],
         "export": Annotated[Export, tyro.conf.subcommand("export")],

@@ -63,7 +63,7 @@ def fit_predictor(
 
     Examples:
       >>> from eagc_jax.gcd import sources
-      >>> from eagc_jax.gcd.discover import discover, ClusteringSettings, DiscoverSettings
+      >>> from eagc_jax.gcd import ClusteringSettings, DiscoverSettings, discover
       >>> corners = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
       >>> rows = np.concatenate([corners, corners + 0.1])
       >>> records = sources.Records(
@@ -71,7 +71,9 @@ def fit_predictor(
       ...     labels=np.array([0, 1, -1, -1, -1, -1]), class_names=("x", "y"),
       ...     num_known=2,
       ... )
-      >>> settings = DiscoverSettings(clustering=ClusteringSettings(num_classes=3))
+      >>> settings = DiscoverSettings(
+      ...     clustering=ClusteringSettings(num_classes=3), quick=True
+      ... )
       >>> found = discover(records, settings)
       >>> model = fit_predictor(records, rows, found.assignment, found.centres)
       >>> model.predict(np.array([[0.1, 0.9, 0.1], [0, 0.2, 0.7]])).name

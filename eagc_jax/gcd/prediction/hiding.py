@@ -117,9 +117,7 @@ def _judged(
     some, classes = linear_sum_assignment(counts[len(kept) :], maximize=True)
     of_cluster[len(kept) + some] = classes
     sure = assign(features[rows], found.centres, temperature=temperature)
-    return Judged(
-        sure.probabilities, of_cluster[clusters[rows]] == labels[rows], novel
-    )
+    return Judged(sure.probabilities, of_cluster[clusters[rows]] == labels[rows], novel)
 
 
 def _regressed(found: Judged, novel_share: float) -> tuple[float, float] | None:

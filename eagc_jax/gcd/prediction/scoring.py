@@ -153,7 +153,9 @@ def _score(static: _Static, arrays: _Arrays, rows: jax.Array):
         head, adapted = model.head, model.features(adapted)
     unit = _unit(adapted)
     if static.method is None:
-        scores = _lloyd._scores(unit, arrays.centres)  # (K, B), the least is the nearest
+        scores = _lloyd._scores(
+            unit, arrays.centres
+        )  # (K, B), the least is the nearest
     else:
         logits = static.method.assign(head, arrays.state, adapted)
         scores = -jnp.take(logits, arrays.columns, axis=1).T

@@ -6,14 +6,14 @@ import pathlib
 import tempfile
 
 import numpy as np
-from eagc_jax.gcd.discover import (
+
+from eagc_jax.gcd import (
     ClusteringSettings,
     DiscoverSettings,
     SourceSettings,
     discover,
+    prediction,
 )
-
-from eagc_jax.gcd import prediction
 from eagc_jax.gcd.methods import SimGCD, VanillaGCD
 from eagc_jax.gcd.runs.settings import RunSettings
 from eagc_jax.gcd.training.settings import AdapterConfig, TrainConfig, WarmStart
