@@ -81,10 +81,10 @@ class Assigner:
                 f"discovery's, got {rows.shape[1]}"
             )
         rows = np.asarray(rows, np.float32)
-        finite = np.isfinite(rows).all(axis=1)
-        if finite.all():
-            return rows, [""] * len(rows)
-        return rows, ["" if good else _NOT_FINITE for good in finite.tolist()]
+        reasons = [""] * len(rows)
+        for row in np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist():
+            reasons[row] = _NOT_FINITE
+        return rows, reasons
 
 
 def _embedder(

@@ -43,13 +43,6 @@ class _Rule:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Numbers(Calibration):
-    """`Calibration`, as JSON can hold it."""
-
-    threshold: float | None = None  # None: nothing is flagged
-
-
-@dataclasses.dataclass(frozen=True)
 class _Plain:
     """What model.json holds."""
 
@@ -57,7 +50,8 @@ class _Plain:
     names: tuple[str, ...]
     examples: tuple[str, ...]
     backbone: BackboneOf
-    calibration: _Numbers
+    calibration: Calibration
+    flags: bool  # whether anything is flagged: an endless threshold is no JSON
     rule: _Rule | None
     agreement: float
     note: str
@@ -125,7 +119,7 @@ def _described(predictor: Predictor) -> _Plain:
     if None in predictor.names:
         raise ValueError("a predictor with names of a person's own can't be saved")
     trained, of = predictor.trained, predictor.calibration
-    bounded = of.threshold if np.isfinite(of.threshold) else None
+    flags = bool(np.isfinite(of.threshold))
     rule = None
     if trained is not None:
         rule = _Rule(
@@ -141,7 +135,8 @@ def _described(predictor: Predictor) -> _Plain:
         tuple(map(str, predictor.names)),
         tuple(predictor.example_ids),
         predictor.backbone,
-        _Numbers(**(vars(of) | {"threshold": bounded})),
+        of if flags else dataclasses.replace(of, threshold=0.0),
+        flags,
         rule,
         predictor.agreement,
         predictor.note,
@@ -168,10 +163,11 @@ def _tensors(predictor: Predictor) -> dict[str, np.ndarray]:
 def _check_plain(plain: _Plain) -> None:
     _within("names", len(plain.names), 1, _MOST_CLASSES)
     _within("backbone.width", plain.backbone.width, 1, _MOST_WIDE)
+    _within("agreement", plain.agreement, 0, 1)
     numbers = plain.calibration
     for name in ("temperature", "slope", "intercept", "threshold", "false_alarms"):
         value = getattr(numbers, name)
-        if value is not None and not np.isfinite(value):
+        if not np.isfinite(value):
             raise ValueError(f"calibration.{name} must be finite, got {value}")
     if not numbers.temperature > 0:
         raise ValueError(
@@ -189,7 +185,7 @@ def _check_plain(plain: _Plain) -> None:
         _within("hidden", plain.rule.hidden, 1, _MOST_WIDE)
 
 
-def _within(name: str, value: int, low: int, high: int) -> None:
+def _within(name: str, value: float, low: int, high: int) -> None:
     if not low <= value <= high:
         raise ValueError(f"{name} must be in [{low}, {high}], got {value}")
 
@@ -217,7 +213,8 @@ def _predictor(plain: _Plain, tensors: dict[str, np.ndarray]) -> Predictor:
     _expect(tensors, "known", (classes,), np.bool_)
     _expect(tensors, "examples", (len(plain.examples), width), np.float16)
     of = plain.calibration
-    threshold = np.inf if of.threshold is None else of.threshold
+    if not plain.flags:
+        of = dataclasses.replace(of, threshold=np.inf)
     blocks = {n: x for n, x in tensors.items() if n.startswith("blocks.")}
     trained = None if plain.rule is None else _trained(plain.rule, classes, tensors)
     used = {*_ANCHORS, *blocks, *(() if trained is None else trained.tensors)}
@@ -236,7 +233,7 @@ def _predictor(plain: _Plain, tensors: dict[str, np.ndarray]) -> Predictor:
         tensors["known"],
         tensors["centres"],
         tensors["seen"],
-        Calibration(**(vars(of) | {"threshold": threshold})),
+        of,
         tensors["examples"],
         plain.examples,
         plain.backbone,

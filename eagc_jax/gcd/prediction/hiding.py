@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -129,6 +129,6 @@ def _regressed(found: Judged, novel_share: float) -> tuple[float, float] | None:
         novel_share / max(share, 1e-6),
         (1 - novel_share) / max(1 - share, 1e-6),
     )
-    model = LogisticRegression(C=10.0)
+    model: Any = LogisticRegression(C=10.0)
     model.fit(logit(found.likelihoods)[:, None], found.right, sample_weight=weights)
     return max(float(model.coef_[0, 0]), _FLATTEST), float(model.intercept_[0])

@@ -144,7 +144,7 @@ def _rows(
     table: tables.Table, kind: Kind, column: str, columns: Columns, before: str
 ) -> Iterator[Chunk]:
     id_column = columns.id if columns.id in table.columns else None
-    wanted = list(dict.fromkeys([column, *([id_column] if id_column else [])]))
+    wanted = [column] if id_column in (None, column) else [column, id_column]
     root, number = os.path.dirname(os.path.abspath(table.path)), 0
     for batch in table.batches(wanted):
         strings = batch[column]

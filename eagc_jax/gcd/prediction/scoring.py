@@ -147,7 +147,8 @@ def _none() -> list[np.ndarray]:
 @functools.partial(jax.jit, static_argnums=0)
 def _score(static: _Static, arrays: _Arrays, rows: jax.Array):
     given = _unit(rows)
-    head, adapted = None, given if static.unit else rows
+    head: Any = None
+    adapted = given if static.unit else rows
     if static.graph is not None:
         model: Any = nnx.merge(static.graph, arrays.model)
         head, adapted = model.head, model.features(adapted)

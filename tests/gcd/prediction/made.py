@@ -50,6 +50,7 @@ def discovered(run="first", num_classes=4):
             SourceSettings(str(path)),
             clustering=ClusteringSettings(num_classes=num_classes),
             run=RUNS[run],
+            quick=RUNS[run] is None,
         )
         found = discover(settings)
         # The file is gone afterwards.
