@@ -18,6 +18,8 @@ from eagc_jax.gcd.cli.embed import Embed
 from eagc_jax.gcd.cli.export import Export
 from eagc_jax.gcd.cli.predict import Predict
 from eagc_jax.gcd.cli.pretrain import Pretrain
+from eagc_jax.gcd.cli.train import Train
+from eagc_jax.gcd.cli.weights import Weights
 
 _MANNERS = (
     tyro.conf.OmitArgPrefixes,
@@ -48,7 +50,8 @@ def parse(arguments: Sequence[str]) -> Command:
       ValueError, OSError: there is no such command or option, a value is wrong, or the
         file that `--settings` names can't be read.
     """
-    discover = Discover.with_settings(_value_of("--settings", arguments))
+    given = _value_of("--settings", arguments)
+    discover, train = Discover.with_settings(given), Train.with_settings(given)
     kinds: dict[str, Any] = {
         "discover": Annotated[
             Discover, tyro.conf.subcommand("discover", default=discover)
@@ -59,7 +62,9 @@ def parse(arguments: Sequence[str]) -> Command:
         "predict": Annotated[Predict, tyro.conf.subcommand("predict")],
         "pretrain": Annotated[Pretrain, tyro.conf.subcommand("pretrain")],
         "compare": Annotated[Compare, tyro.conf.subcommand("compare")],
+        "train": Annotated[Train, tyro.conf.subcommand("train", default=train)],
         "export": Annotated[Export, tyro.conf.subcommand("export")],
+        "weights": Annotated[Weights, tyro.conf.subcommand("weights")],
     }
     every: Any = Union[tuple(kinds.values())]  # noqa: UP007  (made from a tuple)
     told = io.StringIO()
