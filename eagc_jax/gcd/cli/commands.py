@@ -67,6 +67,9 @@ def parse(arguments: Sequence[str]) -> Command:
         "weights": Annotated[Weights, tyro.conf.subcommand("weights")],
     }
     every: Any = Union[tuple(kinds.values())]  # noqa: UP007  (made from a tuple)
+    if list(arguments) in (["--help"], ["-h"]):
+        print(_overview(kinds))
+        raise SystemExit(0)
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
@@ -77,6 +80,31 @@ def parse(arguments: Sequence[str]) -> Command:
         if not end.code:
             raise
         raise ValueError(_one_line(told.getvalue())) from end
+
+
+def _overview(kinds: dict[str, Any]) -> str:
+    """Each command with one line of what it does."""
+    width = max(map(len, kinds))
+    lines = [
+        f"  {name:{width}}  {_first_sentence(kind.__origin__)}"
+        for name, kind in kinds.items()
+    ]
+    return "\n".join(
+        [
+            "usage: eagc COMMAND ...",
+            "",
+            _ABOUT,
+            "",
+            *lines,
+            "",
+            "For example: eagc discover banking77-sample --budget 3m",
+            "eagc COMMAND --help says what it takes, with examples.",
+        ]
+    )
+
+
+def _first_sentence(kind: type) -> str:
+    return " ".join((kind.__doc__ or "").split("\n\n")[0].split())
 
 
 def _one_line(box: str) -> str:
