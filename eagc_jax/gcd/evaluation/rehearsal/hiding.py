@@ -8,7 +8,7 @@ import numpy as np
 
 from eagc_jax.gcd.sources import Records
 
-_PARTS = 4  # a rehearsal hides a quarter of the known classes,
+_PARTS = (3, 4)  # a rehearsal hides a third of the known classes, or a quarter,
 _FEWEST = 3  # of at least so many
 _HELD_OUT = 0.1  # of each visible class's labels
 
@@ -25,7 +25,7 @@ class Posed:
 
 
 def parts(num_known: int, rehearsals: int, seed: int) -> list[np.ndarray]:
-    """Which classes each rehearsal hides: a quarter, each class as often as another.
+    """Which classes each rehearsal hides: a quarter, or of three rehearsals a third.
 
     Args:
       num_known: at least three.
@@ -50,8 +50,8 @@ def parts(num_known: int, rehearsals: int, seed: int) -> list[np.ndarray]:
         )
     if rehearsals < 1:
         raise ValueError(f"rehearsals must be at least 1, got {rehearsals}")
-    number = min(_PARTS, num_known)
-    if num_known <= _PARTS:
+    number = min(_PARTS[0] if rehearsals == _PARTS[0] else _PARTS[1], num_known)
+    if num_known <= number:
         rehearsals = min(rehearsals, num_known)
     draw = np.random.default_rng([seed, 0])
     found: list[np.ndarray] = []

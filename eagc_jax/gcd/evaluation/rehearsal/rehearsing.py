@@ -14,7 +14,6 @@ from eagc_jax.gcd.evaluation.rehearsal import hiding, intervals, scoring
 from eagc_jax.gcd.evaluation.rehearsal.candidates import Candidate
 from eagc_jax.gcd.evaluation.rehearsal.choosing import choose
 from eagc_jax.gcd.evaluation.rehearsal.result import Rated, Rehearsal, Trial
-from eagc_jax.gcd.evaluation.rehearsal.share import labeled_share
 from eagc_jax.gcd.sources import Records
 
 REHEARSALS = 4
@@ -100,7 +99,7 @@ def rehearse(
         _estimated(stage, features) if num_classes is None else num_classes
         for stage in stages
     ]
-    share = labeled_share(features, records.labels, seed)
+    share = clustering.labeled_share(features, records.labels, seed)
     plan = _Plan(stages, share, started, seconds, on_progress, candidates)
     found: dict[str, list[Trial]] = {}
     left_out: list[str] = []

@@ -46,7 +46,7 @@ def score(posed: Posed, clusters: np.ndarray, share: float, seed: int = 0) -> Co
     Args:
       posed: the problem.
       clusters: (N,) integers, the answer; a visible class is the cluster of its number.
-      share: see `labeled_share`.
+      share: see `clustering.labeled_share`.
       seed: of the draw.
 
     Returns:
