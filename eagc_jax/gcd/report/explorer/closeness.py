@@ -120,6 +120,10 @@ def nearest_known(
     cosines[own, own] = -np.inf
     order = np.argsort(-cosines, axis=1, kind="stable")[:, :most]
     return [
-        [(k, round(cosines[row, k], 3)) for k in near if np.isfinite(cosines[row, k])]
+        [
+            (k, round(float(cosines[row, k]), 3))
+            for k in near
+            if cosines[row, k] > -np.inf
+        ]
         for row, near in enumerate(order.tolist())
     ]
