@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 
-from eagc_jax.gcd.runs.folder import SETTINGS_FILE
+from eagc_jax.gcd.runs.folder import to_go_on
 from eagc_jax.gcd.sources.strings import shown
 
 
@@ -25,8 +25,8 @@ def says_how_to_go_on(out: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        settings = out / SETTINGS_FILE
-        if settings.is_file():
+        settings = to_go_on(out)
+        if settings is not None:
             given = shlex.quote(str(settings)), shlex.quote(str(out))
             print(
                 f"interrupted; what is finished is kept in {shown(out)}. To go on:\n"

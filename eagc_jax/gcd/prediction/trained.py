@@ -46,6 +46,11 @@ class Trained:
         form = jax.tree.structure(self.abstract_state())
         return jax.tree.unflatten(form, [jnp.asarray(leaf) for leaf in self.state])
 
+    @property
+    def temperature(self) -> float | None:
+        """At which the softmax of the logits was trained; None for no such thing."""
+        return getattr(self.method, "probability_temperature", None)
+
     def abstract(self) -> DiscoveryModel:
         """The same without numbers: what shapes the tensors must have."""
         return nnx.eval_shape(self._build)

@@ -17,6 +17,7 @@ from eagc_jax.gcd.runs.plain import from_plain, to_plain
 from eagc_jax.gcd.sources import Kind, Records
 from eagc_jax.gcd.training.aggregation import Aggregation
 from eagc_jax.gcd.training.augmentation import Augmentation
+from eagc_jax.gcd.training.checkpoints import Checkpoints
 from eagc_jax.gcd.training.loop import TrainingRun
 from eagc_jax.gcd.training.reference import train_reference
 from eagc_jax.gcd.training.settings import (
@@ -54,6 +55,7 @@ class RunSettings:
         cache: str | os.PathLike | None = None,
         mesh: Mesh | None = None,
         name: str = "run",
+        checkpoints: Checkpoints | str | os.PathLike | None = None,
     ) -> TrainingRun:
         """The run, not yet trained; its reference model is.
 
@@ -69,6 +71,8 @@ class RunSettings:
           mesh: devices over which batches are divided, or None; the reference model is
             trained on one device, by every process.
           name: of the run.
+          checkpoints: where the run is saved, to go on from there; see `TrainingRun`. The
+            reference model is trained anew each time.
 
         Returns:
           A run to iterate over.
@@ -103,6 +107,7 @@ class RunSettings:
             num_classes=num_classes,
             mesh=mesh,
             name=name,
+            checkpoints=checkpoints,
         )
 
     def _views(

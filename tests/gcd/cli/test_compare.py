@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from eagc_jax.gcd import cli
-from eagc_jax.gcd.discover import (
+from eagc_jax.gcd import (
     ClusteringSettings,
     DiscoverSettings,
     SourceSettings,
+    cli,
     discover,
 )
 from tests.gcd import clouds
@@ -20,7 +20,9 @@ TRUTH = {"truth_column": "truth"}
 
 def settings(path, number=4, **source):
     source = SourceSettings(str(path), **source)
-    return DiscoverSettings(source, clustering=ClusteringSettings(num_classes=number))
+    return DiscoverSettings(
+        source, clustering=ClusteringSettings(num_classes=number), quick=True
+    )
 
 
 @pytest.fixture(scope="module")
