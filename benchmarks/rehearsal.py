@@ -34,7 +34,11 @@ from eagc_jax.gcd.sources import Records
 SCORES = ("new", "old", "all")
 FIELDS = (
     *("data", "seed", "candidate", "rehearsals", "num_classes", "true_classes"),
-    *(f"{name}_{part}" for name in SCORES for part in ("low", "expected", "high", "true")),
+    *(
+        f"{name}_{part}"
+        for name in SCORES
+        for part in ("low", "expected", "high", "true")
+    ),
     *("chosen", "best", "seconds"),
 )
 
@@ -172,7 +176,9 @@ def summary(rows: list[dict[str, str]]) -> list[str]:
     splits = {(r["data"], r["seed"]): r for r in rows}.values()
     if len({row["candidate"] for row in rows}) > 1:
         right = sum(row["chosen"] == row["best"] for row in splits)
-        lines.append(f"the best of the candidates was chosen in {right} of {len(splits)}")
+        lines.append(
+            f"the best of the candidates was chosen in {right} of {len(splits)}"
+        )
     return lines
 
 
