@@ -41,6 +41,7 @@ def show(found: Discovery) -> None:
         *([_data(found.records)] if again else []),
         *_stages(found),
         *trust(found),
+        *found.notes,
         *_clusters(found.records, found.assignment),
         *_end(found),
     ]:
