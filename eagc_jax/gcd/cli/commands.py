@@ -15,9 +15,11 @@ from eagc_jax.gcd.cli.compare import Compare
 from eagc_jax.gcd.cli.discover import Discover
 from eagc_jax.gcd.cli.doctor import Doctor
 from eagc_jax.gcd.cli.embed import Embed
+from eagc_jax.gcd.cli.estimate_classes import EstimateClasses
 from eagc_jax.gcd.cli.export import Export
 from eagc_jax.gcd.cli.predict import Predict
 from eagc_jax.gcd.cli.pretrain import Pretrain
+from eagc_jax.gcd.cli.rehearse import Rehearse
 from eagc_jax.gcd.cli.train import Train
 from eagc_jax.gcd.cli.weights import Weights
 
@@ -55,6 +57,10 @@ def parse(arguments: Sequence[str]) -> Command:
     kinds: dict[str, Any] = {
         "discover": Annotated[
             Discover, tyro.conf.subcommand("discover", default=discover)
+        ],
+        "rehearse": Annotated[Rehearse, tyro.conf.subcommand("rehearse")],
+        "estimate-classes": Annotated[
+            EstimateClasses, tyro.conf.subcommand("estimate-classes")
         ],
         "embed": Annotated[Embed, tyro.conf.subcommand("embed")],
         "cache": Annotated[Cache, tyro.conf.subcommand("cache")],
