@@ -15,6 +15,7 @@ from html import escape
 from typing import Any
 
 from eagc_jax import _files
+from eagc_jax.gcd.decisions.replay import replay
 from eagc_jax.gcd.report.explorer.content import Content
 from eagc_jax.gcd.report.explorer.facts import facts
 from eagc_jax.gcd.runs.assignment import printable
@@ -92,11 +93,19 @@ def render(
         "command": _command(folder),
         "file": _FILE,
         "earlier": _earlier(discovery),
+        "named": _named(discovery),
     }
     # So that a browser doesn't take up what was decided on another answer.
     told = (content["names"], content["items"]["ids"], content["items"]["clusters"])
     data["key"] = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
     return _html(name, data)
+
+
+def as_json(data: Any) -> str:
+    """For inside of HTML: no tag can end or begin in it, and JSON reads the same."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def _command(folder: pathlib.Path | None) -> str:
@@ -112,13 +121,19 @@ def _earlier(discovery: Discovery) -> list[dict[str, Any]]:
     return [] if decisions is None else [one.plain() for one in decisions.rounds]
 
 
+def _named(discovery: Discovery) -> list[int]:
+    """Clusters that are not known classes, but that a person has named already."""
+    if discovery.decisions is None:
+        return []
+    classes = set(replay(discovery.decisions).class_names)
+    names = discovery.assignment.names
+    some = range(discovery.assignment.num_known, len(names))
+    return [k for k in some if names[k] in classes]
+
+
 def _html(title: str, data: dict[str, Any]) -> str:
     scripts = (_static(_LIBRARY), "\n".join(map(_static, _SCRIPTS)))
     style = "\n".join(map(_static, _STYLES))
-    # No tag can end or begin in it; JSON reads the same.
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    text = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-    text = text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     policy = (
         f"default-src 'none'; img-src data:; script-src {' '.join(map(_hash, scripts))}; "
         f"style-src {_hash(style)}; base-uri 'none'; form-action 'none'; "
@@ -130,7 +145,7 @@ def _html(title: str, data: dict[str, Any]) -> str:
         "style": style,
         "library": scripts[0],
         "script": scripts[1],
-        "data": text,
+        "data": as_json(data),
     }
     # At once: what is put in may look like a place to fill.
     return _PLACE.sub(lambda place: parts[place[1]], _static("page.html"))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from eagc_jax.gcd.evaluation.accuracy import correct_samples
+from eagc_jax.gcd.evaluation.rehearsal import Rehearsal
 from eagc_jax.gcd.evaluation.scores import Scores, score
 from eagc_jax.gcd.runs.assignment import Assignment, printable
 from eagc_jax.gcd.runs.comparison.agreement import Agreement, agree
@@ -34,6 +35,7 @@ class FoundRun:
     records: Records
     assignment: Assignment
     scores: Scores | None  # None where the true classes are not known
+    rehearsal: Rehearsal | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +79,7 @@ def read_run(folder: str | os.PathLike) -> FoundRun:
         records=found.records,
         assignment=found.assignment,
         scores=score(found.records, found.assignment.clusters),
+        rehearsal=found.rehearsal,
     )
 
 
@@ -110,6 +113,9 @@ def plain(comparison: Comparison) -> dict[str, Any]:
                 "name": run.name,
                 "summary": run.summary,
                 "sizes": dict(_sizes(run.assignment)),
+                "rehearsal": None
+                if run.rehearsal is None
+                else run.rehearsal.to_plain(),
                 "scores": None if run.scores is None else _plain(run.scores._asdict()),
             }
             for run in comparison.runs

@@ -6,8 +6,9 @@ class Wrong extends Error {}
 
 // Where every item is after some decisions. Throws Wrong if they contradict each other.
 //
-// base: ids, clusters (number of each item), labels (-1 for none), names, numKnown, and
-// hidden and hiddenLabeled (how many items of each cluster are not on the page).
+// base: ids, clusters (number of each item), labels (-1 for none), names, numKnown, named
+// (other clusters that have got a name before), and hidden and hiddenLabeled (how many items
+// of each cluster are not on the page).
 function replay(base, decisions) {
   const state = {
     clusterOf: base.clusters.map((k) => base.names[k]), // null for junk
@@ -18,7 +19,7 @@ function replay(base, decisions) {
       free: base.hidden[k] - base.hiddenLabeled[k],
       labeled: base.hiddenLabeled[k],
       isKnown: k < base.numKnown,
-      isNamed: k < base.numKnown,
+      isNamed: k < base.numKnown || base.named.includes(k),
       parts: null,
     }])),
     together: [],

@@ -8,6 +8,7 @@ const base = {
   labels: items.labels,
   names: data.names,
   numKnown: data.numKnown,
+  named: data.named,
   hidden: data.clusters.map((one) => one.hidden),
   hiddenLabeled: data.clusters.map((one) => one.hiddenLabeled),
 };
