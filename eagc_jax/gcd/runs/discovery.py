@@ -97,6 +97,7 @@ class Discovery:
     decisions: Decisions | None = None  # of a person, that were obeyed
     predictor: Predictor | None = None  # for tomorrow's items
     history: RunHistory | None = None  # of training; without traces where it was read
+    notes: tuple[str, ...] = ()  # what was left out, and why
     folder: pathlib.Path | None = None  # of the run, where one was written
 
     def write(self, out: str | os.PathLike) -> Discovery:
@@ -125,10 +126,7 @@ class Discovery:
             skipped = "".join(csv_lines(("id", "reason"), rows))
             _write(partial / SKIPPED_FILE, skipped)
             _write_json(partial / "summary.json", self.summary())
-            settings = {
-                run_folder.MARK: run_folder.OURS,
-                _ENTRY: to_plain(self.settings),
-            }
+            settings = {run_folder.MARK: run_folder.OURS, **as_entry(self.settings)}
             _write_json(partial / run_folder.SETTINGS_FILE, settings)
             if self.predictor is not None:
                 self.predictor.save(partial)
@@ -139,7 +137,7 @@ class Discovery:
             if self.history is not None:
                 _write_json(partial / HISTORY_FILE, self.history.to_plain())
             there = dataclasses.replace(self, folder=pathlib.Path(out))
-            # there.page(partial / PAGE_FILE)
+            there.page(partial / PAGE_FILE)
         return there
 
     def page(self, path: str | os.PathLike | None = None) -> pathlib.Path:
@@ -209,11 +207,17 @@ class Discovery:
             "num_classes_interval": estimate and [estimate.low, estimate.high],
             "scores": None if self.scores is None else _without_nan(self.scores),
             "chosen": self.chosen,
+            "notes": list(self.notes),
             "backbone": self.backbone,
             "device": f"{device.platform}: {device.device_kind}",
             "embedded": self.embedded,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }
+
+
+def as_entry(settings: DiscoverSettings) -> dict[str, Any]:
+    """What settings.json holds of them, as plain values."""
+    return {_ENTRY: to_plain(settings)}
 
 
 def read_settings(path: str | os.PathLike) -> DiscoverSettings:

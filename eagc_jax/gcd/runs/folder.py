@@ -133,8 +133,18 @@ def to_go_on(path: str | os.PathLike) -> pathlib.Path | None:
 
 
 def forget_progress(path: str | os.PathLike) -> None:
-    """Removes the checkpoints of a run that is finished and written."""
-    shutil.rmtree(pathlib.Path(path) / CHECKPOINTS, ignore_errors=True)
+    """Removes what a run in progress has left: it is finished, or there is none.
+
+    Where no run was finished in the folder, that is all of it.
+    """
+    folder = pathlib.Path(path)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    if (folder / SUMMARY_FILE).exists() or (folder / CONFIG_FILE).exists():
+        return
+    with contextlib.suppress(OSError):
+        (folder / SETTINGS_FILE).unlink(missing_ok=True)
+        (folder / LOCK_FILE).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -100,9 +100,11 @@ def _content(items: Any) -> str:
 
 
 def of_model(model: Any) -> str:
-    """Of the arrays of a module; or "None"."""
+    """Of the arrays of a module, or of a backbone that is none; or "None"."""
     if model is None:
         return "None"
+    if not isinstance(model, nnx.Module):
+        return str(model.fingerprint())
     return digest_of_tree(nnx.to_pure_dict(nnx.state(model)))
 
 
