@@ -8,20 +8,23 @@ import jax
 import numpy as np
 import pytest
 
-from eagc_jax.gcd import backbones, clustering, sources
-from eagc_jax.gcd import discover as discovering
-from eagc_jax.gcd.discover import (
+from eagc_jax.gcd import (
     BackboneSettings,
     ClusteringSettings,
     DiscoverSettings,
     SourceSettings,
+    backbones,
+    clustering,
     discover,
+    pipeline,
     read_settings,
+    reopen,
+    sources,
 )
 from eagc_jax.gcd.evaluation.certainty import certainty
 from eagc_jax.gcd.methods import SimGCD
+from eagc_jax.gcd.runs.material import Material
 from eagc_jax.gcd.runs.plain import from_plain, to_plain
-from eagc_jax.gcd.runs.reopening import reopen
 from eagc_jax.gcd.runs.settings import RunSettings, recommended
 from eagc_jax.gcd.training.settings import AdapterConfig, TrainConfig, WarmStart
 from tests.gcd import clouds, tiny
@@ -30,7 +33,9 @@ FOUR = ClusteringSettings(num_classes=4)
 
 
 def settings_of(path, **source):
-    return DiscoverSettings(SourceSettings(str(path), **source), clustering=FOUR)
+    return DiscoverSettings(
+        SourceSettings(str(path), **source), clustering=FOUR, quick=True
+    )
 
 
 def rows_of(run):
@@ -72,7 +77,8 @@ def test_clusters_that_are_renumbered_keep_their_centres():
         class_names=("x", "y"),
         num_known=2,
     )
-    found, centres = discovering._assignment(records, rows, clusters, np.eye(8)[:5])
+    material = Material(records, None, rows, (), 0, None, None)
+    found, centres, _ = pipeline._answer(material, rows, clusters, np.eye(8)[:5])
     names = [f"novel-{number}" for number in (2, 2, 3, 1, 1, 1)]
     assert found.assigned == ["x", "y", *names]
     np.testing.assert_array_equal(found.distance, np.zeros(8))
@@ -90,8 +96,10 @@ def test_a_run_says_all_of_it_in_the_source_s_order(tmp_path):
         (row["is_known"] == "True") == ("-" not in row["assigned"]) for row in rows
     )
     assert all(0 < float(row["probability"]) <= 1 for row in rows)
-    names = ["assignment.csv", "assignment.parquet", "settings.json", "skipped.csv"]
-    assert sorted(os.listdir(found.folder)) == [*names, "summary.json"]
+    assert {name for name in os.listdir(found.folder) if name[0] != "."} == {
+        *("assignment.csv", "assignment.parquet", "settings.json", "skipped.csv"),
+        *("summary.json", "model.json", "model.safetensors", "page.html"),
+    }
     assert (found.folder / "skipped.csv").read_text() == "id,reason\n"
 
 
@@ -123,7 +131,7 @@ def test_the_settings_give_the_run_back(tmp_path, monkeypatch):
 
 
 def test_the_number_of_classes_is_estimated_unless_given(tmp_path):
-    found = discover(clouds.write(tmp_path))
+    found = discover(clouds.write(tmp_path), DiscoverSettings(quick=True))
     assert found.estimate.low <= found.num_classes <= found.estimate.high
     assert found.summary()["num_classes"] == found.num_classes == found.estimate.number
     assert found.settings.source.data == str(tmp_path / "clouds.npy")
@@ -242,13 +250,13 @@ def test_training_goes_on_from_the_first_answer(tmp_path):
         warm_start=WarmStart(epochs=1, restarts=10),
     )
     run = RunSettings(SimGCD(head_hidden=8, head_projection=6), config)
-    settings = dataclasses.replace(settings_of(clouds.write(tmp_path)), run=run)
+    quick = settings_of(clouds.write(tmp_path))
+    settings = dataclasses.replace(quick, run=run, quick=False, rehearse=False)
     stages = []
     found = discover(settings, out=tmp_path / "run", on_stage=stages.append)
-    assert stages[-1] == "training, epoch 1 of 1"
+    assert stages[-3:] == ["training, epoch 1 of 1", "prediction", "writing"]
     assert found.training.history.epochs == [1]
-    quick = discover(dataclasses.replace(settings, run=None))
-    assert found.first.assigned == quick.assignment.assigned
+    assert found.first.assigned == discover(quick).assignment.assigned
     assert [x for x in found.assignment.label if x] == [x for x in clouds.labels() if x]
     given = found.records.labeled_mask
     np.testing.assert_array_equal(
@@ -261,7 +269,9 @@ def test_training_goes_on_from_the_first_answer(tmp_path):
 def test_blocks_of_a_backbone_train_on_the_items_themselves(split, backbone):
     run = RunSettings(tiny.METHOD, dataclasses.replace(tiny.CONFIG, epochs=1))
     settings = DiscoverSettings(
-        clustering=ClusteringSettings(num_classes=10, restarts=1), run=run
+        clustering=ClusteringSettings(num_classes=10, restarts=1),
+        run=run,
+        rehearse=False,
     )
     found = discover(split, settings, backbone=backbone)
     assert found.training.history.epochs == [1]

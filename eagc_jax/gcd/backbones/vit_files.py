@@ -75,8 +75,10 @@ def from_own(
 def _stored_config(
     stored: np.ndarray, source: pathlib.Path, compute_dtype: ComputeDtype
 ) -> ViTConfig:
+    # A safetensors file has numbers alone: there it is the text's bytes.
+    text = stored.tobytes() if stored.dtype == np.uint8 else str(stored)
     try:
-        fields: dict[str, Any] = json.loads(str(stored))
+        fields: dict[str, Any] = json.loads(text)
         return ViTConfig(**fields, compute_dtype=compute_dtype)
-    except (json.JSONDecodeError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
         raise ValueError(f"{source} has an unreadable config: {error}") from error

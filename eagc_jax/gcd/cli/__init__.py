@@ -2,7 +2,8 @@
 
 Exit codes: 0, it worked (items that were left out with `--on-bad-item skip` are listed);
 1, `eagc doctor` found problems; 2, what was asked for can't be done, and one line says
-why; 130, interrupted. Nothing is half-written in any case.
+why; 3, `eagc predict` left out items that can't be read, and named them; 130,
+interrupted. Nothing is half-written in any case.
 """
 
 from __future__ import annotations

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from eagc_jax.gcd.evaluation.scores import Scores, score
+from eagc_jax.gcd.runs.assignment import Assignment
 from eagc_jax.gcd.runs.discovery import Discovery
 from eagc_jax.gcd.sources import BadItem, Records
 from eagc_jax.gcd.sources.strings import shown
+
+if TYPE_CHECKING:
+    from eagc_jax.gcd.pipeline import Answer
 
 _NAMES = {"image": "photos", "text": "texts", "embedding": "embeddings"}
 _LARGEST = 5  # novel clusters that are shown
@@ -18,11 +23,45 @@ _SKIPPED = 10  # items left out that are named
 _LETTERS = 60  # of a text
 
 
+def show_first(records: Records, first: Answer, seconds: float) -> None:
+    """Prints the first answer, as soon as it is there."""
+    for line in [
+        _data(records),
+        f"first answer after {seconds:.1f} s, before any training:",
+        *_clusters(records, first.assignment),
+        *_scores("against the true classes", score(records, first.assignment.clusters)),
+    ]:
+        print(line, flush=True)
+
+
 def show(found: Discovery) -> None:
-    """Prints it."""
-    for line in [*_data(found), *_stages(found), *_clusters(found), *_end(found)]:
+    """Prints what was found, how far to trust it and where it lies."""
+    again = found.settings.quick  # else the first answer was shown
+    for line in [
+        *([_data(found.records)] if again else []),
+        *_stages(found),
+        *trust(found),
+        *found.notes,
+        *_clusters(found.records, found.assignment),
+        *_end(found),
+    ]:
         print(line)
     show_skipped(found.skipped, _SKIPPED)
+
+
+def trust(found: Discovery) -> list[str]:
+    """What the rehearsal says of novel classes, and what was chosen."""
+    told = found.rehearsal
+    if told is None:
+        return [] if found.settings.quick else [f"taken: {found.chosen}, not rehearsed"]
+    lines = [told.reason, *(f"left out: {what}" for what in told.left_out)]
+    new = next(one for one in told.candidates if one.name == found.chosen).new
+    return [
+        *lines,
+        f"of items of novel classes, {new.low:.0%} to {new.high:.0%} (expected "
+        f"{new.expected:.0%}) should lie in their class's cluster, if novel classes are "
+        "like the known ones",
+    ]
 
 
 def show_skipped(skipped: tuple[BadItem, ...], most: int | None = None) -> None:
@@ -54,14 +93,13 @@ def embedded_line(name: str, embedded: int, items: int, seconds: float) -> str:
     )
 
 
-def _data(found: Discovery) -> list[str]:
-    records = found.records
+def _data(records: Records) -> str:
     labeled = int(records.labeled_mask.sum())
-    return [
+    return (
         f"{shown(records.name)}: {len(records):,} {_NAMES[records.kind]}, {labeled:,} "
         f"labeled with {records.num_known} known classes, "
         f"{len(records) - labeled:,} unlabeled"
-    ]
+    )
 
 
 def _stages(found: Discovery) -> list[str]:
@@ -77,22 +115,27 @@ def _stages(found: Discovery) -> list[str]:
     embedding = embedded_line(
         found.backbone, found.embedded, len(found.records), seconds["embedding"]
     )
-    training = seconds.get("training", 0.0)
-    first = sum(seconds.values()) - training
-    lines = [
-        embedding,
-        number,
-        f"clustered in {seconds['clustering']:.1f} s; first answer after {first:.1f} s, "
-        "before any training",
+    lines = [embedding, number]
+    parts = {
+        "clustering": "clustered",
+        "rehearsal": "rehearsed",
+        "training": _trained(found),
+    }
+    done = [
+        f"{what} in {seconds[stage]:.1f} s"
+        for stage, what in parts.items()
+        if stage in seconds
     ]
-    if found.training is None:
-        return lines
-    epochs = len(found.training.history.epochs)
-    return [*lines, f"trained for {epochs} epochs in {training:.1f} s"]
+    return [*lines, ", ".join(done)]
 
 
-def _clusters(found: Discovery) -> list[str]:
-    assignment, known = found.assignment, found.records.num_known
+def _trained(found: Discovery) -> str:
+    epochs = 0 if found.history is None else len(found.history.epochs)
+    return f"trained for {epochs} epochs"
+
+
+def _clusters(records: Records, assignment: Assignment) -> list[str]:
+    known = records.num_known
     sizes = assignment.sizes
     if len(sizes) == known:
         return [
@@ -107,7 +150,7 @@ def _clusters(found: Discovery) -> list[str]:
         if sizes[cluster]:
             lines.append(
                 f"  {assignment.names[cluster]}: {sizes[cluster]:,} items, such as "
-                f"{_example(found.records, assignment.typical(cluster))}"
+                f"{_example(records, assignment.typical(cluster))}"
             )
     return lines
 
@@ -122,12 +165,13 @@ def _example(records: Records, row: int) -> str:
 
 def _end(found: Discovery) -> list[str]:
     lines = []
-    if found.training is not None:
+    if found.history is not None:
         first = score(found.records, found.first.clusters)
         lines += _scores("first answer, before training", first)
     lines += _scores("against the true classes, unlabeled items", found.scores)
     if found.folder is not None:
-        names = ", ".join(sorted(file.name for file in found.folder.iterdir()))
+        files = sorted(file.name for file in found.folder.iterdir())
+        names = ", ".join(name for name in files if not name.startswith("."))
         lines.append(f"wrote {shown(found.folder)}: {names}")
     return lines
 

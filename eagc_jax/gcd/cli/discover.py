@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
+from eagc_jax.gcd.cli.durations import seconds_of
 from eagc_jax.gcd.runs.choices import (
     BackboneSettings,
     ClusteringSettings,
@@ -17,18 +18,17 @@ from eagc_jax.gcd.runs.choices import (
 if TYPE_CHECKING:
     from eagc_jax.gcd.runs.discovery import DiscoverSettings
 
-_NOT_YET = (
-    "this is the first answer, as with --quick; --train goes on from it. How far to "
-    "trust an answer, and a page to work on, are not built yet"
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Discover:
     """Puts unlabeled items into known classes and new categories.
 
-    For example: eagc discover photos/ --quick; eagc discover tickets.csv --quick
-    --num-classes 77 --out run; eagc discover --settings run/settings.json
+    Embeds, gives a first answer, rehearses how far to trust it, trains, and writes a
+    folder with assignment, page and model.
+
+    For example: eagc discover photos/; eagc discover tickets.csv --budget 5m --out run;
+    eagc discover tickets.csv --quick --num-classes 77; eagc discover --settings
+    run/settings.json --decisions decisions.json
     """
 
     source: SourceSettings = dataclasses.field(default_factory=SourceSettings)
@@ -40,10 +40,19 @@ class Discover:
     seed: int = 0
     # Stop at the first answer, before any training.
     quick: bool = False
-    # Train after the first answer: on a CPU an adapter on the features, on an accelerator
-    # the last block of a photo network.
-    train: bool = False
-    # Folder to write to; by default a new one here, named after the data.
+    # Train without a rehearsal, and take what training gives.
+    no_rehearsal: bool = False
+    # How often known classes are hidden and found again, each time others.
+    rehearsals: int = 3
+    # Aggregators to rehearse training with, too, such as upgrad, pcgrad and eagc; the one
+    # with which hidden classes are found best is taken.
+    coordinators: tuple[str, ...] = ()
+    # Time for all of it, as in 90s, 5m or 1h30m; what is left out to fit it is said.
+    budget: Annotated[str | None, arg(metavar="TIME")] = None
+    # File of decisions that a page or `eagc label` saved; they are obeyed.
+    decisions: Annotated[pathlib.Path | None, arg(metavar="FILE")] = None
+    # Folder to write to; by default a new one here, named after the data. Given again, a
+    # run that was interrupted goes on.
     out: Annotated[pathlib.Path | None, arg(metavar="RUN")] = None
     # Folder of features that were computed before; by default $EAGC_CACHE, or eagc_jax in
     # the user's cache.
@@ -59,44 +68,61 @@ class Discover:
         from eagc_jax.gcd.runs.discovery import read_settings
 
         found = read_settings(path)
-        return cls(found.source, found.backbone, found.clustering, found.seed)
+        return cls(
+            found.source,
+            found.backbone,
+            found.clustering,
+            seed=found.seed,
+            quick=found.quick,
+            no_rehearsal=not found.rehearse,
+            rehearsals=found.rehearsals,
+            coordinators=found.coordinators,
+            budget=None if found.budget is None else f"{found.budget:g}s",
+            decisions=found.decisions and pathlib.Path(found.decisions),
+        )
 
     def run(self) -> int:
         """Discovers, writes the run's folder and prints what was found."""
-        from eagc_jax.gcd import discover
+        from eagc_jax.gcd import pipeline
         from eagc_jax.gcd.backbones import cache
         from eagc_jax.gcd.cli import answer
         from eagc_jax.gcd.cli.progress import Shown
+        from eagc_jax.gcd.cli.resuming import says_how_to_go_on
         from eagc_jax.gcd.cli.warned import warnings_as_lines
 
         settings = self._settings()
-        with warnings_as_lines(), Shown() as shown:
-            found = discover.discover(
+        out = self.out or _free_folder(settings.source.data)
+        with warnings_as_lines(), says_how_to_go_on(out), Shown() as shown:
+            found = pipeline.discover(
                 settings,
-                out=self.out or _free_folder(settings.source.data),
+                out=out,
                 cache=self.cache or cache.default_folder(),
                 on_progress=shown.embedding,
                 on_stage=shown.stage,
+                on_answer=None if self.quick else answer.show_first,
             )
         answer.show(found)
-        if found.training is None and not self.quick:
-            print(_NOT_YET)
         return 0
 
     def _settings(self) -> DiscoverSettings:
         from eagc_jax.gcd.runs import discovery
 
-        run, train = None, self.train
+        run = None
         if self.settings is not None:
-            earlier = discovery.read_settings(self.settings)
-            run, train = earlier.run, train or earlier.train
+            run = discovery.read_settings(self.settings).run
+        decisions = self.decisions
         return discovery.DiscoverSettings(
             self.source,
             self.backbone,
             self.clustering,
-            None if self.quick else run,
-            self.seed,
-            train and not self.quick,
+            run=None if self.quick else run,
+            seed=self.seed,
+            quick=self.quick,
+            rehearse=not self.no_rehearsal,
+            rehearsals=self.rehearsals,
+            coordinators=self.coordinators,
+            budget=None if self.budget is None else seconds_of(self.budget),
+            decisions=None if decisions is None else str(decisions),
         )
 
 

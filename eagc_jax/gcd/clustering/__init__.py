@@ -8,6 +8,7 @@ they are, a chunk at a time.
 """
 
 from eagc_jax.gcd.clustering._lloyd import Clustering
+from eagc_jax.gcd.clustering.composition import labeled_share
 from eagc_jax.gcd.clustering.nearest import Assigned, assign, fit_temperature
 from eagc_jax.gcd.clustering.num_classes import NumClasses, estimate_num_classes
 from eagc_jax.gcd.clustering.semi_supervised import kmeans, semi_supervised_kmeans
@@ -20,5 +21,6 @@ __all__ = [
     "estimate_num_classes",
     "fit_temperature",
     "kmeans",
+    "labeled_share",
     "semi_supervised_kmeans",
 ]

@@ -1,7 +1,7 @@
-"""How many classes there are, judged by known classes whose labels are hidden."""
+"""How many classes there are, judged by those that are known."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,11 @@ from jax.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
-from eagc_jax.gcd.clustering import _by_number
+from eagc_jax.gcd.clustering import _by_number, composition
 from eagc_jax.gcd.clustering._chunks import Chunks, unit_rows
 from eagc_jax.gcd.clustering.semi_supervised import checked_features
 
-Method = Literal["information", "accuracy", "stability"]
+Method = Literal["neighbours", "accuracy", "information", "stability"]
 Score = Callable[[np.ndarray, np.ndarray], float]
 
 _ROWS = 10_000  # of more rows a sample is looked at, or
@@ -30,7 +30,8 @@ class NumClasses(NamedTuple):
     number: int  # known plus novel classes
     low: int  # smallest number that is about as good
     high: int  # largest
-    curve: np.ndarray  # (tries, 2): number, and the mean score of its trials
+    # (tries, 2): number, and the mean score of its trials, or its log-likelihood
+    curve: np.ndarray
 
 
 class _Trial(NamedTuple):
@@ -46,42 +47,52 @@ def estimate_num_classes(
     *,
     minimum: int | None = None,
     maximum: int | None = None,
-    method: Method = "information",
+    method: Method = "neighbours",
     key: jax.Array | None = None,
 ) -> NumClasses:
-    r"""The number of classes under which hidden known classes are found again.
+    r"""The number of classes, known and novel, with an interval.
 
-    A quarter of the known classes is hidden: their rows count as unlabeled. For each
-    number of clusters, in equal ratios from `minimum` to `maximum`, semi-supervised
+    - `"neighbours"`, the default: the likelihood of what lies next to labeled items. How
+      often that is not labeled says which share of the known classes' items is labeled
+      (see `labeled_share`), so how many items are of novel classes, and how many classes
+      have room there, if they are about as large as the known ones. Labels must be a
+      draw from the items of their classes; where it was the easy ones, or all others,
+      that were labeled, look at the other methods. The number is the median of draws of
+      classes, the interval holds nine tenths of them.
+
+    The others cluster. Some known classes are hidden: their rows count as unlabeled. For
+    each number of clusters, in equal ratios from `minimum` to `maximum`, semi-supervised
     k-means runs on all rows (six iterations from greedy seeds), and its clusters of the
-    hidden classes' rows are compared with their labels. Too few clusters merge classes,
-    too many split them. There are four trials, each with another quarter hidden (with
-    fewer than eight known classes another half, of two halvings). Their mean is smoothed
-    over neighbouring numbers. The interval holds the numbers around the best whose
-    smoothed score is less than two standard errors (over the trials) of the difference
-    below it. The best of a flat curve is a matter of chance, and low where classes blend:
-    the estimate is the middle of the interval (in ratio), if that is more than the best.
-    It is rough: look at the interval and the curve.
+    hidden classes' rows are compared with their labels:
 
-    - `"information"`: the mutual information of clusters and classes, adjusted for
-      chance. The default.
     - `"accuracy"`: with clusters assigned to classes one to one, the share of rows in
-      their class's cluster: the published protocol, but for the hidden classes. It tends
-      to a lower number, as rows of small clusters count little.
+      their class's cluster: the published protocol, but for the hidden classes.
+    - `"information"`: the mutual information of clusters and classes, adjusted for
+      chance.
     - `"stability"`: no labels are looked at; the adjusted Rand index between the
       clusterings of two trials, of unlabeled rows. It says little where classes blend.
 
-    Labels of unlabeled rows play no part. Of more than 10,000 rows (or 40 for each known
-    class, if that is more) a sample is looked at. With fewer than four known classes all
-    of them are hidden. Without `maximum` the search goes to four times the known
-    classes, and on from there while the best number is the largest.
+    All three tend to low numbers: a hidden class that shares a cluster with a novel one,
+    of which no row is looked at, costs them nothing. There are four trials, each with
+    another quarter hidden (with fewer than eight known classes another half, of two
+    halvings). Their mean is smoothed over neighbouring numbers. The interval holds the
+    numbers around the best whose smoothed score is less than two standard errors (over
+    the trials) of the difference below it. The best of a flat curve is a matter of
+    chance, and low where classes blend: the estimate is the middle of the interval (in
+    ratio), if that is more than the best.
+
+    Labels of unlabeled rows play no part. Of many rows (10,000 where there is clustering,
+    else 20,000; or 40 for each known class, if that is more) a sample is looked at. With
+    fewer than four known classes all of them are hidden. Without `maximum` clustering
+    goes to four times the known classes, and on from there while the best number is the
+    largest.
 
     Args:
       features: (N, D) floats, finite, normalised here; an array or memory-mapped.
       labels: (N,) integers, known classes 0, 1, ... on labeled rows, -1 elsewhere.
       minimum: the least number, by default that of the known classes, and at least that.
       maximum: the largest number, at most a quarter of the rows looked at.
-      method: what to compare.
+      method: how to judge.
       key: a JAX random key, `jax.random.key(0)` by default; it decides the sample, the
         halves and the seeds, and with it the result.
 
@@ -108,6 +119,8 @@ def estimate_num_classes(
     rows, labels = _checked(features, labels, method)
     known = int(labels.max()) + 1
     draw = _generator(jax.random.key(0) if key is None else key)
+    if method == "neighbours":
+        return _by_neighbours(draw, rows, labels, minimum, maximum)
     which = _sample(draw, len(rows), max(_ROWS, _ROWS_PER_CLASS * known))
     rows, labels = rows[which], labels[which]
     chunks = Chunks(rows, labels)
@@ -130,10 +143,8 @@ def _checked(features: ArrayLike, labels: ArrayLike, method: str):
             f"labels must be integers of shape {rows.shape[:1]}, one per row, got "
             f"{classes.dtype} of shape {classes.shape}"
         )
-    if method not in ("information", "accuracy", "stability"):
-        raise ValueError(
-            f"method must be 'information', 'accuracy' or 'stability', got {method!r}"
-        )
+    if method not in get_args(Method):
+        raise ValueError(f"method must be one of {get_args(Method)}, got {method!r}")
     counts = np.bincount(classes[classes >= 0])
     if len(counts) < 2 or not counts.all():
         raise ValueError(
@@ -142,6 +153,24 @@ def _checked(features: ArrayLike, labels: ArrayLike, method: str):
             "of classes instead of estimating it"
         )
     return rows, classes
+
+
+def _by_neighbours(draw, rows, labels, minimum, maximum) -> NumClasses:
+    known = int(labels.max()) + 1
+    least, _, most = _bounds(minimum, maximum, known, len(rows))
+    most = most if maximum is None else maximum
+    found = composition.composition(rows, labels, int(draw.integers(2**31)))
+    if found is None:  # all rows are labeled
+        return NumClasses(least, least, least, np.array([[least, 0.0]]))
+    drawn = np.clip(composition.numbers(found, draw), least, most)
+    low, number, high = np.quantile(drawn, [0.05, 0.5, 0.95])
+    tried = np.geomspace(least, max(1.5 * high, least + 1), 2 * _NUMBERS)
+    tried = np.unique(tried.round().astype(int))
+    scores = composition.likelihood(found, tried)
+    curve = np.stack([tried, scores], axis=1)[np.isfinite(scores)]
+    return NumClasses(
+        round(float(number)), int(np.floor(low)), int(np.ceil(high)), curve
+    )
 
 
 def _generator(key: jax.Array) -> np.random.Generator:

@@ -80,6 +80,32 @@ def cluster_accuracy(
     )
 
 
+def correct_samples(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray:
+    """Which samples the matching of `cluster_accuracy` counts as right.
+
+    Args:
+      y_true: (N,) integers >= 0, true classes.
+      y_pred: (N,) integers >= 0, cluster of each sample.
+
+    Returns:
+      (N,) booleans, of which the mean is the accuracy over all.
+
+    Raises:
+      ValueError: as `cluster_accuracy`.
+
+    Examples:
+      >>> correct_samples([0, 0, 1, 1], [1, 1, 0, 1]).tolist()
+      [True, True, True, False]
+    """
+    true, pred, _ = _checked(y_true, y_pred, np.zeros(np.shape(y_true), bool))
+    counts = np.zeros((pred.max() + 1, true.max() + 1), np.int64)
+    np.add.at(counts, (pred, true), 1)
+    class_of = np.full(len(counts), -1)
+    clusters, classes = linear_sum_assignment(counts, maximize=True)
+    class_of[clusters] = classes
+    return class_of[pred] == true
+
+
 def _mean_of_samples(correct: NDArray, total: NDArray, chosen: NDArray) -> float:
     count = total[chosen].sum()
     return float(correct[chosen].sum() / count) if count else float("nan")

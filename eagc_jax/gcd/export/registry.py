@@ -227,10 +227,8 @@ def _rows(assignment: Assignment, only: str, at_least: float) -> np.ndarray:
 
 
 def _part(assignment: Assignment, rows: np.ndarray) -> Assignment:
-    names = ("labels", "clusters", "probability", "margin", "distance")
-    arrays = {name: np.asarray(getattr(assignment, name))[rows] for name in names}
-    ids = tuple(printable(assignment.ids[int(row)]) for row in rows)
-    return dataclasses.replace(assignment, ids=ids, **arrays)
+    part = assignment.select(rows)
+    return dataclasses.replace(part, ids=tuple(map(printable, part.ids)))
 
 
 def class_names(chosen: Chosen) -> list[str]:

@@ -65,6 +65,11 @@ class RankStats(TwoObjectives):
         """Loss weights of the two objectives."""
         return (self.supervised_weight, self.unsupervised_weight)
 
+    @property
+    def probability_temperature(self) -> float:
+        """At which the softmax of the logits says how sure the classifier is."""
+        return self.temperature
+
     def build_head(
         self, inputs: int, num_classes: int, *, rngs: nnx.Rngs
     ) -> CosineClassifier:

@@ -66,6 +66,11 @@ class SimGCD(TwoObjectives):
         """As tables and flags spell it."""
         return "simgcd"
 
+    @property
+    def probability_temperature(self) -> float:
+        """At which the softmax of the logits says how sure the classifier is."""
+        return self.student_temperature
+
     def build_head(
         self, inputs: int, num_classes: int, *, rngs: nnx.Rngs
     ) -> SimGCDHead:

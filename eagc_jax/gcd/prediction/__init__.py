@@ -1,4 +1,4 @@
-"""Tomorrow's items: a model that a discovery leaves behind, its files, its predictions."""
+"""Tomorrow's items: a model that a discovery leaves, its files, its predictions."""
 
 from eagc_jax.gcd.prediction.calibration import Calibration
 from eagc_jax.gcd.prediction.files import load_predictor

@@ -8,77 +8,96 @@ import math
 import numpy as np
 
 FALSE_ALARMS = 0.01
-_PRIOR = 10.0  # items that the spread of all categories counts as, in each one's own
 _SURE = 1e-6  # likelihoods are kept so far from 0 and 1
+_BLOCK = 2**14  # rows at once
 
 
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+@dataclasses.dataclass(frozen=True)
 class Calibration:
     """From softmax and distance to a probability and an alarm.
 
-    The probability is `sigmoid(intercept + slope logit(s))` with s
-    the softmax of the category at `temperature`. An item is unlike anything seen where
-    its squared distance to the nearest centre, over that category's `spread`, exceeds
-    `threshold`; so do `false_alarms` of the discovery's items, each judged as if it had
-    not been there.
+    The probability is `sigmoid(intercept + slope logit(s))` with s the softmax of the
+    category at `temperature`: of squared distances to the centres, negative, or of the
+    heads' logits. An item is unlike anything seen where its squared distance
+    to the nearest category's centre exceeds `threshold`; that of `false_alarms` of the
+    discovery's items does, each judged as if it had not been there.
     """
 
     temperature: float
-    slope: float
-    intercept: float
-    spreads: np.ndarray  # (K,) float32, of the categories' items
-    threshold: float
+    by_distance: bool = True
+    slope: float = 1.0
+    intercept: float = 0.0
+    threshold: float = math.inf
     false_alarms: float = FALSE_ALARMS
     source: str = ""  # what the probability was fitted to
 
     def probability(self, likelihoods: np.ndarray) -> np.ndarray:
-        """(N,) float32, that the category is right."""
+        """(N,) float32, that the category is right, from the softmax."""
         score = self.intercept + self.slope * logit(likelihoods)
         return sigmoid(score).astype(np.float32)
 
-    def unlike(self, distances: np.ndarray, nearest: np.ndarray) -> np.ndarray:
-        """(N,) bool, from squared distances to the nearest centre, and which it is."""
-        return distances > self.threshold * self.spreads[nearest]
 
+def threshold(
+    features: np.ndarray, clusters: np.ndarray, centres: np.ndarray, false_alarms: float
+) -> float:
+    """The squared distance to the nearest centre that few of the items exceed.
 
-def spreads_and_threshold(
-    distances: np.ndarray, clusters: np.ndarray, num_clusters: int, false_alarms: float
-) -> tuple[np.ndarray, float]:
-    """How far items lie from their centres, and how far is too far.
-
-    A centre is a mean of which each of its n items is a part, and so too near to it; the
-    distance to the mean of the others is `n / (n - 1)` times as long. Categories of few
-    items borrow from all others' spread.
+    A centre is a mean of which each of its n items is a part, and so too near to it: the
+    distance to the mean of the others is `n / (n - 1)` times as long, and counts. (In
+    units of each category's own spread, the rate would be the same, but far fewer items
+    of none of the categories would be found: a cluster of many kinds has a large one.)
 
     Args:
-      distances: (N,) squared, of each item to its category's centre.
+      features: (N, D), taken to length 1 here.
       clusters: (N,) integers.
-      num_clusters: K.
-      false_alarms: share of items that may exceed the threshold.
+      centres: (K, D) means of the items of each.
+      false_alarms: share of items that may exceed it.
 
     Returns:
-      (K,) float32 spreads, and the threshold in units of them.
+      The threshold; infinite where no category has two items.
 
     Examples:
-      >>> distances = np.array([0.1, 0.1, 0.4, 0.4])
-      >>> spreads, threshold = spreads_and_threshold(
-      ...     distances, np.array([0, 0, 1, 1]), 2, 0.01
-      ... )
-      >>> bool(spreads[0] < spreads[1]), round(threshold, 2)
-      (True, 1.45)
+      >>> rows = np.array([[1, 0.1], [1, -0.1], [0.1, 1], [-0.1, 1.0]])
+      >>> centres = np.array([[0.995, 0], [0, 0.995]])
+      >>> round(threshold(rows, np.array([0, 0, 1, 1]), centres, 0.01), 3)
+      0.04
     """
-    counts = np.bincount(clusters, minlength=num_clusters)
-    others = counts[clusters] - 1
-    alone = others < 1
-    apart = distances * (counts[clusters] / np.maximum(others, 1)) ** 2
-    apart, of = apart[~alone].astype(np.float64), clusters[~alone]
-    if not len(apart) or apart.max() <= 0:  # nothing is known of any spread
-        return np.ones(num_clusters, np.float32), math.inf
-    sums = np.bincount(of, apart, minlength=num_clusters)
-    numbers = np.bincount(of, minlength=num_clusters)
-    spreads = (sums + _PRIOR * apart.mean()) / (numbers + _PRIOR)
-    threshold = np.quantile(apart / spreads[of], 1 - false_alarms, method="higher")
-    return spreads.astype(np.float32), float(threshold)
+    counts = np.bincount(clusters, minlength=len(centres))
+    parts = []
+    for start in range(0, len(features), _BLOCK):
+        of = clusters[start : start + _BLOCK]
+        apart = squared_distances(features[start : start + _BLOCK], centres)
+        at = np.arange(len(of)), of
+        apart[at] *= (counts[of] / np.maximum(counts[of] - 1, 1)) ** 2
+        parts.append(apart.min(axis=1)[counts[of] > 1])
+    found = np.concatenate(parts)
+    if not len(found):
+        return math.inf
+    return float(np.quantile(found, 1 - false_alarms, method="higher"))
+
+
+def squared_distances(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """(N, K) from rows, taken to length 1, to centres."""
+    unit, centres = unit_rows(rows), np.asarray(centres, np.float32)
+    squares = np.sum(unit**2, axis=1)[:, None] + np.sum(centres**2, axis=1)
+    return np.maximum(squares - 2 * unit @ centres.T, 0)
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Float32 rows of length 1; a zero row stays zero."""
+    rows = np.asarray(rows, np.float32)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.maximum(lengths, 1e-12)
+
+
+def means(features: np.ndarray, clusters: np.ndarray, number: int) -> np.ndarray:
+    """(K, D) float32 means of each cluster's rows, taken to length 1."""
+    sums = np.zeros((number, features.shape[1]))
+    for start in range(0, len(features), _BLOCK):
+        rows = unit_rows(features[start : start + _BLOCK])
+        np.add.at(sums, clusters[start : start + _BLOCK], rows)
+    counts = np.bincount(clusters, minlength=number)
+    return (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
 
 
 def logit(likelihoods: np.ndarray) -> np.ndarray:

@@ -19,17 +19,15 @@ from eagc_jax.gcd.methods import Method, Task
 from eagc_jax.gcd.prediction.calibration import Calibration
 from eagc_jax.gcd.prediction.predictor import BackboneOf, Predictor
 from eagc_jax.gcd.prediction.trained import Trained
-from eagc_jax.gcd.runs.choices import BackboneSettings
 from eagc_jax.gcd.runs.plain import from_plain, to_plain
-from eagc_jax.gcd.runs.reading import MEGABYTE, read_json
+from eagc_jax.gcd.runs.reading import MEGABYTE, member, read_json
 from eagc_jax.gcd.sources.strings import shown
 
 TENSORS, PLAIN = "model.safetensors", "model.json"
 _VERSION = 1
 _LARGEST = 4 * 2**30  # bytes of the tensors
 _MOST_CLASSES, _MOST_WIDE = 2**20, 2**16
-_ANCHORS = ("centres", "spreads", "known", "examples")
-_GROUPS = ("adapter.", "head.", "state.", "blocks.")
+_ANCHORS = ("centres", "seen", "known", "examples")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,18 +43,6 @@ class _Rule:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Numbers:
-    """`Calibration`, without its spreads."""
-
-    temperature: float
-    slope: float
-    intercept: float
-    threshold: float | None  # None: nothing is flagged
-    false_alarms: float
-    source: str
-
-
-@dataclasses.dataclass(frozen=True)
 class _Plain:
     """What model.json holds."""
 
@@ -64,7 +50,8 @@ class _Plain:
     names: tuple[str, ...]
     examples: tuple[str, ...]
     backbone: BackboneOf
-    calibration: _Numbers
+    calibration: Calibration
+    flags: bool  # whether anything is flagged: an endless threshold is no JSON
     rule: _Rule | None
     agreement: float
     note: str
@@ -102,7 +89,7 @@ def load_predictor(folder: str | os.PathLike) -> Predictor:
     Examples:
       `load_predictor("run").predict(features).name`
     """
-    path, numbers = pathlib.Path(folder, PLAIN), pathlib.Path(folder, TENSORS)
+    path, numbers = member(folder, PLAIN), member(folder, TENSORS)
     for one in (path, numbers):
         if not one.is_file():
             raise FileNotFoundError(
@@ -132,6 +119,7 @@ def _described(predictor: Predictor) -> _Plain:
     if None in predictor.names:
         raise ValueError("a predictor with names of a person's own can't be saved")
     trained, of = predictor.trained, predictor.calibration
+    flags = bool(np.isfinite(of.threshold))
     rule = None
     if trained is not None:
         rule = _Rule(
@@ -147,14 +135,8 @@ def _described(predictor: Predictor) -> _Plain:
         tuple(map(str, predictor.names)),
         tuple(predictor.example_ids),
         predictor.backbone,
-        _Numbers(
-            of.temperature,
-            of.slope,
-            of.intercept,
-            of.threshold if np.isfinite(of.threshold) else None,
-            of.false_alarms,
-            of.source,
-        ),
+        of if flags else dataclasses.replace(of, threshold=0.0),
+        flags,
         rule,
         predictor.agreement,
         predictor.note,
@@ -164,7 +146,7 @@ def _described(predictor: Predictor) -> _Plain:
 def _tensors(predictor: Predictor) -> dict[str, np.ndarray]:
     found = {
         "centres": predictor.centres,
-        "spreads": predictor.calibration.spreads,
+        "seen": predictor.seen,
         "known": predictor.known,
         "examples": predictor.examples,
         **predictor.blocks,
@@ -181,10 +163,11 @@ def _tensors(predictor: Predictor) -> dict[str, np.ndarray]:
 def _check_plain(plain: _Plain) -> None:
     _within("names", len(plain.names), 1, _MOST_CLASSES)
     _within("backbone.width", plain.backbone.width, 1, _MOST_WIDE)
+    _within("agreement", plain.agreement, 0, 1)
     numbers = plain.calibration
     for name in ("temperature", "slope", "intercept", "threshold", "false_alarms"):
         value = getattr(numbers, name)
-        if value is not None and not np.isfinite(value):
+        if not np.isfinite(value):
             raise ValueError(f"calibration.{name} must be finite, got {value}")
     if not numbers.temperature > 0:
         raise ValueError(
@@ -202,7 +185,7 @@ def _check_plain(plain: _Plain) -> None:
         _within("hidden", plain.rule.hidden, 1, _MOST_WIDE)
 
 
-def _within(name: str, value: int, low: int, high: int) -> None:
+def _within(name: str, value: float, low: int, high: int) -> None:
     if not low <= value <= high:
         raise ValueError(f"{name} must be in [{low}, {high}], got {value}")
 
@@ -226,11 +209,12 @@ def _predictor(plain: _Plain, tensors: dict[str, np.ndarray]) -> Predictor:
     if plain.rule is not None:
         width = plain.rule.task.width
     _expect(tensors, "centres", (classes, width), np.float32)
-    _expect(tensors, "spreads", (classes,), np.float32)
+    _expect(tensors, "seen", (classes, plain.backbone.width), np.float32)
     _expect(tensors, "known", (classes,), np.bool_)
     _expect(tensors, "examples", (len(plain.examples), width), np.float16)
     of = plain.calibration
-    threshold = np.inf if of.threshold is None else of.threshold
+    if not plain.flags:
+        of = dataclasses.replace(of, threshold=np.inf)
     blocks = {n: x for n, x in tensors.items() if n.startswith("blocks.")}
     trained = None if plain.rule is None else _trained(plain.rule, classes, tensors)
     used = {*_ANCHORS, *blocks, *(() if trained is None else trained.tensors)}
@@ -248,15 +232,8 @@ def _predictor(plain: _Plain, tensors: dict[str, np.ndarray]) -> Predictor:
         plain.names,
         tensors["known"],
         tensors["centres"],
-        Calibration(
-            of.temperature,
-            of.slope,
-            of.intercept,
-            tensors["spreads"],
-            threshold,
-            of.false_alarms,
-            of.source,
-        ),
+        tensors["seen"],
+        of,
         tensors["examples"],
         plain.examples,
         plain.backbone,

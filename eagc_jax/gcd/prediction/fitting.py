@@ -8,8 +8,14 @@ import numpy as np
 
 from eagc_jax.gcd.backbones import Backbone
 from eagc_jax.gcd.clustering import fit_temperature
-from eagc_jax.gcd.prediction import calibration, networks, trained
-from eagc_jax.gcd.prediction.calibration import FALSE_ALARMS, Calibration
+from eagc_jax.gcd.prediction import hiding, networks, trained
+from eagc_jax.gcd.prediction.calibration import (
+    FALSE_ALARMS,
+    Calibration,
+    means,
+    threshold,
+    unit_rows,
+)
 from eagc_jax.gcd.prediction.predictor import BackboneOf, Predictor
 from eagc_jax.gcd.prediction.trained import Trained
 from eagc_jax.gcd.runs.assignment import Assignment, printable
@@ -57,7 +63,7 @@ def fit_predictor(
 
     Examples:
       >>> from eagc_jax.gcd import sources
-      >>> from eagc_jax.gcd.discover import discover, ClusteringSettings, DiscoverSettings
+      >>> from eagc_jax.gcd import ClusteringSettings, DiscoverSettings, discover
       >>> corners = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
       >>> rows = np.concatenate([corners, corners + 0.1])
       >>> records = sources.Records(
@@ -65,7 +71,9 @@ def fit_predictor(
       ...     labels=np.array([0, 1, -1, -1, -1, -1]), class_names=("x", "y"),
       ...     num_known=2,
       ... )
-      >>> settings = DiscoverSettings(clustering=ClusteringSettings(num_classes=3))
+      >>> settings = DiscoverSettings(
+      ...     clustering=ClusteringSettings(num_classes=3), quick=True
+      ... )
       >>> found = discover(records, settings)
       >>> model = fit_predictor(records, rows, found.assignment, found.centres)
       >>> model.predict(np.array([[0.1, 0.9, 0.1], [0, 0.2, 0.7]])).name
@@ -79,14 +87,21 @@ def fit_predictor(
         model = trained.of_run(training, adapted, clusters, len(centres))
         note = "" if model.columns is not None else _REMEMBERS
     rows = _some_labeled(labels)
-    examples = _unit(adapted[rows]).astype(np.float16)
+    examples = unit_rows(adapted[rows]).astype(np.float16)
     known = np.arange(len(centres)) < assignment.num_known
-    fitted = _calibration(adapted, centres, clusters, labels, model, false_alarms)
     blocks = {} if training is None else trained.blocks_of_run(training)
+    given = adapted if blocks else features  # what `predict` takes
+    seen = means(given, clusters, len(centres))
+    fitted = dataclasses.replace(
+        _calibration(features, adapted, assignment, centres, model),
+        threshold=threshold(given, clusters, seen, false_alarms),
+        false_alarms=false_alarms,
+    )
     found = Predictor(
         tuple(assignment.names),
         known,
         np.asarray(centres, np.float32),
+        seen,
         fitted,
         examples,
         tuple(printable(str(records.ids[row])) for row in rows.tolist()),
@@ -96,7 +111,6 @@ def fit_predictor(
         blocks=blocks,
         note=note,
     )
-    given = adapted if blocks or model is None else features  # what `predict` takes
     unlabeled = np.flatnonzero(labels < 0)
     same = found.predict(given[unlabeled]).clusters == clusters[unlabeled]
     return dataclasses.replace(
@@ -125,34 +139,32 @@ def _check(records, features, adapted, assignment, centres, false_alarms) -> Non
 
 
 def _calibration(
+    features: np.ndarray,
     adapted: np.ndarray,
+    assignment: Assignment,
     centres: np.ndarray,
-    clusters: np.ndarray,
-    labels: np.ndarray,
     model: Trained | None,
-    false_alarms: float,
 ) -> Calibration:
+    """Of the probability; the heads' own where they were trained to give one."""
+    own = None if model is None or model.columns is None else model.temperature
+    if own is not None:
+        return Calibration(own, by_distance=False, source="the heads' own softmax")
+    labels, clusters = assignment.labels, assignment.clusters
     temperature = fit_temperature(adapted, centres, labels, clusters)
-    distances = _own_distances(adapted, centres, clusters)
-    spreads, threshold = calibration.spreads_and_threshold(
-        distances, clusters, len(centres), false_alarms
+    # Features that labels have shaped would show hidden classes as too easy to find.
+    plain = fit_temperature(
+        features, means(features, clusters, len(centres)), labels, clusters
     )
-    return Calibration(
-        temperature, 1.0, 0.0, spreads, threshold, false_alarms, "labeled items"
+    found = hiding.fit(
+        features,
+        labels,
+        len(centres),
+        temperature=plain,
+        novel_share=float(np.mean(clusters[labels < 0] >= assignment.num_known)),
     )
-
-
-def _own_distances(
-    adapted: np.ndarray, centres: np.ndarray, clusters: np.ndarray
-) -> np.ndarray:
-    """(N,) squared, of features of length 1 to their own centre."""
-    parts = [
-        np.sum(
-            (_unit(adapted[i : i + 2**14]) - centres[clusters[i : i + 2**14]]) ** 2, 1
-        )
-        for i in range(0, len(adapted), 2**14)
-    ]
-    return np.concatenate(parts)
+    if found is None:
+        return Calibration(temperature, source="labeled items")
+    return Calibration(temperature, True, *found, source="known classes, hidden")
 
 
 def _some_labeled(labels: np.ndarray) -> np.ndarray:
@@ -166,12 +178,6 @@ def _some_labeled(labels: np.ndarray) -> np.ndarray:
         (at,) = np.nonzero(labels[rows] == one)
         rank[at] = np.arange(len(at))
     return np.sort(rows[np.argsort(rank, kind="stable")[:_EXAMPLES]])
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    rows = np.asarray(rows, np.float32)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.maximum(lengths, 1e-12)
 
 
 def _backbone(

@@ -16,6 +16,7 @@ from eagc_jax.gcd.backbones import Backbone
 from eagc_jax.gcd.prediction.calibration import Calibration
 from eagc_jax.gcd.prediction.scoring import Scorer
 from eagc_jax.gcd.prediction.trained import Trained
+from eagc_jax.gcd.runs.assignment import Assignment
 from eagc_jax.gcd.runs.choices import BackboneSettings
 from eagc_jax.gcd.sources.records import Kind
 
@@ -68,7 +69,7 @@ class Prediction:
     @property
     def nearest_labeled(self) -> list[str]:
         """N ids."""
-        return [self.example_ids[one] for one in self.nearest.tolist()]
+        return [str(self.example_ids[one]) for one in self.nearest.tolist()]
 
     def batch(self, items: pa.Array | Sequence[str]) -> pa.RecordBatch:
         """The same for files, with the items' names in front.
@@ -114,6 +115,7 @@ class Predictor:
     names: tuple[str | None, ...]  # of K categories; None for junk, see `with_names`
     known: np.ndarray  # (K,) bool, the category is one of the known classes
     centres: np.ndarray  # (K, D) float32, of the features that assign
+    seen: np.ndarray  # (K, width) float32, of the features that `predict` takes
     calibration: Calibration
     examples: np.ndarray  # (M, D) float16, of length 1: features of labeled items
     example_ids: Sequence[str]
@@ -148,13 +150,28 @@ class Predictor:
         return Prediction(
             scored.clusters,
             calibration.probability(scored.likelihoods),
-            calibration.unlike(scored.distances, scored.nearest),
+            scored.distances > calibration.threshold,
             scored.examples,
             scored.similarities,
             self.names,
             self.known,
             self.example_ids,
         )
+
+    def adapt(self, features: np.ndarray) -> np.ndarray:
+        """Features in the space of the centres.
+
+        Args:
+          features: (N, width) as `predict` takes them.
+
+        Returns:
+          (N, D) float32: what was trained makes of them, else the same.
+        """
+        from eagc_jax.gcd.prediction.scoring import adapted_of
+
+        if self.trained is None:
+            return np.asarray(features, np.float32)
+        return adapted_of(self.trained, features)
 
     def stream(
         self, features: np.ndarray | Iterable[np.ndarray], *, rows: int = 2**14
@@ -173,6 +190,23 @@ class Predictor:
             return
         for start in range(0, len(features), rows):
             yield self.predict(features[start : start + rows])
+
+    def judged(self, features: np.ndarray, assignment: Assignment) -> Assignment:
+        """The discovery's assignment with probabilities that were calibrated.
+
+        Args:
+          features: (N, width) of the discovery's items, as `predict` takes them.
+          assignment: of these items; its probabilities are a softmax of distances.
+
+        Returns:
+          The same with other probabilities.
+        """
+        found = self.predict(features)
+        same = found.clusters == assignment.clusters
+        # Of a label, or what a person decided, against the features: by the distances.
+        other = self.calibration.probability(assignment.probability)
+        probability = np.where(same, found.probability, other)
+        return dataclasses.replace(assignment, probability=probability)
 
     def with_names(self, names: Mapping[int, str | None]) -> Predictor:
         """The same with other names, as a person decided.
@@ -227,8 +261,10 @@ class Predictor:
         return Scorer(
             self.trained,
             self.centres,
+            self.seen,
             self.examples,
             self.calibration.temperature,
+            by_distance=self.calibration.by_distance,
             groups=np.array([first[name] for name in self.names], np.int32),
         )
 

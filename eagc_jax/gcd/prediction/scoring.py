@@ -22,8 +22,7 @@ class Scored(NamedTuple):
 
     clusters: np.ndarray  # (N,) int32
     likelihoods: np.ndarray  # (N,) float32, softmax, of the cluster's category
-    distances: np.ndarray  # (N,) float32, squared, to the nearest centre
-    nearest: np.ndarray  # (N,) int32, the centre that is
+    distances: np.ndarray  # (N,) float32, squared, to the nearest centre of features
     examples: np.ndarray  # (N,) int32, the example that is most similar
     similarities: np.ndarray  # (N,) float32, the cosine with it
 
@@ -35,6 +34,7 @@ class _Arrays(NamedTuple):
     state: Any  # of the method, or None
     columns: Any  # (K,) int32, or None
     centres: jax.Array  # (K, D) float32
+    seen: jax.Array  # (K, width) float32
     examples: jax.Array  # (M, D) float32, of length 1
     groups: jax.Array  # (K,) int32, the same for clusters that are one category
     temperature: jax.Array
@@ -45,7 +45,8 @@ class _Static(NamedTuple):
 
     method: Method | None  # that assigns; None for the nearest centre
     graph: Any
-    unit: bool
+    unit: bool  # rows are scaled to length 1 before the model
+    by_distance: bool  # the softmax is of distances whoever assigns
 
 
 class Scorer:
@@ -54,8 +55,10 @@ class Scorer:
     Args:
       trained: model and rule; None for the nearest centre.
       centres: (K, D) in the space of the adapted features.
+      seen: (K, width) in that of the features that come in.
       examples: (M, D) likewise, M >= 1.
       temperature: of the softmax.
+      by_distance: the softmax is of distances to centres; False: of the heads' logits.
       groups: (K,) integers, equal for clusters that are one category; by default each
         is its own.
     """
@@ -64,8 +67,11 @@ class Scorer:
         self,
         trained: Trained | None,
         centres: np.ndarray,
+        seen: np.ndarray,
         examples: np.ndarray,
         temperature: float,
+        *,
+        by_distance: bool = True,
         groups: np.ndarray | None = None,
     ):
         graph = model = method = state = columns = None
@@ -75,12 +81,13 @@ class Scorer:
         if trained is not None and trained.columns is not None:
             method, state = trained.method, trained.method_state
             columns = jnp.asarray(trained.columns)
-        self._static = _Static(method, graph, unit)
+        self._static = _Static(method, graph, unit, by_distance)
         self._arrays = _Arrays(
             model,
             state,
             columns,
             jnp.asarray(centres, jnp.float32),
+            jnp.asarray(seen, jnp.float32),
             jnp.asarray(examples, jnp.float32),
             jnp.asarray(
                 np.arange(len(centres)) if groups is None else groups, jnp.int32
@@ -133,32 +140,38 @@ def _read(found: Any, number: int) -> list[np.ndarray]:
 
 
 def _none() -> list[np.ndarray]:
-    kinds = (np.int32, np.float32, np.float32, np.int32, np.int32, np.float32)
+    kinds = (np.int32, np.float32, np.float32, np.int32, np.float32)
     return [np.zeros(0, kind) for kind in kinds]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _score(static: _Static, arrays: _Arrays, rows: jax.Array):
-    head, adapted = None, rows
+    given = _unit(rows)
+    head: Any = None
+    adapted = given if static.unit else rows
     if static.graph is not None:
         model: Any = nnx.merge(static.graph, arrays.model)
-        head, adapted = model.head, model.features(_unit(rows) if static.unit else rows)
+        head, adapted = model.head, model.features(adapted)
     unit = _unit(adapted)
-    scores = _lloyd._scores(unit, arrays.centres)  # (K, B)
-    nearest = _lloyd._nearest(scores)
-    logits, clusters = -scores, nearest
-    if static.method is not None:
-        found = static.method.assign(head, arrays.state, adapted)
-        logits = jnp.take(found, arrays.columns, axis=1).T
-        clusters = _lloyd._nearest(-logits)
-    own = jnp.sum((unit - arrays.centres[nearest]) ** 2, axis=1)
-    scaled = (logits - logits.max(axis=0)) / arrays.temperature
-    weights = jnp.exp(scaled)
+    if static.method is None:
+        scores = _lloyd._scores(
+            unit, arrays.centres
+        )  # (K, B), the least is the nearest
+    else:
+        logits = static.method.assign(head, arrays.state, adapted)
+        scores = -jnp.take(logits, arrays.columns, axis=1).T
+    clusters = _lloyd._nearest(scores)
+    if static.by_distance:
+        scores = _lloyd._scores(unit, arrays.centres)
+    at = jnp.take_along_axis(scores, clusters[None], axis=0)
+    weights = jnp.exp((at - scores) / arrays.temperature)
     same = arrays.groups[:, None] == arrays.groups[clusters]
-    likelihoods = jnp.sum(weights * same, axis=0) / jnp.sum(weights, axis=0)
+    likelihoods = 1 / (1 + jnp.sum(weights * ~same, 0) / jnp.sum(weights * same, 0))
+    nearest = _lloyd._nearest(_lloyd._scores(given, arrays.seen))
+    distances = jnp.sum((given - arrays.seen[nearest]) ** 2, axis=1)
     products = _lloyd._matmul(arrays.examples, unit.T)  # (M, B)
     examples = _lloyd._nearest(-products)
-    return clusters, likelihoods, own, nearest, examples, products.max(axis=0)
+    return clusters, likelihoods, distances, examples, products.max(axis=0)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx, traverse_util
+from flax import nnx
 
 from eagc_jax.gcd.backbones import weights
 from eagc_jax.gcd.methods import DataView, Method, Task
@@ -45,6 +45,11 @@ class Trained:
         """The state, in the method's own form."""
         form = jax.tree.structure(self.abstract_state())
         return jax.tree.unflatten(form, [jnp.asarray(leaf) for leaf in self.state])
+
+    @property
+    def temperature(self) -> float | None:
+        """At which the softmax of the logits was trained; None for no such thing."""
+        return getattr(self.method, "probability_temperature", None)
 
     def abstract(self) -> DiscoveryModel:
         """The same without numbers: what shapes the tensors must have."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -23,18 +24,25 @@ from eagc_jax.gcd.runs.choices import (
 )
 from eagc_jax.gcd.runs.history import RunHistory
 from eagc_jax.gcd.runs.plain import from_plain, to_plain
-from eagc_jax.gcd.runs.reading import read_json
+from eagc_jax.gcd.runs.reading import member, read_bytes, read_json
 from eagc_jax.gcd.runs.settings import RunSettings
 from eagc_jax.gcd.sources import BadItem, Records
 from eagc_jax.gcd.sources.strings import shown
 from eagc_jax.gcd.training.loop import TrainingRun
 
 if TYPE_CHECKING:
+    from eagc_jax.gcd.backbones import Backbone
     from eagc_jax.gcd.decisions import Decisions
     from eagc_jax.gcd.evaluation.rehearsal import Rehearsal
-    from eagc_jax.gcd.prediction import Predictor
+    from eagc_jax.gcd.prediction import Prediction, Predictor
 
 _ENTRY = "discover"  # of settings.json
+SKIPPED_FILE = "skipped.csv"
+_SKIPPED_MOST = 2**30  # bytes of it that are read
+REHEARSAL_FILE = "rehearsal.json"
+DECISIONS_FILE = "decisions.json"
+HISTORY_FILE = "history.json"
+PAGE_FILE = "page.html"
 FIRST = "first answer"  # `Discovery.chosen` where nothing was trained
 
 
@@ -45,11 +53,23 @@ class DiscoverSettings:
     source: SourceSettings = SourceSettings()  # noqa: RUF009  (frozen, as the next two)
     backbone: BackboneSettings = BackboneSettings()  # noqa: RUF009
     clustering: ClusteringSettings = ClusteringSettings()  # noqa: RUF009
-    # Of training; None for the first answer, without any, or what `train` says.
+    # Of training; None for what suits data and device (`runs.settings.recommended`).
     run: RunSettings | None = None
-    seed: int = 0  # of clustering; training has one of its own
-    # Where `run` is None: train as suits data and device (`runs.settings.recommended`).
-    train: bool = False
+    seed: int = 0  # of clustering and rehearsal; training has one of its own
+    quick: bool = False  # stop at the first answer, before any training
+    rehearse: bool = True  # before an answer is chosen; else the trained one is taken
+    rehearsals: int = 3  # each with other known classes hidden
+    # Aggregators with which training is rehearsed, too, and may be chosen.
+    coordinators: tuple[str, ...] = ()
+    # Seconds for all of it; rehearsal and training are cut to fit. None: as it takes.
+    budget: float | None = None
+    decisions: str | None = None  # file of a person's decisions, see `gcd.decisions`
+
+    def __post_init__(self):
+        if self.rehearsals < 1:
+            raise ValueError(f"rehearsals must be at least 1, got {self.rehearsals}")
+        if self.budget is not None and not self.budget > 0:
+            raise ValueError(f"budget must be positive seconds, got {self.budget}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,15 +97,19 @@ class Discovery:
     decisions: Decisions | None = None  # of a person, that were obeyed
     predictor: Predictor | None = None  # for tomorrow's items
     history: RunHistory | None = None  # of training; without traces where it was read
+    notes: tuple[str, ...] = ()  # what was left out, and why
     folder: pathlib.Path | None = None  # of the run, where one was written
 
     def write(self, out: str | os.PathLike) -> Discovery:
         """Writes the run's folder, whole or not at all.
 
         - `assignment.csv`, `assignment.parquet`: see `Assignment.write`.
-        - `skipped.csv`: items that could not be read, and why; often none.
+        - `skipped.csv`: items that could not be read, and why; junk; often none.
         - `settings.json`: gives the run back, by `read_settings`.
-        - `summary.json`: number of classes, scores, seconds.
+        - `summary.json`: number of classes, what was chosen, scores, seconds.
+        - `model.json`, `model.safetensors`: see `Predictor.save`.
+        - `rehearsal.json`, `decisions.json`, `history.json`: where there are some.
+        - `page.html`: to look at and to decide on, see `page`.
 
         Args:
           out: the folder; see `eagc_jax.gcd.runs.folder.whole`.
@@ -100,14 +124,70 @@ class Discovery:
             self.assignment.write(partial)
             rows = [(bad.item, bad.reason) for bad in self.skipped]
             skipped = "".join(csv_lines(("id", "reason"), rows))
-            _write(partial / "skipped.csv", skipped)
+            _write(partial / SKIPPED_FILE, skipped)
             _write_json(partial / "summary.json", self.summary())
-            settings = {
-                run_folder.MARK: run_folder.OURS,
-                _ENTRY: to_plain(self.settings),
-            }
+            settings = {run_folder.MARK: run_folder.OURS, **as_entry(self.settings)}
             _write_json(partial / run_folder.SETTINGS_FILE, settings)
-        return dataclasses.replace(self, folder=pathlib.Path(out))
+            if self.predictor is not None:
+                self.predictor.save(partial)
+            if self.rehearsal is not None:
+                _write_json(partial / REHEARSAL_FILE, self.rehearsal.to_plain())
+            if self.decisions is not None:
+                self.decisions.write(partial / DECISIONS_FILE)
+            if self.history is not None:
+                _write_json(partial / HISTORY_FILE, self.history.to_plain())
+            there = dataclasses.replace(self, folder=pathlib.Path(out))
+            there.page(partial / PAGE_FILE)
+        return there
+
+    def page(self, path: str | os.PathLike | None = None) -> pathlib.Path:
+        """Writes the page: one HTML file, to look at and to decide on.
+
+        Args:
+          path: of the file; by default page.html in the run's folder.
+
+        Returns:
+          The path.
+
+        Raises:
+          ValueError: no path is given, and the discovery was not written.
+          OSError: the file can't be written.
+        """
+        from eagc_jax.gcd.report.explorer import write_page
+
+        if path is None and self.folder is None:
+            raise ValueError("path is needed: the discovery has no folder")
+        path = pathlib.Path(path or self.folder / PAGE_FILE)  # type: ignore[operator]
+        write_page(self, path)
+        return path
+
+    def predict(self, items: Any, *, network: Backbone | None = None) -> Prediction:
+        """Assigns new items.
+
+        Args:
+          items: (M, width) features as the discovery's; or what `sources.open_source`
+            takes, or records: they are embedded first.
+          network: the backbone, where it was one that only Python has.
+
+        Returns:
+          The prediction, a row for each item.
+
+        Raises:
+          ValueError: there is no predictor, or the items are of another kind.
+          BadItem: an item can't be read.
+        """
+        from eagc_jax.gcd import backbones
+        from eagc_jax.gcd.runs import opening
+
+        if self.predictor is None:
+            raise ValueError("there is no predictor: the run was written without one")
+        if isinstance(items, np.ndarray):
+            return self.predictor.predict(items)
+        if not isinstance(items, Records):
+            source = dataclasses.replace(self.settings.source, data=os.fspath(items))
+            items = opening.open_records(source, require_labels=False)
+        network = self.predictor.load_backbone(network)
+        return self.predictor.predict(backbones.embed(items, network).features)
 
     @property
     def num_classes(self) -> int:
@@ -127,11 +207,17 @@ class Discovery:
             "num_classes_interval": estimate and [estimate.low, estimate.high],
             "scores": None if self.scores is None else _without_nan(self.scores),
             "chosen": self.chosen,
+            "notes": list(self.notes),
             "backbone": self.backbone,
             "device": f"{device.platform}: {device.device_kind}",
             "embedded": self.embedded,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }
+
+
+def as_entry(settings: DiscoverSettings) -> dict[str, Any]:
+    """What settings.json holds of them, as plain values."""
+    return {_ENTRY: to_plain(settings)}
 
 
 def read_settings(path: str | os.PathLike) -> DiscoverSettings:
@@ -149,7 +235,7 @@ def read_settings(path: str | os.PathLike) -> DiscoverSettings:
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        path /= run_folder.SETTINGS_FILE
+        path = member(path, run_folder.SETTINGS_FILE)
     found = read_json(path)
     if _ENTRY not in found:
         raise ValueError(
@@ -168,14 +254,17 @@ def read_skipped(folder: str | os.PathLike) -> tuple[BadItem, ...]:
     Raises:
       ValueError: the file has other columns.
     """
-    path = pathlib.Path(folder) / "skipped.csv"
+    path = member(folder, SKIPPED_FILE)
     if not path.is_file():
         return ()
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = csv.reader(file)
+    text = read_bytes(path, most=_SKIPPED_MOST).decode(errors="replace")
+    rows = csv.reader(io.StringIO(text, newline=""))
+    try:
         if next(rows, None) != ["id", "reason"]:
-            raise ValueError(f"{shown(path)} should have the columns id and reason")
+            raise ValueError("should have the columns id and reason")
         return tuple(BadItem(*row[:2]) for row in rows if len(row) > 1)
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{shown(path)}: {error}") from error
 
 
 def _write(path: pathlib.Path, text: str) -> None:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+from eagc_jax import _files
+from eagc_jax.gcd.runs.locking import LOCK_FILE, locked
+from eagc_jax.gcd.runs.reading import read_json
 from eagc_jax.gcd.sources.strings import shown
 
 CONFIG_FILE = "config.json"  # of training runs that were compared
 SETTINGS_FILE = "settings.json"  # of a discovery
+SUMMARY_FILE = (
+    "summary.json"  # of a finished discovery: where it is, all files are there
+)
+CHECKPOINTS = "checkpoints"  # folder of a run in progress, see training.checkpoints
+LOGS = "logs"  # folder of what training says from epoch to epoch, see training.logs
 MARK = "written_by"  # a folder is ours to overwrite if either file has this entry
 OURS = "eagc_jax"
 
@@ -38,7 +48,7 @@ def check(path: str | os.PathLike) -> pathlib.Path:
         raise FileExistsError(
             f"{shown(folder)} is a file; choose another folder for results"
         )
-    if folder.is_dir() and any(folder.iterdir()) and not is_ours(folder):
+    if not (is_empty(folder) or is_ours(folder)):
         raise FileExistsError(
             f"{shown(folder)} holds files that eagc_jax did not write; choose another "
             "folder for results, or empty this one"
@@ -57,6 +67,84 @@ def check(path: str | os.PathLike) -> pathlib.Path:
 def is_ours(folder: pathlib.Path) -> bool:
     """Whether this package wrote the folder."""
     return any(_has_mark(folder / name) for name in (CONFIG_FILE, SETTINGS_FILE))
+
+
+def is_empty(folder: pathlib.Path) -> bool:
+    """Whether nothing is there, or no more than a lock that a killed process left."""
+    if not folder.is_dir():
+        return True
+    return all(path.name == LOCK_FILE for path in folder.iterdir())
+
+
+@contextlib.contextmanager
+def in_use(
+    path: str | os.PathLike, settings: Mapping[str, Any] | None = None
+) -> Iterator[pathlib.Path]:
+    """Holds a run's folder for this process while the run is made.
+
+    With settings, the folder is marked as ours by its settings.json, from which the run
+    can be started again (`to_go_on`). Where a finished run is there, its files stay as
+    they are until this one is finished. In the folder `CHECKPOINTS` training is saved;
+    what is finished comes into the folder by `whole`, inside of this, and then
+    `forget_progress` removes the checkpoints.
+
+    Args:
+      path: of the folder, which is made if missing.
+      settings: what settings.json is to hold besides the mark, as plain values.
+
+    Yields:
+      The folder.
+
+    Raises:
+      BlockingIOError: another process uses it, or this one; the message names it.
+      OSError: as `check`, or the folder can't be written.
+
+    Examples:
+      >>> with tempfile.TemporaryDirectory() as parent:
+      ...     with in_use(pathlib.Path(parent, "run"), {"seed": 3}) as folder:
+      ...         sorted(file.name for file in folder.iterdir())
+      ['.in_use', 'checkpoints', 'settings.json']
+    """
+    folder = check(path)
+    with contextlib.ExitStack() as stack:
+        with _said_where(folder):
+            stack.enter_context(locked(folder))
+            if settings is not None:
+                _check_own(folder / CHECKPOINTS)
+                text = json.dumps({MARK: OURS, **settings}, indent=2, allow_nan=False)
+                if not (folder / SUMMARY_FILE).exists():
+                    _files.write_text(folder / SETTINGS_FILE, f"{text}\n")
+                _files.write_text(folder / CHECKPOINTS / SETTINGS_FILE, f"{text}\n")
+        yield folder
+
+
+def _check_own(folder: pathlib.Path) -> None:
+    if folder.is_symlink():
+        raise FileExistsError(
+            errno.EEXIST,
+            f"{shown(folder)} is a link, to a place that is not this run's",
+        )
+
+
+def to_go_on(path: str | os.PathLike) -> pathlib.Path | None:
+    """The settings file of the run that is in progress in a folder, if one is."""
+    settings = pathlib.Path(path) / CHECKPOINTS / SETTINGS_FILE
+    return settings if settings.is_file() else None
+
+
+def forget_progress(path: str | os.PathLike) -> None:
+    """Removes what a run in progress has left: it is finished, or there is none.
+
+    Where no run was finished in the folder, that is all of it.
+    """
+    folder = pathlib.Path(path)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    if (folder / SUMMARY_FILE).exists() or (folder / CONFIG_FILE).exists():
+        return
+    with contextlib.suppress(OSError):
+        (folder / SETTINGS_FILE).unlink(missing_ok=True)
+        (folder / LOCK_FILE).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -104,22 +192,27 @@ def _publish(partial: pathlib.Path, folder: pathlib.Path) -> None:
     ):  # it is there, and has files or may not be replaced
         os.rename(partial, folder)
         return
-    for file in sorted(partial.iterdir()):
+    # Without its summary a run counts as unfinished: it goes first and comes last.
+    files = sorted(partial.iterdir(), key=lambda file: file.name == SUMMARY_FILE)
+    if files[-1:] and files[-1].name == SUMMARY_FILE:
+        (folder / SUMMARY_FILE).unlink(missing_ok=True)
+    for file in files:
         os.replace(file, folder / file.name)
 
 
 def _has_mark(path: pathlib.Path) -> bool:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path).get(MARK) == OURS
     except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and found.get(MARK) == OURS
 
 
 @contextlib.contextmanager
 def _said_where(folder: pathlib.Path) -> Iterator[None]:
     try:
         yield
+    except BlockingIOError:  # of who uses it
+        raise
     except OSError as error:
         raise OSError(
             error.errno,

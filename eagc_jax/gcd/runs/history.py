@@ -1,6 +1,9 @@
 """What a training run leaves behind: plain containers that reports are made from."""
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -47,6 +50,56 @@ class RunHistory:
     def gradient_deviation(self) -> list[float]:
         """GDC of each epoch: the mean over its measured steps, NaN without one."""
         return [_mean(trace.gradient_deviation) for trace in self.traces]
+
+    def to_plain(self) -> dict[str, Any]:
+        """What curves are drawn of, for JSON: no traces, and null for NaN."""
+        left_out = ("traces", "accuracy")
+        found = {
+            field.name: _plain(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if field.name not in left_out
+        }
+        return found | {"accuracy": [_plain(list(one)) for one in self.accuracy]}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> RunHistory:
+        """From what `to_plain` made.
+
+        Raises:
+          ValueError: it is something else.
+
+        Examples:
+          >>> history = RunHistory("sum", epochs=[1], losses={"supervised": [0.5]})
+          >>> RunHistory.from_plain(history.to_plain()) == history
+          True
+        """
+        try:
+            given = dict(values)
+            for name in ("decided", "energy"):
+                given[name] = [np.array(x, np.float32) for x in given[name]]
+            for name in ("objective_names", "objective_weights"):
+                given[name] = tuple(given[name])
+            given["accuracy"] = [Accuracy(*map(_number, x)) for x in given["accuracy"]]
+            given["subspace_overlap"] = [_number(x) for x in given["subspace_overlap"]]
+            return cls(**given)
+        except (TypeError, ValueError, KeyError) as error:
+            raise ValueError(f"this is no history of a run: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from eagc_jax.gcd import backbones
+from eagc_jax.gcd.decisions import read_decisions
+from eagc_jax.gcd.evaluation.rehearsal import read_rehearsal
+from eagc_jax.gcd.prediction import Predictor, load_predictor
 from eagc_jax.gcd.runs import opening
 from eagc_jax.gcd.runs.assignment import Assignment, printable
-from eagc_jax.gcd.runs.discovery import FIRST, Discovery, read_settings, read_skipped
-from eagc_jax.gcd.runs.reading import read_json
+from eagc_jax.gcd.runs.discovery import (
+    DECISIONS_FILE,
+    FIRST,
+    HISTORY_FILE,
+    REHEARSAL_FILE,
+    DiscoverSettings,
+    Discovery,
+    read_settings,
+    read_skipped,
+)
+from eagc_jax.gcd.runs.folder import SUMMARY_FILE
+from eagc_jax.gcd.runs.history import RunHistory
+from eagc_jax.gcd.runs.reading import member, read_json
 from eagc_jax.gcd.sources import Records
 from eagc_jax.gcd.sources.strings import shown
+
+MODEL_FILE = "model.json"
 
 
 def reopen(
@@ -48,7 +66,7 @@ def reopen(
       `reopen("tickets-run").assignment.names`
     """
     folder = pathlib.Path(folder)
-    settings, summary = read_settings(folder), read_json(folder / "summary.json")
+    settings, summary = read_settings(folder), read_json(member(folder, SUMMARY_FILE))
     assignment = Assignment.read(folder)
     if records is None:
         if settings.source.data is None:
@@ -56,14 +74,13 @@ def reopen(
                 f"{shown(folder)} is of records in memory: give them, records=..."
             )
         records = opening.open_records(settings.source, require_labels=False)
-    records = _in_order(records, assignment.ids, folder)
-    found = centres = np.zeros((len(records), 0), np.float32)
+    records = _as_assigned(_in_order(records, assignment.ids, folder), assignment)
+    predictor = _if_there(folder, MODEL_FILE, lambda _: load_predictor(folder))
+    empty = np.zeros((len(records), 0), np.float32)
+    found, adapted, centres = empty, empty, np.zeros((len(assignment.names), 0))
     if features:
-        network = opening.load_backbone(records, settings.backbone)
-        found = backbones.embed(
-            records, network, cache=cache, batch_size=settings.backbone.batch_size
-        ).features
-        centres = _means(found, assignment)
+        found, adapted = _features(records, settings, predictor, cache)
+        centres = _means(adapted, assignment)
     return Discovery(
         settings=settings,
         records=records,
@@ -78,10 +95,28 @@ def reopen(
         backbone=str(summary.get("backbone", "")),
         embedded=0,
         seconds={},
-        adapted=found,
+        adapted=adapted,
         chosen=str(summary.get("chosen", FIRST)),
+        rehearsal=_if_there(folder, REHEARSAL_FILE, read_rehearsal),
+        decisions=_if_there(folder, DECISIONS_FILE, read_decisions),
+        predictor=predictor,
+        history=_if_there(folder, HISTORY_FILE, _history),
         folder=folder,
     )
+
+
+def _if_there(
+    folder: pathlib.Path, name: str, read: Callable[[pathlib.Path], Any]
+) -> Any:
+    path = member(folder, name)
+    return read(path) if path.is_file() else None
+
+
+def _history(path: pathlib.Path) -> RunHistory:
+    try:
+        return RunHistory.from_plain(read_json(path))
+    except ValueError as error:
+        raise ValueError(f"{shown(path)}: {error}") from error
 
 
 def _in_order(records: Records, ids: Sequence[str], folder: pathlib.Path) -> Records:
@@ -94,7 +129,43 @@ def _in_order(records: Records, ids: Sequence[str], folder: pathlib.Path) -> Rec
             f"not any more, such as {shown(missing[0])}: bring them back, or discover "
             "anew"
         )
-    return opening.with_known_classes(records.select([row_of[name] for name in ids]))
+    return records.select([row_of[name] for name in ids])
+
+
+def _as_assigned(records: Records, assignment: Assignment) -> Records:
+    """With the run's labels and classes: items may have been left out, or decided on."""
+    known = assignment.names[: assignment.num_known]
+    names, truth = known, records.truth
+    if truth is not None:
+        names = (*known, *(x for x in records.class_names if x not in known))
+        index = {name: number for number, name in enumerate(names)}
+        truth = np.array([index[x] for x in records.class_names], np.int32)[truth]
+    return dataclasses.replace(
+        records,
+        labels=assignment.labels.astype(np.int32),
+        class_names=names,
+        num_known=len(known),
+        truth=truth,
+    )
+
+
+def _features(
+    records: Records,
+    settings: DiscoverSettings,
+    predictor: Predictor | None,
+    cache: str | os.PathLike | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of the frozen backbone, and those by which items were assigned."""
+
+    def of(network: Any) -> np.ndarray:
+        size = settings.backbone.batch_size
+        return backbones.embed(records, network, cache=cache, batch_size=size).features
+
+    found = of(opening.load_backbone(records, settings.backbone))
+    if predictor is None:
+        return found, found
+    given = of(predictor.load_backbone()) if predictor.blocks else found
+    return found, predictor.adapt(given)
 
 
 def _means(features: np.ndarray, assignment: Assignment) -> np.ndarray:

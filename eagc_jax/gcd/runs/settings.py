@@ -17,6 +17,7 @@ from eagc_jax.gcd.runs.plain import from_plain, to_plain
 from eagc_jax.gcd.sources import Kind, Records
 from eagc_jax.gcd.training.aggregation import Aggregation
 from eagc_jax.gcd.training.augmentation import Augmentation
+from eagc_jax.gcd.training.checkpoints import Checkpoints
 from eagc_jax.gcd.training.loop import TrainingRun
 from eagc_jax.gcd.training.reference import train_reference
 from eagc_jax.gcd.training.settings import (
@@ -54,6 +55,7 @@ class RunSettings:
         cache: str | os.PathLike | None = None,
         mesh: Mesh | None = None,
         name: str = "run",
+        checkpoints: Checkpoints | str | os.PathLike | None = None,
     ) -> TrainingRun:
         """The run, not yet trained; its reference model is.
 
@@ -69,6 +71,8 @@ class RunSettings:
           mesh: devices over which batches are divided, or None; the reference model is
             trained on one device, by every process.
           name: of the run.
+          checkpoints: where the run is saved, to go on from there; see `TrainingRun`. The
+            reference model is trained anew each time.
 
         Returns:
           A run to iterate over.
@@ -103,6 +107,7 @@ class RunSettings:
             num_classes=num_classes,
             mesh=mesh,
             name=name,
+            checkpoints=checkpoints,
         )
 
     def _views(
@@ -201,7 +206,9 @@ def on_images(*, epochs: int = 20, seed: int = 0, **training: Any) -> RunSetting
     return RunSettings(method, TrainConfig(**(given | training)))
 
 
-def recommended(kind: Kind, depth: int, *, seed: int = 0) -> RunSettings:
+def recommended(
+    kind: Kind, depth: int, *, seed: int = 0, items: int | None = None
+) -> RunSettings:
     """How to train where nothing is said.
 
     An adapter on the features, with ten neighbours; on an accelerator, and for photos,
@@ -211,10 +218,24 @@ def recommended(kind: Kind, depth: int, *, seed: int = 0) -> RunSettings:
       kind: of the items.
       depth: of the backbone, in blocks that can train.
       seed: of the run.
+      items: how many there are: a batch has at most as many, and an item as many
+        neighbours.
     """
     if kind == "image" and depth and jax.default_backend() != "cpu":
-        return on_images(seed=seed)
-    return on_features(neighbours=10, seed=seed)
+        found = on_images(seed=seed)
+    else:
+        found = on_features(neighbours=10, seed=seed)
+    return found if items is None else _for_few(found, items)
+
+
+def _for_few(settings: RunSettings, items: int) -> RunSettings:
+    training = settings.training
+    adapter = dataclasses.replace(
+        training.adapter, neighbours=min(training.adapter.neighbours, items - 1)
+    )
+    batch_size = min(training.batch_size, items)
+    training = dataclasses.replace(training, batch_size=batch_size, adapter=adapter)
+    return dataclasses.replace(settings, training=training)
 
 
 def read_runs(settings: Mapping[str, Any]) -> dict[str, RunSettings]:

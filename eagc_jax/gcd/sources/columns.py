@@ -66,7 +66,7 @@ def open_table(
       ValueError: a column is missing, or what is in one is wrong; names the row.
     """
     table = Table(path)
-    kind, column = _item_column(table, columns)
+    kind, column = item_column(table, columns)
     wanted = known_columns(table, columns, require_labels)
     texts = table.read(list(dict.fromkeys([column, *wanted])))
     if not len(texts[column]):
@@ -197,7 +197,12 @@ def _truth(
     return names, lookup[codes]
 
 
-def _item_column(table: Table, columns: Columns) -> tuple[Kind, str]:
+def item_column(table: Table, columns: Columns) -> tuple[Kind, str]:
+    """Of what kind a table's items are, and which column holds them or their paths.
+
+    Raises:
+      ValueError: there is no such column, or there are two.
+    """
     usual, there = Columns(), set(table.columns)
     if columns.text not in {usual.text, None, *there}:
         raise table.missing(columns.text)

@@ -100,6 +100,55 @@ def open_embeddings(
     return columns_.records_of(path, "embedding", Embeddings(matrix, str(place)), known)
 
 
+def matrix_and_ids(
+    path: str | os.PathLike, id_column: str | None = "id"
+) -> tuple[np.ndarray, Strings | None]:
+    """The rows of a .npy or .npz file, memory-mapped where they can be; and their ids.
+
+    Args:
+      path: of the file.
+      id_column: the member of a .npz file that has them.
+
+    Returns:
+      (N, D) numbers as they are stored, and N ids or None.
+
+    Raises:
+      ValueError: the file holds no matrix, or ids that are not one for each row.
+    """
+    place = pathlib.Path(path)
+    if place.suffix.lower() == ".npy":
+        return _check_matrix(_load(place), str(place)), None
+    matrix, texts = _from_npz(place, Columns(label=None, id=id_column, split=None))
+    ids = texts.get(id_column or "")
+    if ids is not None and len(ids) != len(matrix):
+        raise ValueError(
+            f"{shown(place)} has {len(matrix)} embeddings and {len(ids)} ids; there must "
+            "be one for each"
+        )
+    return matrix, ids
+
+
+def rows_of_lists(
+    lists: Any, width: int | None
+) -> tuple[np.ndarray, np.ndarray, int | None]:
+    """An Arrow array of lists as (n, width) float32, and which of them those are.
+
+    Args:
+      lists: N of them.
+      width: of a row; None for that of the first list.
+
+    Returns:
+      The matrix, the numbers of the rows that have the width, and the width.
+    """
+    widths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy()
+    if width is None and (widths >= 0).any():
+        width = int(widths[np.argmax(widths >= 0)])
+    good = np.flatnonzero(widths == (width or -2))
+    chosen = lists.take(pa.array(good))
+    values = chosen.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)
+    return values.reshape(len(good), width or 0), good, width
+
+
 def has_embeddings(table: Table) -> bool:
     """Whether a Parquet file has a column of lists by that name."""
     if not table.is_parquet or COLUMN not in table.columns:

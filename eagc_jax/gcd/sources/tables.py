@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import pathlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from eagc_jax.gcd.sources.strings import Strings, shown
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET = (".parquet", ".pq")
 _BLOCK = 16 << 20  # bytes; a row must fit
+_BATCH = 2**14  # rows of Parquet that are read together
 
 
 def suffix(path: str | os.PathLike) -> str:
@@ -89,6 +90,40 @@ class Table:
             raise self._unreadable(error) from error
         return {name: Strings(self._text(name, table[name])) for name in columns}
 
+    def batches(self, columns: Sequence[str]) -> Iterator[dict[str, Strings]]:
+        """The same some rows at a time, so that the table may be larger than memory.
+
+        In a CSV file, what is not UTF-8 is left to whoever reads the text.
+
+        Raises:
+          ValueError: the file is damaged.
+        """
+        try:
+            for batch in self._batches(columns):
+                yield {
+                    name: Strings(
+                        self._text(name, table)
+                        if self.is_parquet
+                        else pc.fill_null(table, b"")
+                    )
+                    for name, table in batch.items()
+                }
+        except (pa.ArrowException, OSError) as error:
+            raise self._unreadable(error) from error
+
+    def _batches(self, columns: Sequence[str]) -> Iterator[dict[str, pa.ChunkedArray]]:
+        names = list(columns)
+        if self.is_parquet:
+            with pyarrow.parquet.ParquetFile(self.path, memory_map=True) as file:
+                for batch in file.iter_batches(_BATCH, columns=names):
+                    yield {x: pa.chunked_array([batch.column(x)]) for x in names}
+            return
+        with pyarrow.csv.open_csv(
+            self.path, *self._options(), self._as_bytes(columns)
+        ) as reader:
+            for batch in reader:
+                yield {x: pa.chunked_array([batch.column(x)]) for x in names}
+
     def _schema(self) -> pa.Schema:
         if self.is_parquet:
             with pyarrow.parquet.ParquetFile(self.path) as file:
@@ -113,12 +148,16 @@ class Table:
         return reading, parsing
 
     def _csv(self, columns: Sequence[str]) -> pa.Table:
-        # As bytes, so that a text that is not UTF-8 can be found, row by row.
+        return pyarrow.csv.read_csv(
+            self.path, *self._options(), self._as_bytes(columns)
+        )
+
+    def _as_bytes(self, columns: Sequence[str]) -> pyarrow.csv.ConvertOptions:
+        # So that a text that is not UTF-8 can be found, row by row.
         types = {name: pa.large_binary() for name in columns}
-        converting = pyarrow.csv.ConvertOptions(
+        return pyarrow.csv.ConvertOptions(
             include_columns=list(columns), column_types=types
         )
-        return pyarrow.csv.read_csv(self.path, *self._options(), converting)
 
     def _parquet(self, columns: Sequence[str]) -> pa.Table:
         return pyarrow.parquet.read_table(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,14 @@ CHUNK_BYTES = (
 )  # that some steps' arrays may need; the next ones are read meanwhile
 
 
+class Begun(NamedTuple):
+    """An epoch of which some steps are over."""
+
+    step: int  # how many
+    carry: Carry
+    traces: Sequence[Any]  # of these steps, in parts
+
+
 def train_epoch(
     recipe: Recipe,
     graphdef: Any,
@@ -29,8 +37,10 @@ def train_epoch(
     labels: np.ndarray,
     key: jax.Array,
     epoch: int,
+    begun: Begun | None = None,
+    on_chunk: Callable[[int, Carry, list[Any]], None] | None = None,
 ) -> tuple[Carry, Any]:
-    """All steps of one epoch.
+    """All steps of one epoch, or those that are left.
 
     Args:
       recipe: what is compiled.
@@ -41,31 +51,37 @@ def train_epoch(
       labels: (N,) int32, -1 on unlabeled items.
       key: of the draws and views.
       epoch: from 0.
+      begun: the steps that are over; the epoch then goes on from its carry.
+      on_chunk: called between chunks with the number of steps that are over or under
+        way, their carry, and traces of all of them in parts.
 
     Returns:
       The carry after the last step, and the traces of all steps.
     """
-    traces = []
-    for chunk in _chunks(recipe, inputs, labels, key):
+    step, traces = 0, []
+    if begun is not None:
+        step, carry, traces = begun.step, begun.carry, list(begun.traces)
+    for chunk in _chunks(recipe, inputs, labels, key, step):
         # Returns before the steps are done: the next chunk is read in the meantime.
         carry, seen = run_steps(
             recipe, graphdef, carry, chunk, jnp.float32(epoch), constants
         )
         traces.append(seen)
-    whole = traces[0] if len(traces) == 1 else _joined(traces)
-    return jax.block_until_ready((carry, whole))
+        step += len(chunk.number)
+        if on_chunk is not None and step < recipe.steps:
+            jax.block_until_ready(traces[:-1])  # else this loop would be far ahead
+            on_chunk(step, carry, traces)
+    return jax.block_until_ready((carry, joined(traces)))
 
 
 def _chunks(
-    recipe: Recipe, inputs: Inputs, labels: np.ndarray, key: jax.Array
+    recipe: Recipe, inputs: Inputs, labels: np.ndarray, key: jax.Array, first: int = 0
 ) -> Iterator[Chunk]:
     batch, steps = recipe.config.batch_size, recipe.steps
-    # Every process draws the same rows.
-    rows, keys = _drawn(key, jnp.asarray(labels >= 0), steps, batch)
-    rows = np.asarray(rows)
+    rows, keys = rows_of_epoch(recipe, labels, key)
     columns = parallel.own_rows(batch, recipe.mesh)
-    size = steps_at_once(inputs.bytes_of_rows(len(columns)), steps)
-    for start in range(0, steps, size):
+    size = chunk_size(recipe, inputs)
+    for start in range(first, steps, size):
         some = slice(start, start + size)
         arrays = inputs.read(rows[some], keys[some], columns)
         yield Chunk(
@@ -75,6 +91,21 @@ def _chunks(
             parallel.divide(labels[rows[some][:, columns]], batch, recipe.mesh, axis=1),
             keys[some],
         )
+
+
+def rows_of_epoch(
+    recipe: Recipe, labels: np.ndarray, key: jax.Array
+) -> tuple[np.ndarray, jax.Array]:
+    """The rows (S, B) that an epoch draws, the same in every process, and keys (S,)."""
+    mask = jnp.asarray(labels >= 0)
+    rows, keys = _drawn(key, mask, recipe.steps, recipe.config.batch_size)
+    return np.asarray(rows), keys
+
+
+def chunk_size(recipe: Recipe, inputs: Inputs) -> int:
+    """Steps of a chunk; of the last one maybe fewer."""
+    columns = parallel.own_rows(recipe.config.batch_size, recipe.mesh)
+    return steps_at_once(inputs.bytes_of_rows(len(columns)), recipe.steps)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -91,5 +122,8 @@ def steps_at_once(bytes_of_a_step: int, steps: int) -> int:
     return -(-steps // parts)
 
 
-def _joined(traces: list[Any]) -> Any:
+def joined(traces: list[Any]) -> Any:
+    """Traces of parts of an epoch as those of all their steps."""
+    if len(traces) == 1:
+        return traces[0]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *traces)

@@ -85,6 +85,18 @@ def optimizer_of(
     return optax.with_extra_args_support(chain)
 
 
+def program_of(recipe: Recipe, params: Any, opt_state: Any) -> str:
+    """The optimizer's update as text: what it does, whatever it is called."""
+    number = len(recipe.method.objective_names)
+    lead = () if recipe.summed else (number,)
+    gradients = jax.tree.map(
+        lambda p: jax.ShapeDtypeStruct((*lead, *p.shape), p.dtype), params
+    )
+    losses = jax.ShapeDtypeStruct((number,), jnp.float32)
+    update = jax.jit(recipe.optimizer.update)
+    return update.lower(gradients, opt_state, params, value=losses).as_text()
+
+
 def _is_kernel(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
 

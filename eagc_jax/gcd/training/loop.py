@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -30,13 +31,17 @@ from eagc_jax.gcd.training.building import (
     number_of_classes,
     reference_part,
 )
-from eagc_jax.gcd.training.chunks import train_epoch
+from eagc_jax.gcd.training.checkpoints import Checkpoints, facts, keeper
+from eagc_jax.gcd.training.checkpoints.manifest import Place
+from eagc_jax.gcd.training.checkpoints.state import Inside
+from eagc_jax.gcd.training.chunks import Begun, train_epoch
 from eagc_jax.gcd.training.epoch import (
     Carry,
     Constants,
     Recipe,
     merge,
     optimizer_of,
+    program_of,
 )
 from eagc_jax.gcd.training.evaluating import (
     Evaluation,
@@ -48,7 +53,7 @@ from eagc_jax.gcd.training.evaluating import (
 from eagc_jax.gcd.training.model import DiscoveryModel
 from eagc_jax.gcd.training.recording import record
 from eagc_jax.gcd.training.settings import FeatureCoordination, TrainConfig
-from eagc_jax.gcd.training.warm import warm_up
+from eagc_jax.gcd.training.warm import first_carry, warm_up
 from eagc_jax.gcd.training.whole import WholeData
 
 __all__ = ["Evaluation", "FeatureCoordination", "TrainConfig", "TrainingRun"]
@@ -85,11 +90,16 @@ class TrainingRun:
         `eagc_jax.gcd.training.parallel.data_mesh()`; None for one device. Every process
         makes the same run, and ends up with the same history.
       name: of the run in tables and figures.
+      checkpoints: the folder in which the run is saved, or how often as well. A run with
+        the same settings that is made with the same folder, in another process, goes on
+        where that was; on a CPU it ends with the same bits.
 
     Raises:
+      OSError: the checkpoints' folder can't be written, or is in use.
       ValueError: the items do not fit the backbone, the batch is larger than the data
         set or no multiple of the devices, the reference or the pool has another frozen
-        prefix, the number of classes is missing, or processes have different runs.
+        prefix, the number of classes is missing, processes have different runs, or the
+        checkpoints are another run's or damaged.
 
     Examples:
       >>> from eagc_jax import sum_objectives
@@ -122,15 +132,17 @@ class TrainingRun:
         num_classes: int | None = None,
         mesh: Mesh | None = None,
         name: str = "run",
+        checkpoints: Checkpoints | str | os.PathLike | None = None,
     ):
         method = SimGCD() if method is None else method
         if mesh is not None and jax.process_count() > 1:  # before anything can differ
             parallel.check_same(
                 {f"config.{k}": v for k, v in dataclasses.asdict(config).items()}
                 | {"method": method, "coordination": coordination}
-                | {"data": _digest_of(records), "views": parallel.digest(pool)}
+                | {"data": facts.of_records(records), "views": parallel.digest(pool)}
                 | {"features": parallel.digest(features)}
-                | {"backbone": _digest(backbone), "reference": _digest(reference)}
+                | {"backbone": facts.of_model(backbone)}
+                | {"reference": facts.of_model(reference)}
             )
         _check_sizes(config, records, mesh)
         self.config = config
@@ -165,8 +177,15 @@ class TrainingRun:
         )
         self._whole = WholeData(self._inputs, self._graphdef, mesh)
         self._carry = self._first_carry(params)
+        self._begun = config.warm_start is None  # or is the warm start still to come?
+        self._inside: Inside | None = None  # of an epoch that was interrupted
         self.evaluation = self._evaluate()
         self.pretrained_features = self.evaluation.features
+        given = backbone, reference, pool, features, neighbours, aggregator
+        self._keeper = keeper.of(checkpoints, lambda: facts.of_run(self, *given))
+        self._keeper.restore(self)
+        if self.history.epochs:
+            self.evaluation = self._evaluation_after(len(self.history.epochs))
 
     def _recipe_of(
         self,
@@ -205,14 +224,7 @@ class TrainingRun:
         """Raises ValueError where processes have other aggregators: other programs."""
         if self._mesh is None or jax.process_count() == 1:
             return
-        number = len(self.method.objective_names)
-        lead = () if self._recipe.summed else (number,)
-        gradients = jax.tree.map(
-            lambda p: jax.ShapeDtypeStruct((*lead, *p.shape), p.dtype), params
-        )
-        losses = jax.ShapeDtypeStruct((number,), jnp.float32)
-        update = jax.jit(self._recipe.optimizer.update)
-        program = update.lower(gradients, opt_state, params, value=losses).as_text()
+        program = program_of(self._recipe, params, opt_state)
         parallel.check_same({"aggregator": parallel.digest(program)})
 
     def _first_coordinator(self, params: Any) -> features.CoordinatorState | None:
@@ -246,34 +258,46 @@ class TrainingRun:
         return self._own(self._carry.method)
 
     def __iter__(self) -> Iterator[int]:
-        """Trains the epochs that are left; yields the number of each finished one."""
-        if not self.history.epochs and self.config.warm_start is not None:
-            self._carry = self._warmed()
-        for epoch in range(len(self.history.epochs), self.config.epochs):
-            started = time.perf_counter()
-            # Assigned only when it is over: an interrupt leaves the last finished
-            # epoch's model.
-            carry, traces = self._train_epoch(epoch)
-            seconds = time.perf_counter() - started
-            self._carry = self._between_epochs(carry, epoch + 1)
-            due = (epoch + 1) % self.config.evaluate_every == 0
-            last = epoch + 1 == self.config.epochs
-            self.evaluation = self._evaluate() if due or last else not_evaluated()
-            record(
-                self.history,
-                self._own(traces),
-                self.evaluation,
-                self._own(self._carry.opt_state),
-            )
-            self.history.seconds.append(time.perf_counter() - started)
-            self.history.step_seconds.append(seconds / self._recipe.steps)
-            self.history.epochs.append(epoch + 1)
-            yield epoch + 1
+        """Trains the epochs that are left; yields the number of each finished one.
+
+        With checkpoints, Ctrl-C and SIGTERM end it as soon as a state is whole and saved.
+        """
+        with self._keeper.at_work(self):
+            if not self._begun:
+                self._carry = self._warmed()
+                self._begun, self._inside = True, None
+                self._keeper.over(self)
+            for epoch in range(len(self.history.epochs), self.config.epochs):
+                self._one_epoch(epoch)
+                self._keeper.over(self)
+                with self._keeper.outside():
+                    yield epoch + 1
+
+    def _one_epoch(self, epoch: int) -> None:
+        started = time.perf_counter()
+        # Assigned only when it is over: an interrupt leaves the last finished epoch's
+        # model.
+        carry, traces = self._train_epoch(epoch)
+        seconds = time.perf_counter() - started
+        self._carry = self._between_epochs(carry, epoch + 1)
+        self._inside = None
+        self.evaluation = self._evaluation_after(epoch + 1)
+        record(
+            self.history,
+            self._own(traces),
+            self.evaluation,
+            self._own(self._carry.opt_state),
+        )
+        self.history.seconds.append(time.perf_counter() - started)
+        self.history.step_seconds.append(seconds / self._recipe.steps)
+        self.history.epochs.append(epoch + 1)
+
+    def _evaluation_after(self, epochs: int) -> Evaluation:
+        due = epochs % self.config.evaluate_every == 0 or epochs == self.config.epochs
+        return self._evaluate() if due else not_evaluated()
 
     def _warmed(self) -> Carry:
-        carry = warm_up(
-            self._recipe, self._graphdef, self._carry, self._constants, self
-        )
+        carry = warm_up(self._recipe, self._graphdef, self._carry, self)
         carry = parallel.replicate(carry, self._mesh)
         if self._recipe.coordination is None:
             return carry
@@ -283,17 +307,38 @@ class TrainingRun:
         state = self._first_coordinator(carry.params)
         return carry._replace(coordinator=parallel.replicate(state, self._mesh))
 
-    def _train_epoch(self, epoch: int) -> tuple[Carry, measures.Trace]:
+    def _train_epoch(
+        self, epoch: int, recipe: Recipe | None = None, carry: Carry | None = None
+    ) -> tuple[Carry, measures.Trace]:
+        """An epoch of training, from where it was interrupted; or of a warm start."""
+        warm, begun, inside = recipe is not None, None, self._inside
+        if inside is not None and inside.place.step:
+            begun = Begun(inside.place.step, inside.carry, inside.traces or ())
+
+        def on_chunk(number: int, carry: Carry, traces: list[Any]) -> None:
+            place = Place(not warm, epoch, number)
+            self._keeper.inside(self, Inside(place, carry, traces))
+
         return train_epoch(
-            self._recipe,
+            self._recipe if recipe is None else recipe,
             self._graphdef,
-            self._carry,
+            self._carry if carry is None else carry,
             self._constants,
             self._inputs,
             self.records.labels,
-            jax.random.fold_in(self._key, epoch),
+            self._key_of(epoch, warm=warm),
             epoch,
+            begun,
+            on_chunk,
         )
+
+    def _key_of(self, epoch: int, *, warm: bool = False) -> jax.Array:
+        """Of an epoch's draws; a warm start has others than training."""
+        key = jax.random.fold_in(self._key, epoch)
+        return jax.random.fold_in(key, 1) if warm else key
+
+    def _first_warm_carry(self) -> Carry:
+        return first_carry(self._recipe, self._carry)
 
     def _between_epochs(self, carry: Carry, epoch: int) -> Carry:
         """A conceptor of the student's features, where one is due; the method's turn."""
@@ -334,17 +379,6 @@ class TrainingRun:
     def _evaluate(self) -> Evaluation:
         clusters, found = self.assign()
         return evaluate(self.records, found, clusters)
-
-
-def _digest(backbone: Any) -> str:
-    arrays = None if backbone is None else nnx.to_pure_dict(nnx.state(backbone))
-    return parallel.digest(arrays)
-
-
-def _digest_of(records: Records) -> str:
-    """Of the labels and, where they are an array, the items."""
-    items = getattr(records.items, "array", None)
-    return parallel.digest((items, records.labels, records.truth))
 
 
 def _check_sizes(config: TrainConfig, records: Records, mesh: Mesh | None) -> None:

@@ -54,6 +54,32 @@ def decided(opt_state: Any, number: int) -> jax.Array:
     return found[0].values
 
 
+def shapes(steps: int, number: int, parameters: int, layers: int) -> Trace:
+    """Of the traces of some steps, in front: `Trace` with K, L and G.
+
+    Args:
+      steps: S.
+      number: K.
+      parameters: L; 0 where raw gradients are never measured.
+      layers: G.
+    """
+
+    def of(*shape: int) -> Any:
+        return jax.ShapeDtypeStruct((steps, *shape), jnp.float32)
+
+    return Trace(
+        losses=of(number),
+        gradient_deviation=of(),
+        gradient_norms=of(number, parameters),
+        cosines=of(parameters),
+        gates=of(number, layers),
+        labeled_reference=of(),
+        projection_quantiles=of(5),
+        removed=of(),
+        added=of(),
+    )
+
+
 def layer_names(params: dict[str, Any]) -> tuple[str, ...]:
     """Of the L parameter tensors, in the trace's order."""
     return tuple(named_leaves(params))

@@ -22,13 +22,13 @@ def record(
     history.accuracy.append(evaluation.accuracy)
     for k, objective in enumerate(history.objective_names):
         history.losses[objective].append(float(traces.losses[:, k].mean()))
-    _record_decisions(history, opt_state)
+    record_decisions(history, opt_state)
     history.subspace_overlap.append(evaluation.subspace_overlap)
     history.traces.append(traces)
 
 
-def _record_decisions(history: RunHistory, opt_state: Any) -> None:
-    """Gates, weights or projections: the first decision of the chain."""
+def record_decisions(history: RunHistory, opt_state: Any) -> None:
+    """Appends gates, weights or projections: the first decision of the chain."""
     found = diagnostics.decisions(opt_state)
     if not found:
         return

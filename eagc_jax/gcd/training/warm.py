@@ -10,21 +10,20 @@ import numpy as np
 from flax import nnx
 
 from eagc_jax.gcd.clustering import semi_supervised_kmeans
-from eagc_jax.gcd.training.chunks import train_epoch
-from eagc_jax.gcd.training.epoch import Carry, Constants, Recipe, merge, optimizer_of
+from eagc_jax.gcd.training.checkpoints.manifest import Place
+from eagc_jax.gcd.training.checkpoints.state import Inside
+from eagc_jax.gcd.training.epoch import Carry, Recipe, merge, optimizer_of
 
 if TYPE_CHECKING:
     from eagc_jax.gcd.training.loop import TrainingRun
 
 
-def warm_up(
-    recipe: Recipe, graphdef: Any, carry: Carry, constants: Constants, run: TrainingRun
-) -> Carry:
+def warm_up(recipe: Recipe, graphdef: Any, carry: Carry, run: TrainingRun) -> Carry:
     """The carry to start from: parameters that were trained, the rest as at first."""
     settings = recipe.config.warm_start
     assert settings is not None
     if settings.epochs:
-        params = _trained(recipe, graphdef, carry, constants, run, settings.epochs)
+        params = _trained(recipe, carry, run, settings.epochs)
         carry = carry._replace(params=params)
     if settings.prototypes:
         params = _with_prototypes(graphdef, carry.params, run, settings.restarts)
@@ -32,28 +31,35 @@ def warm_up(
     return carry
 
 
-def _trained(recipe, graphdef, carry, constants, run, epochs: int) -> Any:
+def first_carry(recipe: Recipe, carry: Carry) -> Carry:
+    """What a warm start begins with: the run's carry, with its own optimizer's state."""
+    state = jax.jit(_recipe_of(recipe).optimizer.init)(carry.params)
+    return carry._replace(opt_state=state, coordinator=None)
+
+
+def _recipe_of(recipe: Recipe) -> Recipe:
+    """That of a run, with the warm objectives, whose sum has a cosine of its own."""
+    assert recipe.config.warm_start is not None
+    epochs = recipe.config.warm_start.epochs
     config = dataclasses.replace(recipe.config, log_every=0)
-    optimizer = optimizer_of(config, None, recipe.steps, epochs)
-    recipe = recipe._replace(
-        config=config, optimizer=optimizer, summed=True, coordination=None, warm=True
+    return recipe._replace(
+        config=config,
+        optimizer=optimizer_of(config, None, recipe.steps, epochs),
+        summed=True,
+        coordination=None,
+        warm=True,
     )
-    carry = carry._replace(
-        opt_state=jax.jit(optimizer.init)(carry.params), coordinator=None
-    )
-    for epoch in range(epochs):
-        # Other draws than those of training.
-        key = jax.random.fold_in(jax.random.fold_in(run._key, epoch), 1)
-        carry, _ = train_epoch(
-            recipe,
-            graphdef,
-            carry,
-            constants,
-            run._inputs,
-            run.records.labels,
-            key,
-            epoch,
-        )
+
+
+def _trained(recipe: Recipe, carry: Carry, run: TrainingRun, epochs: int) -> Any:
+    first, inside = 0, run._inside
+    carry = first_carry(recipe, carry)
+    if inside is not None:
+        first, carry = inside.place.epoch, inside.carry
+    for epoch in range(first, epochs):
+        carry, _ = run._train_epoch(epoch, _recipe_of(recipe), carry)
+        run._inside = Inside(Place(False, epoch + 1), carry)
+        run._keeper.inside(run, run._inside)
     return carry.params
 
 

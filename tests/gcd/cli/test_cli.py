@@ -5,6 +5,7 @@ import io
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
@@ -71,12 +72,17 @@ def test_discover_prints_what_it_found(place, capsys):
     assert len(assignment_of("run")) == clouds.ROWS
 
 
-def test_without_quick_it_says_what_is_not_done(place, capsys):
-    assert eagc("discover", clouds.write(place), "--num-classes=4") == 0
-    assert "this is the first answer, as with --quick" in capsys.readouterr().out
+def test_without_quick_it_rehearses_trains_and_says_what_it_took(place, capsys):
+    # With two known classes nothing can be rehearsed.
+    options = ("--num-classes=4", "--cache=kept")
+    assert eagc("discover", clouds.write(place), *options) == 0
+    told = capsys.readouterr().out
+    for part in ("first answer after", "trained for 20 epochs", "not rehearsed"):
+        assert part in told
     assert len(assignment_of("clouds-run")) == clouds.ROWS
-    assert eagc("discover", clouds.write(place), "--num-classes=4") == 0
-    assert len(assignment_of("clouds-run-2")) == clouds.ROWS  # nothing is overwritten
+    assert eagc("discover", clouds.write(place), *options) == 0
+    again = assignment_of("clouds-run-2")  # nothing is overwritten
+    assert again == assignment_of("clouds-run")
 
 
 def test_the_settings_give_the_run_back(place, capsys):
@@ -89,7 +95,8 @@ def test_the_settings_give_the_run_back(place, capsys):
     more = ("--settings=run/settings.json", "--num-classes=3", "--out=other")
     assert eagc("discover", *more) == 0
     assert "3 classes, as given" in capsys.readouterr().out
-    assert eagc("discover", "clouds.npy", "--num-classes=2", "--out=known") == 0
+    options = ("--quick", "--num-classes=2", "--out=known")
+    assert eagc("discover", "clouds.npy", *options) == 0
     assert "no novel clusters; if you expect" in capsys.readouterr().out
 
 
@@ -190,14 +197,21 @@ def test_pretrain_passes_its_options_on(capsys, monkeypatch):
     assert "dataset must be one of digits" in capsys.readouterr().err
 
 
-def test_an_interrupt_leaves_nothing(place, capsys, monkeypatch):
+def test_an_interrupt_says_how_to_go_on(place, capsys, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(backbones, "embed", interrupted)
-    assert eagc("discover", clouds.write(place), *QUICK, "--out=run") == 130
-    assert "interrupted" in capsys.readouterr().err
-    assert not pathlib.Path("run").exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(backbones, "embed", interrupted)
+        assert eagc("discover", clouds.write(place), *QUICK, "--out=run") == 130
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("interrupted; what is finished is kept in run")
+    program, *arguments = shlex.split(told[1])
+    assert program == "eagc"
+    assert not pathlib.Path("run/assignment.csv").exists()
+    assert eagc(*arguments) == 0
+    assert len(assignment_of("run")) == clouds.ROWS
+    assert not pathlib.Path("run/checkpoints").exists()
 
 
 @pytest.mark.parametrize(
@@ -205,7 +219,7 @@ def test_an_interrupt_leaves_nothing(place, capsys, monkeypatch):
     [
         (["discover", "--no-such-option"], "Unrecognized options: --no-such-option"),
         (["nothing"], "Available subcommands: discover"),
-        ([], "Expected one of {discover, embed"),
+        ([], "Expected one of {discover, "),
         (["discover", "x", "--seed=no"], "--seed: invalid literal for int"),
         (["discover", "x", "--on-bad-item=no"], "'raise', 'skip'"),
         (["embed", "x"], "--out FILE"),
@@ -226,7 +240,7 @@ def test_help_is_no_error(capsys):
     assert "discover" in capsys.readouterr().out
     assert eagc("discover", "--help") == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "eagc discover tickets.csv --quick" in told
+    assert "eagc discover tickets.csv --budget 5m" in told
     assert "noqa" not in told
 
 
@@ -270,7 +284,17 @@ def test_every_option_reaches_its_setting():
             *("discover", "data", "--quick", "--num-classes", "77", "--seed", "3"),
             *("--truth-column", "category", "--text-column", "words", "--cache", "c"),
             *("--path-column", "None", "--label-column", "kind", "--out", "run"),
-            *("--backbone", "vit", "--weights", "w.pth", "--on-bad-item", "skip"),
+            *("--budget", "5m", "--coordinators", "upgrad", "eagc", "--no-rehearsal"),
+            *(
+                "--rehearsals",
+                "4",
+                "--backbone",
+                "vit",
+                "--weights",
+                "w.pth",
+                "--on-bad-item",
+                "skip",
+            ),
         ]
     )
     assert (found.source.data, found.source.truth_column) == ("data", "category")
@@ -278,6 +302,8 @@ def test_every_option_reaches_its_setting():
     assert (found.source.label_column, found.source.on_bad_item) == ("kind", "skip")
     assert (found.backbone.name, found.backbone.weights) == ("vit", "w.pth")
     assert (found.clustering.num_classes, found.seed, found.quick) == (77, 3, True)
+    assert (found.budget, found.coordinators) == ("5m", ("upgrad", "eagc"))
+    assert (found.rehearsals, found.no_rehearsal) == (4, True)
     assert (found.out, found.cache) == (pathlib.Path("run"), pathlib.Path("c"))
 
 

@@ -6,12 +6,11 @@ import pathlib
 
 import pytest
 
-from eagc_jax.gcd import backbones, cli
-from eagc_jax.gcd.discover import ClusteringSettings, DiscoverSettings, discover
+from eagc_jax.gcd import ClusteringSettings, DiscoverSettings, backbones, cli, discover
 from tests.gcd import clouds
 from tests.gcd.bad_input import write_photos
 
-FOUR = DiscoverSettings(clustering=ClusteringSettings(num_classes=4))
+FOUR = DiscoverSettings(clustering=ClusteringSettings(num_classes=4), quick=True)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +53,7 @@ def test_photos_of_a_run(capsys):
         return [image.mean((0, 1)) / 255.0 for image in images]
 
     network = backbones.callable_backbone(colours, "image", 3, version="1")
-    three = DiscoverSettings(clustering=ClusteringSettings(num_classes=3))
+    three = DiscoverSettings(clustering=ClusteringSettings(num_classes=3), quick=True)
     found = discover(write_photos("photos"), three, backbone=network, out="run")
     assert eagc("export", "run", "--to=folders", "--out=sorted", "--copy") == 0
     assert "sorted: 15 items" in capsys.readouterr().out

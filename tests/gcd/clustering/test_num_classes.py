@@ -15,7 +15,9 @@ def blobs(number, known, size=600):
     return rows.astype(np.float32), labels
 
 
-@pytest.mark.parametrize("method", ["information", "accuracy", "stability"])
+@pytest.mark.parametrize(
+    "method", ["neighbours", "information", "accuracy", "stability"]
+)
 def test_separated_classes_are_counted(method):
     rows, labels = blobs(12, 6)
     found = estimate_num_classes(rows, labels, method=method)
@@ -30,7 +32,8 @@ def test_the_same_key_gives_the_same_and_a_sample_suffices(monkeypatch):
     monkeypatch.setattr(num_classes, "_ROWS", 400)
     monkeypatch.setattr(num_classes, "_ROWS_PER_CLASS", 1)
     one, two = (
-        estimate_num_classes(rows, labels, key=jax.random.key(5)) for _ in range(2)
+        estimate_num_classes(rows, labels, method="information", key=jax.random.key(5))
+        for _ in range(2)
     )
     assert one[:3] == two[:3]
     np.testing.assert_array_equal(one.curve, two.curve)
@@ -39,8 +42,19 @@ def test_the_same_key_gives_the_same_and_a_sample_suffices(monkeypatch):
 
 def test_two_known_classes_and_bounds():
     rows, labels = blobs(5, 2)
-    found = estimate_num_classes(rows, labels, minimum=3, maximum=9)
+    found = estimate_num_classes(rows, labels, minimum=3, maximum=9, method="accuracy")
     assert found.curve[[0, -1], 0].tolist() == [3, 9]
+
+
+def test_of_neighbours_bounds_and_known_classes_hold():
+    rows, labels = blobs(12, 6)
+    found = estimate_num_classes(rows, labels, minimum=7, maximum=9)
+    assert (found.low, found.high) == (9, 9) or 7 <= found.low <= found.high <= 9
+    every = estimate_num_classes(rows, np.maximum(labels, 0) * 0 + np.arange(600) % 3)
+    assert every[:3] == (3, 3, 3)
+    one, two = (estimate_num_classes(rows, labels) for _ in range(2))
+    assert one[:3] == two[:3]
+    assert one.low <= 12 <= one.high
 
 
 def test_trials_hide_each_class_once_and_renumber_the_others():

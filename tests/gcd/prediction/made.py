@@ -7,12 +7,12 @@ import tempfile
 
 import numpy as np
 
-from eagc_jax.gcd import prediction
-from eagc_jax.gcd.discover import (
+from eagc_jax.gcd import (
     ClusteringSettings,
     DiscoverSettings,
     SourceSettings,
     discover,
+    prediction,
 )
 from eagc_jax.gcd.methods import SimGCD, VanillaGCD
 from eagc_jax.gcd.runs.settings import RunSettings
@@ -50,6 +50,7 @@ def discovered(run="first", num_classes=4):
             SourceSettings(str(path)),
             clustering=ClusteringSettings(num_classes=num_classes),
             run=RUNS[run],
+            quick=RUNS[run] is None,
         )
         found = discover(settings)
         # The file is gone afterwards.

@@ -45,6 +45,7 @@ def test_wrong_names_and_options(toy):
 def test_the_issues_data_sets_are_there():
     assert set(sources.benchmarks()) == {
         "banking77",
+        "banking77-sample",
         "cifar10",
         "cifar100",
         "clinc150",

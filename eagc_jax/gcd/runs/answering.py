@@ -1,0 +1,104 @@
+"""How items are answered for: the first answer, a training run, what it says."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import jax
+import numpy as np
+
+from eagc_jax.gcd import clustering
+from eagc_jax.gcd.backbones import Backbone
+from eagc_jax.gcd.clustering import Clustering
+from eagc_jax.gcd.runs.choices import ClusteringSettings
+from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.sources import Records
+from eagc_jax.gcd.training.loop import TrainingRun
+
+
+def first_answer(
+    features: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    settings: ClusteringSettings,
+    seed: int,
+) -> Clustering:
+    """Semi-supervised k-means on the features.
+
+    Args:
+      features: (N, D) floats.
+      labels: (N,) integers, -1 where there is none.
+      num_classes: known plus novel classes.
+      settings: of k-means; their own number of classes plays no part.
+      seed: of its starts.
+
+    Returns:
+      The clustering; known classes are its first clusters.
+    """
+    return clustering.semi_supervised_kmeans(
+        jax.random.key(seed),
+        features,
+        num_classes,
+        labels,
+        labels >= 0,
+        restarts=settings.restarts,
+        max_iterations=settings.max_iterations,
+        balanced=settings.balanced,
+    )
+
+
+def start(
+    settings: RunSettings,
+    records: Records,
+    network: Backbone | None,
+    features: np.ndarray,
+    *,
+    num_classes: int,
+    neighbours: np.ndarray | None = None,
+    cache: str | os.PathLike | None = None,
+    name: str = "discover",
+    checkpoints: str | os.PathLike | None = None,
+) -> TrainingRun:
+    """A run on the items where blocks of the backbone train, else on their features.
+
+    Args:
+      settings: of the run.
+      records: the items.
+      network: the backbone; needed where its blocks train, or for augmented views.
+      features: (N, D), of the frozen backbone.
+      num_classes: known plus novel classes.
+      neighbours: (N, k), each item's nearest others; None to find them where they count.
+      cache: folder in which neighbours and features of views are kept, or None.
+      name: of the run.
+      checkpoints: folder in which it is saved, to go on from there; or None.
+
+    Returns:
+      The run, to iterate over.
+
+    Raises:
+      ValueError: blocks should train, and the backbone has none; or as `RunSettings`.
+    """
+    more: dict[str, Any] = {"num_classes": num_classes, "name": name}
+    more["checkpoints"] = checkpoints
+    if settings.training.trains != "blocks":
+        more |= {"features": features, "neighbours": neighbours, "cache": cache}
+        return settings.start(records, network, **more)
+    if network is None or not network.depth:
+        raise ValueError(
+            "trains = 'blocks' needs a backbone with blocks, such as a vit; this one "
+            "has none: train an adapter on its features, trains = 'adapter'"
+        )
+    return settings.start(records, network, **more)
+
+
+def after(run: TrainingRun) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features, clusters (those that nobody is in left out) and their centres."""
+    clusters, features = run.assign()
+    labels = run.records.labels
+    clusters = np.where(labels >= 0, labels, clusters)
+    used, clusters = np.unique(clusters, return_inverse=True)
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    centres = np.zeros((len(used), features.shape[1]))
+    np.add.at(centres, clusters, features / np.maximum(lengths, 1e-12))
+    return features, clusters, centres / np.bincount(clusters)[:, None]
