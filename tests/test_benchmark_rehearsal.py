@@ -14,7 +14,7 @@ def test_a_split_is_rehearsed_and_compared_with_the_truth(tmp_path):
         rehearsal.append(path, row)
     read = rehearsal.read(path)
     assert read == found * 2
-    low, expected, high, true = rehearsal.values(read[0], "new")
+    low, expected, high, _ = rehearsal.values(read[0], "new")
     assert low <= expected <= high
     assert "first answer (" in rehearsal.line(read[0])
     read[1] |= {"new_low": "0.9", "new_high": "0.95", "new_true": "0.5"}
