@@ -17,6 +17,8 @@ from eagc_jax.gcd.cli.doctor import Doctor
 from eagc_jax.gcd.cli.embed import Embed
 from eagc_jax.gcd.cli.estimate_classes import EstimateClasses
 from eagc_jax.gcd.cli.export import Export
+from eagc_jax.gcd.cli.label import Label
+from eagc_jax.gcd.cli.page import Page
 from eagc_jax.gcd.cli.predict import Predict
 from eagc_jax.gcd.cli.pretrain import Pretrain
 from eagc_jax.gcd.cli.rehearse import Rehearse
@@ -66,6 +68,8 @@ def parse(arguments: Sequence[str]) -> Command:
         "cache": Annotated[Cache, tyro.conf.subcommand("cache")],
         "doctor": Annotated[Doctor, tyro.conf.subcommand("doctor")],
         "predict": Annotated[Predict, tyro.conf.subcommand("predict")],
+        "page": Annotated[Page, tyro.conf.subcommand("page")],
+        "label": Annotated[Label, tyro.conf.subcommand("label")],
         "pretrain": Annotated[Pretrain, tyro.conf.subcommand("pretrain")],
         "compare": Annotated[Compare, tyro.conf.subcommand("compare")],
         "train": Annotated[Train, tyro.conf.subcommand("train", default=train)],
