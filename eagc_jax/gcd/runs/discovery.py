@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -23,7 +24,7 @@ from eagc_jax.gcd.runs.choices import (
 )
 from eagc_jax.gcd.runs.history import RunHistory
 from eagc_jax.gcd.runs.plain import from_plain, to_plain
-from eagc_jax.gcd.runs.reading import read_json
+from eagc_jax.gcd.runs.reading import member, read_bytes, read_json
 from eagc_jax.gcd.runs.settings import RunSettings
 from eagc_jax.gcd.sources import BadItem, Records
 from eagc_jax.gcd.sources.strings import shown
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from eagc_jax.gcd.prediction import Prediction, Predictor
 
 _ENTRY = "discover"  # of settings.json
+SKIPPED_FILE = "skipped.csv"
+_SKIPPED_MOST = 2**30  # bytes of it that are read
 REHEARSAL_FILE = "rehearsal.json"
 DECISIONS_FILE = "decisions.json"
 HISTORY_FILE = "history.json"
@@ -121,7 +124,7 @@ class Discovery:
             self.assignment.write(partial)
             rows = [(bad.item, bad.reason) for bad in self.skipped]
             skipped = "".join(csv_lines(("id", "reason"), rows))
-            _write(partial / "skipped.csv", skipped)
+            _write(partial / SKIPPED_FILE, skipped)
             _write_json(partial / "summary.json", self.summary())
             settings = {run_folder.MARK: run_folder.OURS, **as_entry(self.settings)}
             _write_json(partial / run_folder.SETTINGS_FILE, settings)
@@ -232,7 +235,7 @@ def read_settings(path: str | os.PathLike) -> DiscoverSettings:
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        path /= run_folder.SETTINGS_FILE
+        path = member(path, run_folder.SETTINGS_FILE)
     found = read_json(path)
     if _ENTRY not in found:
         raise ValueError(
@@ -251,14 +254,17 @@ def read_skipped(folder: str | os.PathLike) -> tuple[BadItem, ...]:
     Raises:
       ValueError: the file has other columns.
     """
-    path = pathlib.Path(folder) / "skipped.csv"
+    path = member(folder, SKIPPED_FILE)
     if not path.is_file():
         return ()
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = csv.reader(file)
+    text = read_bytes(path, most=_SKIPPED_MOST).decode(errors="replace")
+    rows = csv.reader(io.StringIO(text, newline=""))
+    try:
         if next(rows, None) != ["id", "reason"]:
-            raise ValueError(f"{shown(path)} should have the columns id and reason")
+            raise ValueError("should have the columns id and reason")
         return tuple(BadItem(*row[:2]) for row in rows if len(row) > 1)
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{shown(path)}: {error}") from error
 
 
 def _write(path: pathlib.Path, text: str) -> None:

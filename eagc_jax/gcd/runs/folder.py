@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -109,11 +110,20 @@ def in_use(
         with _said_where(folder):
             stack.enter_context(locked(folder))
             if settings is not None:
+                _check_own(folder / CHECKPOINTS)
                 text = json.dumps({MARK: OURS, **settings}, indent=2, allow_nan=False)
                 if not (folder / SUMMARY_FILE).exists():
                     _files.write_text(folder / SETTINGS_FILE, f"{text}\n")
                 _files.write_text(folder / CHECKPOINTS / SETTINGS_FILE, f"{text}\n")
         yield folder
+
+
+def _check_own(folder: pathlib.Path) -> None:
+    if folder.is_symlink():
+        raise FileExistsError(
+            errno.EEXIST,
+            f"{shown(folder)} is a link, to a place that is not this run's",
+        )
 
 
 def to_go_on(path: str | os.PathLike) -> pathlib.Path | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +15,9 @@ from eagc_jax.gcd.evaluation.scores import Scores, score
 from eagc_jax.gcd.runs.assignment import Assignment, printable
 from eagc_jax.gcd.runs.comparison.agreement import Agreement, agree
 from eagc_jax.gcd.runs.comparison.paired import METHOD, PairedAccuracy, paired_accuracy
+from eagc_jax.gcd.runs.folder import SUMMARY_FILE
 from eagc_jax.gcd.runs.plain import to_plain
-from eagc_jax.gcd.runs.reading import read_json
+from eagc_jax.gcd.runs.reading import member, read_json
 from eagc_jax.gcd.runs.reopening import reopen
 from eagc_jax.gcd.sources import BadItem, Records
 from eagc_jax.gcd.sources.strings import shown
@@ -75,7 +75,7 @@ def read_run(folder: str | os.PathLike) -> FoundRun:
     return FoundRun(
         name=str(folder),
         settings=_flat(to_plain(found.settings)),
-        summary=read_json(pathlib.Path(folder) / "summary.json"),
+        summary=read_json(member(folder, SUMMARY_FILE)),
         records=found.records,
         assignment=found.assignment,
         scores=score(found.records, found.assignment.clusters),
