@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 from eagc_jax.gcd.evaluation.rehearsal.result import Interval, Trial
 
@@ -25,7 +26,8 @@ def new_draws(
       each drawn half as often, of which one has no item right and the other all (so that
       few classes that are all right, or all wrong, leave some doubt);
     - which classes are the novel ones: so many are drawn from these;
-    - the run: what the rehearsals' accuracies vary by more than their classes explain.
+    - the run: what the rehearsals' accuracies vary by more than their classes explain, if
+      they vary so much more that it is hardly chance.
 
     Args:
       trials: of one candidate.
@@ -121,6 +123,10 @@ def _of_runs(pairs, draw: np.random.Generator, *, one_more: bool) -> np.ndarray:
     whole = sum(a.sum() for a, _ in pairs) / sum(b.sum() for _, b in pairs)
     means = np.array([a.sum() / b.sum() for a, b in pairs])
     within = [np.sum((a - whole * b) ** 2) / b.sum() ** 2 for a, b in pairs]
-    between = max(float(means.var(ddof=1) - np.mean(within)), 0.0)
+    # Of so few means the variance is itself uncertain: what chance alone would give one
+    # time in twenty is not yet taken for a difference between runs.
+    chance = np.mean(within) * stats.chi2.ppf(0.95, number - 1) / (number - 1)
+    variance = float(means.var(ddof=1))
+    between = variance - np.mean(within) if variance > chance else 0.0
     scale = np.sqrt(between * (1 / number + one_more))
     return scale * draw.standard_normal(_DRAWS)
