@@ -80,7 +80,7 @@ class Discover:
             rehearsals=found.rehearsals,
             coordinators=found.coordinators,
             budget=None if found.budget is None else f"{found.budget:g}s",
-            decisions=found.decisions and pathlib.Path(found.decisions),
+            decisions=pathlib.Path(found.decisions) if found.decisions else None,
             tensorboard=found.tensorboard,
         )
 
