@@ -32,7 +32,7 @@ class CategoryDiscovery(ClusterMixin, BaseEstimator):
 
     Args:
       num_classes: known and novel ones together; None estimates the number, which needs
-        labels of two classes.
+        labels of two classes. Where every row is labeled, there are those classes only.
       training: what follows the first answer: None for nothing, "recommended", or
         settings such as `runs.settings.on_features` makes.
       restarts: of k-means, the best of which counts.
@@ -141,7 +141,7 @@ class CategoryDiscovery(ClusterMixin, BaseEstimator):
     def _settings(self, records: Records) -> DiscoverSettings:
         known, unlabeled = records.num_known, int((~records.labeled_mask).sum())
         number, training = self.num_classes, self.training
-        if number is None and not unlabeled:
+        if not unlabeled:
             number = known
         if number is None and known < 2:
             raise ValueError(

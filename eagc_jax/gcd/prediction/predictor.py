@@ -46,6 +46,7 @@ class Prediction:
     clusters: np.ndarray  # (N,) int32, by the discovery's numbers
     probability: np.ndarray  # (N,) float32, that the category is right
     unlike: np.ndarray  # (N,) bool, unlike anything that the discovery has seen
+    distance: np.ndarray  # (N,) float32, by which that is said; see `Calibration`
     # (N,) int32, the most similar labeled item, by its number; -1 where none is labeled
     nearest: np.ndarray
     similarity: np.ndarray  # (N,) float32, the cosine with it
@@ -156,6 +157,7 @@ class Predictor:
             scored.clusters,
             calibration.probability(scored.likelihoods),
             scored.distances > calibration.threshold,
+            scored.distances,
             scored.examples
             if len(self.example_ids)
             else np.full_like(scored.examples, -1),
