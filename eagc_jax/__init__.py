@@ -1,23 +1,50 @@
 """Energy-aware gradient coordination in JAX: several objectives, one Optax update."""
 
-from eagc_jax import aggregators, diagnostics, features, scaling, weightings
+import importlib
+import importlib.util
+import typing
+
 from eagc_jax._version import __version__
-from eagc_jax.coordinator import eagc
-from eagc_jax.energy import AssessEnergyState, assess_energy
-from eagc_jax.features import ElasticProjectionState, elastic_projection
-from eagc_jax.gating import SoftGateState, minimum_temperature, soft_gate
-from eagc_jax.gradients import (
-    value_and_grads,
-    value_and_grads_at_feature,
-    value_and_grads_by_batch,
-)
-from eagc_jax.gram import cross_gram, gram_matrix
-from eagc_jax.objectives import (
-    AssessedUpdates,
-    stack_objectives,
-    sum_objectives,
-    unstack_objectives,
-)
+
+if typing.TYPE_CHECKING:
+    from eagc_jax import aggregators, diagnostics, features, scaling, weightings
+    from eagc_jax.coordinator import eagc
+    from eagc_jax.energy import AssessEnergyState, assess_energy
+    from eagc_jax.features import ElasticProjectionState, elastic_projection
+    from eagc_jax.gating import SoftGateState, minimum_temperature, soft_gate
+    from eagc_jax.gradients import (
+        value_and_grads,
+        value_and_grads_at_feature,
+        value_and_grads_by_batch,
+    )
+    from eagc_jax.gram import cross_gram, gram_matrix
+    from eagc_jax.objectives import (
+        AssessedUpdates,
+        stack_objectives,
+        sum_objectives,
+        unstack_objectives,
+    )
+
+# Loaded when they are used: the command `eagc` answers `--help` without JAX.
+_PLACES = {
+    "AssessEnergyState": "energy",
+    "AssessedUpdates": "objectives",
+    "ElasticProjectionState": "features",
+    "SoftGateState": "gating",
+    "assess_energy": "energy",
+    "cross_gram": "gram",
+    "eagc": "coordinator",
+    "elastic_projection": "features",
+    "gram_matrix": "gram",
+    "minimum_temperature": "gating",
+    "soft_gate": "gating",
+    "stack_objectives": "objectives",
+    "sum_objectives": "objectives",
+    "unstack_objectives": "objectives",
+    "value_and_grads": "gradients",
+    "value_and_grads_at_feature": "gradients",
+    "value_and_grads_by_batch": "gradients",
+}
 
 __all__ = [
     "AssessEnergyState",
@@ -44,3 +71,17 @@ __all__ = [
     "value_and_grads_by_batch",
     "weightings",
 ]
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name in _PLACES:
+        place = importlib.import_module(f"{__name__}.{_PLACES[name]}")
+        found = globals()[name] = getattr(place, name)
+        return found
+    if not name.startswith("__") and importlib.util.find_spec(f"{__name__}.{name}"):
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

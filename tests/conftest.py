@@ -30,3 +30,11 @@ hypothesis.settings.register_profile(
     print_blob=True,
 )
 hypothesis.settings.load_profile("deterministic")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """What needs a browser is left out by name, not silently."""
+    if "not browser" in (config.option.markexpr or ""):
+        terminalreporter.write_line(
+            "left out: the tests in a browser (marked browser); make browser runs them"
+        )

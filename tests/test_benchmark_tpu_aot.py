@@ -86,6 +86,17 @@ def test_a_slower_machine_has_more_time():
     ]
 
 
+def test_a_row_of_a_busy_hour_is_judged_at_the_pace_of_its_sum():
+    plain = PLAIN | {"pace_seconds": 1.0}
+    row = {"row": NAMES[1], "compile_seconds": 37.0, "collectives": NONE}
+    bound = bounds.BOUNDS["whole"]
+    assert bounds.missed(row, plain, bound) == ["compiles 33.0 s longer (15)"]
+    assert bounds.missed(row | {"pace_seconds": 2.0}, plain, bound) == []
+    row = row | {"pace_seconds": 1.5}
+    assert bounds.missed(row, plain, bound) == ["compiles 20.7 s longer (15)"]
+    assert bounds.missed(row, PLAIN, bound) == ["compiles 33.0 s longer (15)"]
+
+
 def test_bounds_of_other_kinds():
     many = NONE | {"all-reduce": {"count": 9, "bytes": 10**6}}
     row = {"row": "x", "compile_seconds": 34.0, "collectives": many}
@@ -125,7 +136,8 @@ def test_a_row_is_compiled_and_a_bad_one_says_why(monkeypatch):
     assert good["row"] == NAMES[1]
     assert good["collectives"]["all-reduce"]["count"] > 0
     assert all(good["collectives"][kind]["count"] == 0 for kind in bounds.MOVES)
-    assert min(good["compile_seconds"], good["trace_seconds"], good["flops"]) > 0
+    seconds = [good[f"{part}_seconds"] for part in ("compile", "trace", "pace")]
+    assert min(*seconds, good["flops"]) > 0
     assert bad == {"row": wanted[1], "error": "ValueError: not today"}
 
 

@@ -26,6 +26,9 @@ def test_the_core_imports_only_jax_numpy_and_optax():
     code = """
 import sys
 import eagc_jax
+assert "jax" not in sys.modules  # nor this, before something is used
+from eagc_jax import *
+assert "jax" in sys.modules
 heavy = {
     "chex", "equinox", "flax", "hypothesis", "matplotlib", "orbax", "pandas", "PIL",
     "pytest", "rich", "sklearn", "torch", "eagc_jax.gcd",

@@ -15,7 +15,8 @@ Each row is one training step, compiled for the four chips of a ``v5e:2x2``:
 
 Columns: seconds to trace and to compile, and their ratio to those of the plain sum's row
 (same K, placement and dtype, same run); collectives by kind with the bytes that each
-device holds after them; temporary memory; FLOPs of one device. ``bounds.py`` says what a
+device holds after them; temporary memory; FLOPs of one device. The file also has what one
+small program took before and after the row: the machine's pace. ``bounds.py`` says what a
 row may cost. A row that costs more makes the program exit with 1.
 
 Rooms: ``cases`` names the rows, ``trees``, ``ways`` and ``simgcd`` build their programs,

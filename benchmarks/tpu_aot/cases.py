@@ -52,7 +52,7 @@ class Method(NamedTuple):
 
 def methods() -> dict[str, Method]:
     """All updates by name, the plain sum first."""
-    found = {SUM: Method(lambda k: sum_objectives(jnp.ones(k)), "whole")}
+    found = {SUM: Method(_plain_sum, "whole")}
     for granularity in ("channel", "tensor", "global", "element"):
         bounds = {"channel": "by block", "element": "by entry"}.get(
             granularity, "whole"
@@ -66,6 +66,10 @@ def methods() -> dict[str, Method]:
         make = functools.partial(eagc, energy=energy)
         found[f"eagc_channel_{energy}"] = Method(make, "by block")
     return found | _aggregators() | _others()
+
+
+def _plain_sum(number: int) -> optax.GradientTransformation:
+    return sum_objectives(jnp.ones(number))
 
 
 def _aggregators() -> dict[str, Method]:
@@ -101,13 +105,13 @@ def _others() -> dict[str, Method]:
         return aggregators.upgrad(number, granularity="channel")
 
     return {
-        "upgrad_tensor": Method(by_tensor, "whole"),
+        "upgrad_tensor": Method(by_tensor, "by tensor"),
         "upgrad_channel": Method(by_channel, "grams by block"),
         "momentum_conflict_free": Method(
             aggregators.momentum_conflict_free, "whole", single=True
         ),
         "accumulate_objectives": Method(accumulated, "gradients"),
-        "elastic_projection": Method(projected, "whole"),
+        "elastic_projection": Method(projected, "by tensor"),
     }
 
 
@@ -177,6 +181,14 @@ def build(
     method = methods()[case.method]
     return trees.update_program(
         method.make, *given, single=method.single, shapes=trees.shapes_of(small, blocks)
+    )
+
+
+def small_program(mesh: Mesh, *, small: bool = False) -> Program:
+    """The plain sum with one block of the twelve: what tells how fast a machine is."""
+    shapes = trees.shapes_of(small, 1)
+    return trees.update_program(
+        _plain_sum, 2, jnp.dtype("float32"), "last", mesh, shapes=shapes
     )
 
 

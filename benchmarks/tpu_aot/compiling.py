@@ -62,5 +62,27 @@ def measure(program: Program) -> dict[str, Any]:
     }
 
 
+class Pace:
+    """How fast the machine is: seconds that one small program takes to compile, again.
+
+    A machine that does other work besides compiles more slowly, in processor seconds too
+    (its caches and cores are shared), for some minutes and not for others.
+    """
+
+    def __init__(self, program: Program):
+        self._lowered = jax.jit(program.function).trace(*program.arguments).lower()
+        self._last = self._measure()
+
+    def _measure(self) -> float:
+        wall, processor = time.perf_counter(), time.process_time()
+        self._lowered.compile()
+        return min(_passed(wall, processor))
+
+    def of_passed(self) -> float:
+        """The mean of now and of when it was last asked."""
+        before, self._last = self._last, self._measure()
+        return (before + self._last) / 2
+
+
 def _passed(wall: float, processor: float) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - processor

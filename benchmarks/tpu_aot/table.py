@@ -75,20 +75,23 @@ def _by_method(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 def _cells_of_method(method: str, measured: Sequence[tuple]) -> dict[str, str]:
-    def most(key, where=None):
+    def most(over, where=None):
         values = [
-            key(row) - key(plain)
+            over(row, plain)
             for case, row, plain in measured
             if where in (None, case.placement)
         ]
         return max(values, default=None)
 
     def reduced(part):
-        return most(lambda row: row["collectives"]["all-reduce"][part])
+        def count(row):
+            return row["collectives"]["all-reduce"][part]
+
+        return most(lambda row, plain: count(row) - count(plain))
 
     cells = {"method": method}
     for placement in cases.PLACEMENTS:
-        seconds = most(lambda row: row["compile_seconds"], placement)
+        seconds = most(bounds.seconds_over, placement)
         cells[f"{placement}, s"] = "-" if seconds is None else f"{seconds:.1f}"
     cells["all-reduces"] = str(reduced("count"))
     cells["bytes"] = _bytes(reduced("bytes"))

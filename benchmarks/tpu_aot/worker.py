@@ -35,10 +35,12 @@ def rows(
 
     known = {case.name: case for case in cases.all_cases()}
     mesh = cases.mesh_of(devices)
+    pace = compiling.Pace(cases.small_program(mesh, small=small))
     for name in names:
         try:
             program = cases.build(known[name], mesh, small=small, blocks=blocks)
-            yield {"row": name, **compiling.measure(program)}
+            measured = compiling.measure(program)
+            yield {"row": name, **measured, "pace_seconds": pace.of_passed()}
         except Exception as error:  # the row says so, and the others go on
             traceback.print_exc()
             yield {"row": name, "error": f"{type(error).__name__}: {error}"[:300]}

@@ -146,41 +146,42 @@ def momentum_conflict_free(
         check_averaged(updates, params, names)
         turn = state.step % number if objective is None else objective
         turn = jnp.asarray(_check_objective(turn, number)).astype(jnp.int32)
-        chosen = jnp.arange(number, dtype=jnp.int32) == turn
         finite = all_finite(updates, names)
+        # What isn't finite moves nothing: momenta need not be chosen a second time.
+        chosen = (jnp.arange(number, dtype=jnp.int32) == turn) & finite
         momenta = jax.tree.map(
             lambda m, g: _moved(m, g, chosen, b1), state.momenta, updates
         )
         visits = counted(state.visits, chosen)
         ready = jnp.all(visits > 0)
+        moves = ready & finite
         weights = _weights(momenta, visits, b1, names)
         d = _arithmetic.reduced(momenta, weights)
         count = increment(state.count)
         steps = count.astype(jnp.float32)
-        last = jax.tree.map(lambda x: x * _as(1 - b1**steps, x), d)
+        risen, settled = 1 - b1**steps, 1 - b2**steps
+        last = jax.tree.map(lambda x: x * _as(risen, x), d)
         pseudo = jax.tree.map(lambda f, p: (f - b1 * p) / (1 - b1), last, state.last)
         nu = jax.tree.map(lambda v, q: b2 * v + (1 - b2) * q**2, state.nu, pseudo)
 
         def emit(x, v, g):
-            root = jnp.sqrt(v / _as(1 - b2**steps, v)) + eps
+            root = jnp.sqrt(v / _as(settled, v)) + eps
             fill = jnp.nan if nonfinite == "propagate" else 0.0
             step = jnp.where(ready, ratio(x, root), 0.0)
             return jnp.where(finite, step, fill).astype(g.dtype)
 
         out = jax.tree.map(emit, d, nu, updates)
         made = select(
-            ready,
+            moves,
             (last, nu, weights, count),
             (state.last, state.nu, state.weights, state.count),
         )
-        missed = state.nonfinite_count
-        new = MomentumConflictFreeState(
-            momenta, visits, *made, step=state.step, nonfinite_count=missed
-        )
-        kept = select(finite, new, state)
-        return out, kept._replace(
+        return out, MomentumConflictFreeState(
+            momenta,
+            visits,
+            *made,
             step=increment(state.step),
-            nonfinite_count=counted(missed, ~finite),
+            nonfinite_count=counted(state.nonfinite_count, ~finite),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

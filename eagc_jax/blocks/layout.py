@@ -127,27 +127,32 @@ class Layout:
         A sum over the block's axes in place: nothing is reshaped that may be sharded.
         Sums are put together and divided then: once a group, not once a leaf.
         """
-        groups = {name: values[name].astype(jnp.float32) for name in self.alone}
+        summed = {n: self._sum(n, values[n]) for ns in self.groups.values() for n in ns}
+        return self.means_of_sums(summed | {n: values[n] for n in self.alone})
+
+    def means_of_sums(self, sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """The same from sums over blocks, ``(lead, *block)``, of this device."""
+        groups = {name: sums[name].astype(jnp.float32) for name in self.alone}
         for group, names in self.groups.items():
-            sums = _shards.alike([self._sum(name, values[name]) for name in names])
+            found = [jnp.squeeze(sums[name], self._ones(name)) for name in names]
+            found = _shards.alike(found)
             # By leaf first, which is how the compilers for accelerators lay them out
             # without a copy of each.
-            stacked = jnp.moveaxis(jnp.stack(_alike(sums)), 0, 1)
+            stacked = jnp.moveaxis(jnp.stack(_alike(found)), 0, 1)
             within = self.splits.get(names[0], Split()).within
             stacked = jax.lax.psum(stacked, within) if within else stacked
-            sizes = [self._block_size(name, values[name]) for name in names]
+            sizes = [self._block_size(name) for name in names]
             groups[group] = _divided(stacked, sizes)
         return groups
 
     def _sum(self, name: str, values: jax.Array) -> jax.Array:
-        """``(lead, *shape)`` to ``(lead, *own block)``, of this part."""
+        """``(lead, *shape)`` to ``(lead, *block)``, of this part."""
         axes = tuple(axis + 1 for axis in self.axes[name])
-        found = jnp.sum(values, axis=axes, keepdims=True)
-        return jnp.squeeze(found, self._ones(name))
+        return jnp.sum(values, axis=axes, keepdims=True)
 
-    def _block_size(self, name: str, values: jax.Array) -> int:
+    def _block_size(self, name: str) -> int:
         """Entries of one block on all devices, 1 where it has none."""
-        size = math.prod(values.shape[axis + 1] for axis in self.axes[name])
+        size = math.prod(self.shapes[name][axis] for axis in self.axes[name])
         return max(size * axis_sizes(self.splits.get(name, Split()).within), 1)
 
     # -- and back ----------------------------------------------------------------

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+import pathlib
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +24,8 @@ from eagc_jax.gcd.runs import answering, opening
 from eagc_jax.gcd.runs import folder as run_folder
 from eagc_jax.gcd.runs.assignment import Assignment, name_clusters
 from eagc_jax.gcd.runs.clock import Clock
-from eagc_jax.gcd.runs.discovery import FIRST, DiscoverSettings, Discovery
+from eagc_jax.gcd.runs.discovery import FIRST, DiscoverSettings, Discovery, as_entry
+from eagc_jax.gcd.runs.logs import Logs
 from eagc_jax.gcd.runs.material import Material, gather
 from eagc_jax.gcd.runs.planning import Plan, plan
 from eagc_jax.gcd.sources import Records
@@ -106,9 +108,7 @@ def discover(
     """
     settings = _settings(data, settings)
     clock = Clock(on_stage, settings.budget)
-    with contextlib.ExitStack():
-        if out is not None:
-            run_folder.check(out)
+    with _place(out, settings) as place:
         given = data if isinstance(data, Records) else None
         material = gather(given, settings, backbone, decided, cache, on_progress, clock)
         with clock("number of classes"):
@@ -118,7 +118,7 @@ def discover(
             on_answer(material.records, first, clock.passed())
         given_number = None if estimate is not None else number
         chosen = plan(settings, material, given_number, cache, clock)
-        run = _trained(chosen, material, number, cache, clock)
+        run = _trained(settings, chosen, material, number, cache, place, clock)
         if run is not None:
             answer = _answer(material, *answering.after(run))
         with clock("prediction"):
@@ -152,8 +152,14 @@ def discover(
             decisions=material.decisions,
             predictor=predictor,
             history=None if run is None else run.history,
+            notes=_notes(chosen, run, clock),
         )
-        return found if out is None else found.write(out)
+        if out is None:
+            return found
+        with clock("writing"):
+            found = found.write(out)
+        run_folder.forget_progress(out)
+        return found
 
 
 def _name_of(
@@ -237,16 +243,21 @@ def _first_answer(
 
 
 def _trained(
+    settings: DiscoverSettings,
     chosen: Plan,
     material: Material,
     number: int,
     cache: str | os.PathLike | None,
+    place: pathlib.Path | None,
     clock: Clock,
 ) -> TrainingRun | None:
     """The run after its last epoch; None where nothing is trained, or time is over."""
-    if chosen.run is None or not _fits(chosen, clock):
+    left = clock.left()
+    # Going by what it took in rehearsal.
+    if chosen.run is None or (left is not None and left < (chosen.seconds or 0.0)):
         return None
-    with clock("training"):
+    logs = None if place is None else Logs(place, tensorboard=settings.tensorboard)
+    with clock("training"), logs or contextlib.nullcontext():
         run = answering.start(
             chosen.run,
             material.records,
@@ -254,16 +265,52 @@ def _trained(
             material.features,
             num_classes=number,
             cache=cache,
+            checkpoints=None if place is None else _checkpoints(place),
         )
         for epoch in run:
+            if logs is not None:
+                logs.write(run.history)
             clock.note(f"training, epoch {epoch} of {run.config.epochs}")
+            if _too_late(run, clock):
+                return None
     return run
 
 
-def _fits(chosen: Plan, clock: Clock) -> bool:
-    """Whether training fits into what is left, going by what it took in rehearsal."""
-    left = clock.left()
-    return left is None or left > (chosen.seconds or 0.0)
+def _too_late(run: TrainingRun, clock: Clock) -> bool:
+    """Whether the epochs that are left don't fit into the budget, going by the last."""
+    left, epochs = clock.left(), run.config.epochs - len(run.history.epochs)
+    return left is not None and epochs * run.history.seconds[-1] > left
+
+
+def _notes(chosen: Plan, run: TrainingRun | None, clock: Clock) -> tuple[str, ...]:
+    notes = [chosen.note] if chosen.note else []
+    if chosen.run is not None and run is None:
+        notes.append(
+            f"{chosen.name} was chosen, but does not fit into {clock.budget:g} s: the "
+            "first answer is taken"
+        )
+    return tuple(notes)
+
+
+@contextlib.contextmanager
+def _place(
+    out: str | os.PathLike | None, settings: DiscoverSettings
+) -> Iterator[pathlib.Path | None]:
+    """Holds the run's folder, and yields it."""
+    if out is None:
+        yield None
+        return
+    with run_folder.in_use(out, as_entry(_from_anywhere(settings))) as folder:
+        try:
+            yield folder
+        except Exception:
+            if not _checkpoints(folder).exists():  # nothing to go on from
+                run_folder.forget_progress(folder)
+            raise
+
+
+def _checkpoints(place: pathlib.Path) -> pathlib.Path:
+    return place / run_folder.CHECKPOINTS / "training"
 
 
 def _answer(

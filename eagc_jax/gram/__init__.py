@@ -8,23 +8,28 @@ lowered.
 from eagc_jax.gram.matrices import (
     check_gram_granularity,
     cross_gram,
+    exponents_for,
     gram_blocks,
     gram_matrix,
     gram_of_tree,
+    grams_by_leaf,
 )
 from eagc_jax.gram.norms import row_norms
-from eagc_jax.gram.parts import Gram, from_scaled, split_gram
+from eagc_jax.gram.parts import Gram, from_scaled, power_of_two, split_gram
 from eagc_jax.gram.products import may_be_sharded, sum_over_blocks
 
 __all__ = [
     "Gram",
     "check_gram_granularity",
     "cross_gram",
+    "exponents_for",
     "from_scaled",
     "gram_blocks",
     "gram_matrix",
     "gram_of_tree",
+    "grams_by_leaf",
     "may_be_sharded",
+    "power_of_two",
     "row_norms",
     "split_gram",
     "sum_over_blocks",

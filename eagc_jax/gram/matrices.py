@@ -9,6 +9,7 @@ their squares would not be.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -238,21 +239,41 @@ def _block_grams(
             "a granularity for Gram matrices must let a block span at least one axis of "
             f"a matrix; it spans none of leaf '{layout.alone[0]}'."
         )
-    kept = {name: _kept_axes(layout, name) for name in leaves}
-    halves = {name: products.real_parts(leaf) for name, leaf in leaves.items()}
-    flat = [half for parts in halves.values() for half in parts]
-    axes = [kept[name] for name, parts in halves.items() for _ in parts]
-    found = iter(products.leaf_grams(flat, axes, powers))
-    by_leaf = {
-        name: functools.reduce(jnp.add, [next(found) for _ in parts])
-        for name, parts in halves.items()
-    }
+    by_leaf = grams_by_leaf(leaves, layout, powers)
     if layout.granularity == GLOBAL:
         return _shards.sum_leaves(list(by_leaf.values()), list(leaves.values()), names)[
             None
         ]
     groups = [_of_group(layout, group, by_leaf) for group in layout.groups]
     return jnp.concatenate(_shards.alike(groups), axis=0)
+
+
+def grams_by_leaf(
+    leaves: dict[str, jax.Array],
+    layout: Layout,
+    powers: jax.Array | Sequence[jax.Array] | None = None,
+) -> dict[str, jax.Array]:
+    """``(K, K, *kept)`` by leaf, of this device: sums over the axes that a block spans.
+
+    Args:
+      leaves: by name, ``(K, *shape)``.
+      layout: of the blocks.
+      powers: as for ``products.leaf_grams``, ``(K, K)`` for all or one for each leaf.
+    """
+    kept = {name: _kept_axes(layout, name) for name in leaves}
+    halves = {name: products.real_parts(leaf) for name, leaf in leaves.items()}
+    if powers is None or isinstance(powers, jax.Array):
+        powers = [powers] * len(leaves)
+    flat, axes, rows = [], [], []
+    for (name, parts), of_leaf in zip(halves.items(), powers, strict=True):
+        flat += parts
+        axes += [kept[name]] * len(parts)
+        rows += [of_leaf] * len(parts)
+    found = iter(products.leaf_grams(flat, axes, rows))
+    return {
+        name: functools.reduce(jnp.add, [next(found) for _ in parts])
+        for name, parts in halves.items()
+    }
 
 
 def _kept_axes(layout: Layout, name: str) -> tuple[int, ...]:

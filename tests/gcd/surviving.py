@@ -1,6 +1,6 @@
 """A small run of every kind that is saved as it trains; as a program, to be killed.
 
-python -m tests.gcd.surviving KIND CHECKPOINTS TARGET [every chunk]
+python -m tests.gcd.surviving KIND CHECKPOINTS TARGET EPOCHS [chunked]
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from eagc_jax.gcd.runs.settings import RunSettings
 from eagc_jax.gcd.sources import ArrayItems, Records, pose
 from eagc_jax.gcd.training import chunks
 from eagc_jax.gcd.training.aggregation import Aggregation
+from eagc_jax.gcd.training.checkpoints import Checkpoints
 from eagc_jax.gcd.training.settings import (
     AdapterConfig,
     FeatureCoordination,
@@ -121,14 +122,13 @@ def assert_same(left, right):
         assert one.tobytes() == other.tobytes(), name
 
 
-def main(kind, checkpoints, target, *how):
-    """Trains to the end."""
-    if how:
+def main(kind, checkpoints, target, epochs, chunked=""):
+    """Trains to the end, and says when it begins and which epoch is over."""
+    settings = Checkpoints(checkpoints, within=0 if chunked else 300)
+    if chunked:
         in_chunks()
-        from eagc_jax.gcd.training.checkpoints import Checkpoints
-
-        checkpoints = Checkpoints(checkpoints, within=0)
-    run = start(kind, checkpoints)
+    run = start(kind, settings, epochs=int(epochs))
+    print("begins", flush=True)
     for epoch in run:
         print(epoch, flush=True)
     np.savez(target + ".partial.npz", **found(run))

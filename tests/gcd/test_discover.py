@@ -254,7 +254,7 @@ def test_training_goes_on_from_the_first_answer(tmp_path):
     settings = dataclasses.replace(quick, run=run, quick=False, rehearse=False)
     stages = []
     found = discover(settings, out=tmp_path / "run", on_stage=stages.append)
-    assert stages[-2:] == ["training, epoch 1 of 1", "prediction"]
+    assert stages[-3:] == ["training, epoch 1 of 1", "prediction", "writing"]
     assert found.training.history.epochs == [1]
     assert found.first.assigned == discover(quick).assignment.assigned
     assert [x for x in found.assignment.label if x] == [x for x in clouds.labels() if x]

@@ -111,7 +111,9 @@ def test_what_a_person_decided_holds(found, records, tmp_path):
     names = found.assignment.assigned
     novel = [name for name in found.assignment.names if name not in "abcde"][:2]
     members = {
-        name: tuple(i for i, given in zip(records.ids, names, strict=True) if given == name)
+        name: tuple(
+            i for i, given in zip(records.ids, names, strict=True) if given == name
+        )
         for name in novel
     }
     decided = Decisions(

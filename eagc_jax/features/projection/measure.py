@@ -7,15 +7,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eagc_jax._shards import alike, max_each
-from eagc_jax._trees import compute_dtype, widened
+from eagc_jax._trees import widened
 from eagc_jax.blocks import GLOBAL, Layout
 from eagc_jax.features.projection.options import Options
+from eagc_jax.gram import exponents_for, grams_by_leaf, power_of_two
 from eagc_jax.objectives import expand_to
 
 
 class Found(NamedTuple):
-    """Means over blocks, of gradients in units of their largest entry."""
+    """Means over blocks, of gradients in units that are powers of two."""
 
     square: dict[str, jax.Array]  # <g_k, g_k>, (K, blocks).
     inner: dict[str, jax.Array]  # <g_k, g_s>, (K, blocks).
@@ -30,56 +30,98 @@ def measure(
     layout: Layout,
     options: Options,
 ) -> Found:
-    """Products of every gradient with itself, the supervised one and the direction."""
-    wide = {n: widened(leaf) for n, leaf in leaves.items()}
-    everything = layout.granularity == GLOBAL
-    units = _units(wide, everything, options.names)
-    scaled = {n: leaf / expand_to(units[n], leaf.ndim) for n, leaf in wide.items()}
-    own = {n: leaf[options.supervised][None] for n, leaf in scaled.items()}
-    if options.energy == "running":
-        along = {n: direction[n].astype(leaf.dtype)[None] for n, leaf in wide.items()}
-        lengths = _units(along, everything, options.names)
-        along = {n: d / expand_to(lengths[n], d.ndim) for n, d in along.items()}
-    else:
-        along = own
+    """Products of every gradient with itself, the supervised one and the direction.
 
-    def collect(left, right):
-        groups = layout.block_means({n: _product(left[n], right[n]) for n in leaves})
-        if everything:
-            sums = layout.leaf_means(groups) * layout.sizes()[None]
-            return {GLOBAL: jnp.sum(sums, axis=1, keepdims=True)}
-        return groups
+    As :func:`eagc_jax.gram.gram_blocks`: as they are, and again, in other units, only
+    where a leaf's squares (those of all leaves, if they are one block) come close to the
+    ends of float32's range; in a loop that normally runs once.
 
-    return Found(
-        square=collect(scaled, scaled),
-        inner=collect(scaled, own),
-        along=collect(scaled, along),
-        length=collect(along, along),
-        units=units,
-    )
+    Args:
+      leaves: by name, ``(K, *shape)``.
+      direction: by name, ``(*shape)``; empty where d is the supervised gradient.
+      layout: of the blocks.
+      options: of the projection.
+    """
+
+    def products(exponents):
+        return _products(leaves, direction, layout, options, exponents)
+
+    def body(carry):
+        turn, exponents, _ = carry
+        found = products(exponents)
+        wanted = exponents_for(_squares(found, layout)[:rows])
+        again = (turn == 0) & jnp.any(wanted != 0)
+        exponents = jnp.where(again, wanted, exponents)
+        return jnp.where(again, jnp.int32(1), jnp.int32(2)), exponents, found
+
+    rows = next(iter(leaves.values())).shape[0] + bool(direction)
+    places = 1 if layout.granularity == GLOBAL else len(leaves)
+    zeros = jnp.zeros((rows, places), jnp.int32)
+    # Typed as they will be: on meshes with explicit axes, and in shard_map.
+    start = jax.tree.map(jnp.zeros_like, jax.eval_shape(products, zeros))
+    carry = jnp.zeros([], jnp.int32), zeros, start
+    carry = jax.lax.while_loop(lambda carry: carry[0] < 2, body, carry)
+    _, exponents, (square, inner, along, length) = carry
+    units = [
+        power_of_two(-row[: rows - bool(direction)], jnp.float32)
+        for row in _by_leaf(exponents, len(leaves))
+    ]
+    return Found(square, inner, along, length, dict(zip(leaves, units, strict=True)))
 
 
-def _units(
-    leaves: dict[str, jax.Array], everything: bool, names: tuple[str, ...]
-) -> dict[str, jax.Array]:
-    """Each objective's largest entry, in the leaf or in all."""
-    largest = {
-        name: jnp.max(
-            jnp.abs(leaf), axis=tuple(range(1, leaf.ndim)), initial=0.0
-        ).astype(compute_dtype(leaf.real.dtype))
-        for name, leaf in leaves.items()
+def _products(leaves, direction, layout, options, exponents):
+    """(square, inner, along, length) of rows multiplied by ``2^exponents``."""
+    number = next(iter(leaves.values())).shape[0]
+    powers = _by_leaf(power_of_two(exponents, jnp.float32), len(leaves))
+    matrices = [jnp.broadcast_to(p[:number, None], (number, number)) for p in powers]
+    grams = grams_by_leaf(leaves, layout, matrices)
+    sums = {
+        name: jnp.expand_dims(
+            gram.reshape(number * number, *gram.shape[2:]),
+            tuple(axis + 1 for axis in layout.axes[name]),
+        )
+        for name, gram in grams.items()
     }
-    largest = max_each(largest, leaves, names)
-    if everything:
-        overall = jnp.max(jnp.stack(alike(list(largest.values()))), axis=0)
-        # In the leaf's dtype, which may be narrower: inside its range.
-        largest = {
-            n: jnp.minimum(overall, float(jnp.finfo(x.dtype).max)).astype(x.dtype)
-            for n, x in largest.items()
-        }
-    return {name: jnp.where(x == 0, 1.0, x) for name, x in largest.items()}
+    found = _whole(layout.means_of_sums(sums), layout)
+    found = {g: x.reshape(number, number, *x.shape[1:]) for g, x in found.items()}
+    square = {g: jnp.stack([x[k, k] for k in range(number)]) for g, x in found.items()}
+    inner = {g: x[:, options.supervised] for g, x in found.items()}
+    if not direction:
+        one = slice(options.supervised, options.supervised + 1)
+        return square, inner, inner, {g: x[one] for g, x in square.items()}
+    along, length = {}, {}
+    for (name, leaf), by in zip(leaves.items(), powers, strict=True):
+        rows = widened(leaf)
+        d = direction[name].astype(rows.dtype)[None]
+        d = d * by[number].astype(d.real.dtype)
+        by = expand_to(by[:number], rows.ndim).astype(d.real.dtype)
+        along[name] = (rows * by * jnp.conj(d)).real
+        length[name] = (d * jnp.conj(d)).real
+    along, length = (
+        _whole(layout.block_means(values), layout) for values in (along, length)
+    )
+    return square, inner, along, length
 
 
-def _product(left: jax.Array, right: jax.Array) -> jax.Array:
-    """The real inner product's terms, also of complex numbers."""
-    return (left * jnp.conj(right)).real
+def _whole(groups: dict[str, jax.Array], layout: Layout) -> dict[str, jax.Array]:
+    """Means of blocks; where everything is one block, its sum."""
+    if layout.granularity != GLOBAL:
+        return groups
+    sums = layout.leaf_means(groups) * layout.sizes()[None]
+    return {GLOBAL: jnp.sum(sums, axis=1, keepdims=True)}
+
+
+def _squares(found, layout: Layout) -> jax.Array:
+    """Of K rows and d, by leaf, ``(K + 1, leaves)``; of everything, ``(K + 1, 1)``."""
+    square, _, _, length = found
+    together = [square, length]
+    if layout.granularity == GLOBAL:
+        return jnp.concatenate([x[GLOBAL] for x in together])
+    return jnp.concatenate([layout.leaf_means(x) for x in together])
+
+
+def _by_leaf(values: jax.Array, number: int) -> list[jax.Array]:
+    """``(rows, leaves)``, or ``(rows, 1)`` for all, to ``(rows,)`` of each leaf."""
+    if values.shape[1] == 1:
+        return [values[:, 0]] * number
+    return [values[:, index] for index in range(number)]

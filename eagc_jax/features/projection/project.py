@@ -154,7 +154,7 @@ def elastic_projection(
         shown, kept = dict(layout.shown_spec()), blocks_lib.spec_of(state.weights)
         check_same_names(shown, kept, "updates", "state")
         check_like(state, init_fn, jax.tree.map(lambda leaf: leaf[0], updates))
-        direction = named_leaves(state.direction)
+        direction = named_leaves(state.direction)  # none unless it is kept
         found = measure(leaves, direction, layout, options)
         squares = list(found.square.values())
         bad = [jnp.any(~jnp.isfinite(x)).astype(jnp.int32) for x in squares]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from eagc_jax._trees import counted, widened
+from eagc_jax._trees import compute_dtype, counted, widened
 from eagc_jax.blocks import GLOBAL, Layout
 from eagc_jax.features.projection.measure import Found
 from eagc_jax.features.projection.options import Options
 from eagc_jax.features.projection.state import ElasticProjectionState
-from eagc_jax.objectives import expand_to
+from eagc_jax.objectives import expand_to, stack_by_row
 
 
 def energies_of(
@@ -77,11 +77,15 @@ def projected_leaf(
     leaf: jax.Array, coefficient: jax.Array, units: jax.Array, supervised: int
 ) -> jax.Array:
     """One leaf's gradients ``(K, *shape)``, less their share of the supervised one."""
-    wide = widened(leaf)
-    own = wide[supervised][None] / units[supervised].astype(wide.dtype)
-    factor = expand_to(coefficient, leaf.ndim).astype(wide.dtype)
-    unit = expand_to(units, leaf.ndim).astype(wide.dtype)
-    # Where nothing is taken off the gradient stays as it is, to the last bit, whatever
-    # the supervised one is: 0 * NaN would not be 0.
-    off = jnp.where(factor != 0, factor * own * unit, 0.0)
-    return (wide - off).astype(leaf.dtype)
+    real = compute_dtype(leaf.real.dtype)
+    own = widened(leaf[supervised]) / units[supervised].astype(real)
+
+    def row(one, own, factor, unit):
+        # Where nothing is taken off the gradient stays as it is, to the last bit,
+        # whatever the supervised one is: 0 * NaN would not be 0.
+        off = factor.astype(real) * own * unit.astype(real)
+        off = jnp.where(factor != 0, off, 0.0)
+        return (widened(one) - off).astype(one.dtype)
+
+    by = expand_to(coefficient, leaf.ndim), expand_to(units, leaf.ndim)
+    return stack_by_row(row, leaf, own[None], *by)

@@ -41,6 +41,7 @@ def show(found: Discovery) -> None:
         *([_data(found.records)] if again else []),
         *_stages(found),
         *trust(found),
+        *found.notes,
         *_clusters(found.records, found.assignment),
         *_end(found),
     ]:
@@ -169,7 +170,8 @@ def _end(found: Discovery) -> list[str]:
         lines += _scores("first answer, before training", first)
     lines += _scores("against the true classes, unlabeled items", found.scores)
     if found.folder is not None:
-        names = ", ".join(sorted(file.name for file in found.folder.iterdir()))
+        files = sorted(file.name for file in found.folder.iterdir())
+        names = ", ".join(name for name in files if not name.startswith("."))
         lines.append(f"wrote {shown(found.folder)}: {names}")
     return lines
 

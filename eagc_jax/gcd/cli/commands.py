@@ -15,9 +15,13 @@ from eagc_jax.gcd.cli.compare import Compare
 from eagc_jax.gcd.cli.discover import Discover
 from eagc_jax.gcd.cli.doctor import Doctor
 from eagc_jax.gcd.cli.embed import Embed
+from eagc_jax.gcd.cli.estimate_classes import EstimateClasses
 from eagc_jax.gcd.cli.export import Export
+from eagc_jax.gcd.cli.label import Label
+from eagc_jax.gcd.cli.page import Page
 from eagc_jax.gcd.cli.predict import Predict
 from eagc_jax.gcd.cli.pretrain import Pretrain
+from eagc_jax.gcd.cli.rehearse import Rehearse
 from eagc_jax.gcd.cli.train import Train
 from eagc_jax.gcd.cli.weights import Weights
 
@@ -56,10 +60,16 @@ def parse(arguments: Sequence[str]) -> Command:
         "discover": Annotated[
             Discover, tyro.conf.subcommand("discover", default=discover)
         ],
+        "rehearse": Annotated[Rehearse, tyro.conf.subcommand("rehearse")],
+        "estimate-classes": Annotated[
+            EstimateClasses, tyro.conf.subcommand("estimate-classes")
+        ],
         "embed": Annotated[Embed, tyro.conf.subcommand("embed")],
         "cache": Annotated[Cache, tyro.conf.subcommand("cache")],
         "doctor": Annotated[Doctor, tyro.conf.subcommand("doctor")],
         "predict": Annotated[Predict, tyro.conf.subcommand("predict")],
+        "page": Annotated[Page, tyro.conf.subcommand("page")],
+        "label": Annotated[Label, tyro.conf.subcommand("label")],
         "pretrain": Annotated[Pretrain, tyro.conf.subcommand("pretrain")],
         "compare": Annotated[Compare, tyro.conf.subcommand("compare")],
         "train": Annotated[Train, tyro.conf.subcommand("train", default=train)],
@@ -67,6 +77,9 @@ def parse(arguments: Sequence[str]) -> Command:
         "weights": Annotated[Weights, tyro.conf.subcommand("weights")],
     }
     every: Any = Union[tuple(kinds.values())]  # noqa: UP007  (made from a tuple)
+    if list(arguments) in (["--help"], ["-h"]):
+        print(_overview(kinds))
+        raise SystemExit(0)
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
@@ -77,6 +90,31 @@ def parse(arguments: Sequence[str]) -> Command:
         if not end.code:
             raise
         raise ValueError(_one_line(told.getvalue())) from end
+
+
+def _overview(kinds: dict[str, Any]) -> str:
+    """Each command with one line of what it does."""
+    width = max(map(len, kinds))
+    lines = [
+        f"  {name:{width}}  {_first_sentence(kind.__origin__)}"
+        for name, kind in kinds.items()
+    ]
+    return "\n".join(
+        [
+            "usage: eagc COMMAND ...",
+            "",
+            _ABOUT,
+            "",
+            *lines,
+            "",
+            "For example: eagc discover banking77-sample --budget 3m",
+            "eagc COMMAND --help says what it takes, with examples.",
+        ]
+    )
+
+
+def _first_sentence(kind: type) -> str:
+    return " ".join((kind.__doc__ or "").split("\n\n")[0].split())
 
 
 def _one_line(box: str) -> str:

@@ -11,7 +11,7 @@ from tyro.conf import arg
 
 @dataclasses.dataclass(frozen=True)
 class Pretrain:
-    """Teaches a small Vision Transformer without labels, for one of the named data sets.
+    """Teaches a small Vision Transformer without labels, for a named data set.
 
     For example: eagc pretrain --output digits.npz --dataset digits; eagc discover
     digits --quick --backbone vit --weights digits.npz

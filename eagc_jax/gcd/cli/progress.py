@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from types import TracebackType
@@ -10,10 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 _SECONDS = 10.0  # between two plain lines
+_STEPS = re.compile(r"(\d+) of (\d+)")  # of a stage, that are done
 
 
 class Shown:
-    """Shows the stage, and of embedding how far, how fast and how long yet.
+    """Shows the stage, and of it how far, how fast and how long yet.
 
     Use as a context manager; `stage` and `embedding` are what `discover` and `embed`
     call.
@@ -22,7 +24,7 @@ class Shown:
     def __init__(self, console: Console | None = None):
         console = Console(stderr=True) if console is None else console
         self._bar = _bar(console) if console.is_terminal else None
-        self._last = time.monotonic()
+        self._last = self._began = time.monotonic()
         if self._bar is not None:
             self._task = self._bar.add_task("starting", total=None, rate="")
 
@@ -43,9 +45,28 @@ class Shown:
             self._bar.stop()
 
     def stage(self, name: str) -> None:
-        """What is done now."""
+        """What is done now; where it says `3 of 20`, three steps of it are over."""
+        steps = _STEPS.search(name)
+        if steps is not None:
+            self._steps(name, int(steps[1]), int(steps[2]))
+            return
+        self._began = time.monotonic()
         if self._bar is not None:
             self._bar.reset(self._task, total=None, description=name, rate="")
+
+    def _steps(self, name: str, done: int, total: int) -> None:
+        each = (time.monotonic() - self._began) / max(done, 1)
+        speed = f"{each:.1f} s each, {_duration(each * (total - done))} left"
+        if self._bar is None:
+            self._line(f"{name}: {speed}" if done else name)
+            return
+        self._bar.update(
+            self._task,
+            description=name,
+            completed=done,
+            total=total,
+            rate=speed if done else "",
+        )
 
     def embedding(self, done: int, total: int, rate: float, seconds: float) -> None:
         """So many items of all, so many a second, so many seconds left."""
@@ -53,12 +74,14 @@ class Shown:
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total, rate=speed)
             return
+        self._line(f"embedded {done:,} of {total:,}: {speed}")
+
+    def _line(self, text: str) -> None:
+        """Prints it, unless another one was printed just now."""
         now = time.monotonic()
         if now - self._last >= _SECONDS:
             self._last = now
-            print(
-                f"embedded {done:,} of {total:,}: {speed}", file=sys.stderr, flush=True
-            )
+            print(text, file=sys.stderr, flush=True)
 
 
 def _bar(console: Console) -> Progress:

@@ -115,14 +115,7 @@ class _Search:
         bound = cost + sum(least.values())
         if not np.isfinite(bound):  # nothing is left to one of them
             return
-        unit = min(
-            left,
-            key=lambda one: (
-                np.isfinite(open_[one]).sum(),
-                -len(self._foes[one] & left),
-                one,
-            ),
-        )
+        unit = self._tightest(open_)
         values, others = open_[unit], bound - least[unit]
         del open_, least  # of every depth, they would be too many
         rest = left - {unit}
@@ -133,6 +126,15 @@ class _Search:
             now = list(chosen)
             now[unit] = cluster
             yield now, rest, cost + price
+
+    def _tightest(self, open_: dict[int, np.ndarray]) -> int:
+        """The unit with the fewest clusters left to it; of several, the most foes."""
+
+        def key(unit: int) -> tuple[int, int, int]:
+            foes = len(self._foes[unit].intersection(open_))
+            return int(np.isfinite(open_[unit]).sum()), -foes, unit
+
+        return min(open_, key=key)
 
     def _open(self, unit: int, chosen: Sequence[int]) -> np.ndarray:
         values = self._allowed[unit].copy()

@@ -20,7 +20,7 @@ from eagc_jax.gcd.prediction.calibration import Calibration
 from eagc_jax.gcd.prediction.predictor import BackboneOf, Predictor
 from eagc_jax.gcd.prediction.trained import Trained
 from eagc_jax.gcd.runs.plain import from_plain, to_plain
-from eagc_jax.gcd.runs.reading import MEGABYTE, read_json
+from eagc_jax.gcd.runs.reading import MEGABYTE, member, read_json
 from eagc_jax.gcd.sources.strings import shown
 
 TENSORS, PLAIN = "model.safetensors", "model.json"
@@ -89,7 +89,7 @@ def load_predictor(folder: str | os.PathLike) -> Predictor:
     Examples:
       `load_predictor("run").predict(features).name`
     """
-    path, numbers = pathlib.Path(folder, PLAIN), pathlib.Path(folder, TENSORS)
+    path, numbers = member(folder, PLAIN), member(folder, TENSORS)
     for one in (path, numbers):
         if not one.is_file():
             raise FileNotFoundError(

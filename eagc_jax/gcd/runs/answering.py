@@ -58,6 +58,7 @@ def start(
     neighbours: np.ndarray | None = None,
     cache: str | os.PathLike | None = None,
     name: str = "discover",
+    checkpoints: str | os.PathLike | None = None,
 ) -> TrainingRun:
     """A run on the items where blocks of the backbone train, else on their features.
 
@@ -70,6 +71,7 @@ def start(
       neighbours: (N, k), each item's nearest others; None to find them where they count.
       cache: folder in which neighbours and features of views are kept, or None.
       name: of the run.
+      checkpoints: folder in which it is saved, to go on from there; or None.
 
     Returns:
       The run, to iterate over.
@@ -78,6 +80,7 @@ def start(
       ValueError: blocks should train, and the backbone has none; or as `RunSettings`.
     """
     more: dict[str, Any] = {"num_classes": num_classes, "name": name}
+    more["checkpoints"] = checkpoints
     if settings.training.trains != "blocks":
         more |= {"features": features, "neighbours": neighbours, "cache": cache}
         return settings.start(records, network, **more)

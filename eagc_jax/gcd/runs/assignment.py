@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from eagc_jax.gcd.runs.bounded_parquet import read_table
+from eagc_jax.gcd.runs.reading import member
 from eagc_jax.gcd.sources.strings import shown
 
 COLUMNS = (
@@ -25,6 +27,15 @@ _NAMES = (
     b"eagc_jax"  # entry of the Parquet file's metadata: all names, also unused ones
 )
 _MOST_BYTES = 2**33  # that the columns may take
+_KINDS = {  # of what is read again
+    **dict.fromkeys(("id", "label"), pa.string()),
+    **dict.fromkeys(("probability", "margin", "distance"), pa.float32()),
+    "cluster": pa.int32(),
+}
+_UNREADABLE = (
+    *(pa.ArrowException, KeyError, TypeError, OverflowError),
+    *(OSError, RecursionError),  # of a damaged file; of deep metadata
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,12 +164,12 @@ class Assignment:
           FileNotFoundError: there is no such file.
           ValueError: it is none of ours, or damaged.
         """
-        path = pathlib.Path(folder) / FILE
+        path = member(folder, FILE)
         if not path.is_file():
             raise FileNotFoundError(f"{shown(path)} was not found")
         try:
-            return _from_table(cls, _table_of(path))
-        except (pa.ArrowException, KeyError, TypeError, OverflowError) as error:
+            return _from_table(cls, read_table(path, _KINDS, most=_MOST_BYTES))
+        except _UNREADABLE as error:
             raise ValueError(
                 f"{shown(path)} can't be read as an assignment: {shown(error)}"
             ) from error
@@ -166,20 +177,10 @@ class Assignment:
             raise ValueError(f"{shown(path)}: {error}") from error
 
 
-def _table_of(path: pathlib.Path) -> pa.Table:
-    with pyarrow.parquet.ParquetFile(path) as file:
-        parts = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-        size = sum(part.total_byte_size for part in parts)
-        if size > _MOST_BYTES:
-            raise ValueError(
-                f"should hold at most {_MOST_BYTES:,} bytes, says {size:,}"
-            )
-        return file.read([name for name in COLUMNS if name != "assigned"])
-
-
 def _from_table(kind: type[Assignment], table: pa.Table) -> Assignment:
     told = json.loads((table.schema.metadata or {})[_NAMES])
     names, num_known = tuple(map(str, told["names"])), int(told["num_known"])
+    _without_gaps(table)
     columns = {name: table[name].to_numpy() for name in COLUMNS[4:]}
     clusters = columns["cluster"].astype(np.int64)
     number = {name: index for index, name in enumerate(names)}
@@ -200,6 +201,12 @@ def _from_table(kind: type[Assignment], table: pa.Table) -> Assignment:
         columns["margin"],
         columns["distance"],
     )
+
+
+def _without_gaps(table: pa.Table) -> None:
+    for name in _KINDS:
+        if name != "label" and table[name].null_count:
+            raise ValueError(f"column {name} should have a value in every row")
 
 
 def name_clusters(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -23,7 +24,7 @@ from eagc_jax.gcd.runs.choices import (
 )
 from eagc_jax.gcd.runs.history import RunHistory
 from eagc_jax.gcd.runs.plain import from_plain, to_plain
-from eagc_jax.gcd.runs.reading import read_json
+from eagc_jax.gcd.runs.reading import member, read_bytes, read_json
 from eagc_jax.gcd.runs.settings import RunSettings
 from eagc_jax.gcd.sources import BadItem, Records
 from eagc_jax.gcd.sources.strings import shown
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from eagc_jax.gcd.prediction import Prediction, Predictor
 
 _ENTRY = "discover"  # of settings.json
+SKIPPED_FILE = "skipped.csv"
+_SKIPPED_MOST = 2**30  # bytes of it that are read
 REHEARSAL_FILE = "rehearsal.json"
 DECISIONS_FILE = "decisions.json"
 HISTORY_FILE = "history.json"
@@ -61,6 +64,7 @@ class DiscoverSettings:
     # Seconds for all of it; rehearsal and training are cut to fit. None: as it takes.
     budget: float | None = None
     decisions: str | None = None  # file of a person's decisions, see `gcd.decisions`
+    tensorboard: bool = False  # write event files of training too; needs tensorboardX
 
     def __post_init__(self):
         if self.rehearsals < 1:
@@ -94,6 +98,7 @@ class Discovery:
     decisions: Decisions | None = None  # of a person, that were obeyed
     predictor: Predictor | None = None  # for tomorrow's items
     history: RunHistory | None = None  # of training; without traces where it was read
+    notes: tuple[str, ...] = ()  # what was left out, and why
     folder: pathlib.Path | None = None  # of the run, where one was written
 
     def write(self, out: str | os.PathLike) -> Discovery:
@@ -106,6 +111,8 @@ class Discovery:
         - `model.json`, `model.safetensors`: see `Predictor.save`.
         - `rehearsal.json`, `decisions.json`, `history.json`: where there are some.
         - `page.html`: to look at and to decide on, see `page`.
+
+        Beside these lie the logs of training, see `runs.logs`.
 
         Args:
           out: the folder; see `eagc_jax.gcd.runs.folder.whole`.
@@ -120,12 +127,9 @@ class Discovery:
             self.assignment.write(partial)
             rows = [(bad.item, bad.reason) for bad in self.skipped]
             skipped = "".join(csv_lines(("id", "reason"), rows))
-            _write(partial / "skipped.csv", skipped)
+            _write(partial / SKIPPED_FILE, skipped)
             _write_json(partial / "summary.json", self.summary())
-            settings = {
-                run_folder.MARK: run_folder.OURS,
-                _ENTRY: to_plain(self.settings),
-            }
+            settings = {run_folder.MARK: run_folder.OURS, **as_entry(self.settings)}
             _write_json(partial / run_folder.SETTINGS_FILE, settings)
             if self.predictor is not None:
                 self.predictor.save(partial)
@@ -136,7 +140,7 @@ class Discovery:
             if self.history is not None:
                 _write_json(partial / HISTORY_FILE, self.history.to_plain())
             there = dataclasses.replace(self, folder=pathlib.Path(out))
-            # there.page(partial / PAGE_FILE)
+            there.page(partial / PAGE_FILE)
         return there
 
     def page(self, path: str | os.PathLike | None = None) -> pathlib.Path:
@@ -206,11 +210,17 @@ class Discovery:
             "num_classes_interval": estimate and [estimate.low, estimate.high],
             "scores": None if self.scores is None else _without_nan(self.scores),
             "chosen": self.chosen,
+            "notes": list(self.notes),
             "backbone": self.backbone,
             "device": f"{device.platform}: {device.device_kind}",
             "embedded": self.embedded,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }
+
+
+def as_entry(settings: DiscoverSettings) -> dict[str, Any]:
+    """What settings.json holds of them, as plain values."""
+    return {_ENTRY: to_plain(settings)}
 
 
 def read_settings(path: str | os.PathLike) -> DiscoverSettings:
@@ -228,7 +238,7 @@ def read_settings(path: str | os.PathLike) -> DiscoverSettings:
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        path /= run_folder.SETTINGS_FILE
+        path = member(path, run_folder.SETTINGS_FILE)
     found = read_json(path)
     if _ENTRY not in found:
         raise ValueError(
@@ -247,14 +257,17 @@ def read_skipped(folder: str | os.PathLike) -> tuple[BadItem, ...]:
     Raises:
       ValueError: the file has other columns.
     """
-    path = pathlib.Path(folder) / "skipped.csv"
+    path = member(folder, SKIPPED_FILE)
     if not path.is_file():
         return ()
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = csv.reader(file)
+    text = read_bytes(path, most=_SKIPPED_MOST).decode(errors="replace")
+    rows = csv.reader(io.StringIO(text, newline=""))
+    try:
         if next(rows, None) != ["id", "reason"]:
-            raise ValueError(f"{shown(path)} should have the columns id and reason")
+            raise ValueError("should have the columns id and reason")
         return tuple(BadItem(*row[:2]) for row in rows if len(row) > 1)
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{shown(path)}: {error}") from error
 
 
 def _write(path: pathlib.Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -109,11 +110,20 @@ def in_use(
         with _said_where(folder):
             stack.enter_context(locked(folder))
             if settings is not None:
+                _check_own(folder / CHECKPOINTS)
                 text = json.dumps({MARK: OURS, **settings}, indent=2, allow_nan=False)
                 if not (folder / SUMMARY_FILE).exists():
                     _files.write_text(folder / SETTINGS_FILE, f"{text}\n")
                 _files.write_text(folder / CHECKPOINTS / SETTINGS_FILE, f"{text}\n")
         yield folder
+
+
+def _check_own(folder: pathlib.Path) -> None:
+    if folder.is_symlink():
+        raise FileExistsError(
+            errno.EEXIST,
+            f"{shown(folder)} is a link, to a place that is not this run's",
+        )
 
 
 def to_go_on(path: str | os.PathLike) -> pathlib.Path | None:
@@ -123,8 +133,18 @@ def to_go_on(path: str | os.PathLike) -> pathlib.Path | None:
 
 
 def forget_progress(path: str | os.PathLike) -> None:
-    """Removes the checkpoints of a run that is finished and written."""
-    shutil.rmtree(pathlib.Path(path) / CHECKPOINTS, ignore_errors=True)
+    """Removes what a run in progress has left: it is finished, or there is none.
+
+    Where no run was finished in the folder, that is all of it.
+    """
+    folder = pathlib.Path(path)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    if (folder / SUMMARY_FILE).exists() or (folder / CONFIG_FILE).exists():
+        return
+    with contextlib.suppress(OSError):
+        (folder / SETTINGS_FILE).unlink(missing_ok=True)
+        (folder / LOCK_FILE).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 @contextlib.contextmanager

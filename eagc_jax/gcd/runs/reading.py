@@ -34,16 +34,9 @@ def read_json(path: str | os.PathLike, *, most: int = 64 * MEGABYTE) -> dict[str
       {'seed': 3}
     """
     path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{shown(path)} was not found, or is no file")
-    size = path.stat().st_size
-    if size > most:
-        raise ValueError(
-            f"{shown(path)} should be at most {most:,} bytes, found {size:,}: it is not "
-            "read"
-        )
+    content = read_bytes(path, most=most)
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(content)
     except (ValueError, RecursionError) as error:  # not UTF-8, no JSON, or too deep
         raise ValueError(f"{shown(path)} can't be read as JSON: {error}") from error
     if not isinstance(found, dict):
@@ -51,6 +44,42 @@ def read_json(path: str | os.PathLike, *, most: int = 64 * MEGABYTE) -> dict[str
             f"{shown(path)} should hold a JSON object, found {type(found).__name__}"
         )
     return found
+
+
+def read_bytes(path: str | os.PathLike, *, most: int) -> bytes:
+    """What a file holds.
+
+    Args:
+      path: of the file.
+      most: bytes; a larger file is not read.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is larger.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{shown(path)} was not found, or is no file")
+    size = path.stat().st_size
+    if size <= most:
+        with open(path, "rb") as file:
+            content = file.read(most + 1)  # some files have more than they say
+        size = len(content)
+        if size <= most:
+            return content
+    raise ValueError(
+        f"{shown(path)} should be at most {most:,} bytes, found {size:,}: it is not read"
+    )
+
+
+def member(folder: str | os.PathLike, name: str) -> pathlib.Path:
+    """The path of a file that a run's folder may hold; it need not be there.
+
+    Raises:
+      ValueError: it is a link to a place outside of the folder.
+    """
+    inside(folder, name)
+    return pathlib.Path(folder, name)
 
 
 def inside(folder: str | os.PathLike, name: str | os.PathLike) -> pathlib.Path:

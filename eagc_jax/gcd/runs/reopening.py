@@ -26,8 +26,9 @@ from eagc_jax.gcd.runs.discovery import (
     read_settings,
     read_skipped,
 )
+from eagc_jax.gcd.runs.folder import SUMMARY_FILE
 from eagc_jax.gcd.runs.history import RunHistory
-from eagc_jax.gcd.runs.reading import read_json
+from eagc_jax.gcd.runs.reading import member, read_json
 from eagc_jax.gcd.sources import Records
 from eagc_jax.gcd.sources.strings import shown
 
@@ -65,7 +66,7 @@ def reopen(
       `reopen("tickets-run").assignment.names`
     """
     folder = pathlib.Path(folder)
-    settings, summary = read_settings(folder), read_json(folder / "summary.json")
+    settings, summary = read_settings(folder), read_json(member(folder, SUMMARY_FILE))
     assignment = Assignment.read(folder)
     if records is None:
         if settings.source.data is None:
@@ -74,7 +75,7 @@ def reopen(
             )
         records = opening.open_records(settings.source, require_labels=False)
     records = _as_assigned(_in_order(records, assignment.ids, folder), assignment)
-    predictor = _if_there(folder / MODEL_FILE, lambda _: load_predictor(folder))
+    predictor = _if_there(folder, MODEL_FILE, lambda _: load_predictor(folder))
     empty = np.zeros((len(records), 0), np.float32)
     found, adapted, centres = empty, empty, np.zeros((len(assignment.names), 0))
     if features:
@@ -96,15 +97,18 @@ def reopen(
         seconds={},
         adapted=adapted,
         chosen=str(summary.get("chosen", FIRST)),
-        rehearsal=_if_there(folder / REHEARSAL_FILE, read_rehearsal),
-        decisions=_if_there(folder / DECISIONS_FILE, read_decisions),
+        rehearsal=_if_there(folder, REHEARSAL_FILE, read_rehearsal),
+        decisions=_if_there(folder, DECISIONS_FILE, read_decisions),
         predictor=predictor,
-        history=_if_there(folder / HISTORY_FILE, _history),
+        history=_if_there(folder, HISTORY_FILE, _history),
         folder=folder,
     )
 
 
-def _if_there(path: pathlib.Path, read: Callable[[pathlib.Path], Any]) -> Any:
+def _if_there(
+    folder: pathlib.Path, name: str, read: Callable[[pathlib.Path], Any]
+) -> Any:
+    path = member(folder, name)
     return read(path) if path.is_file() else None
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import pathlib
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,9 @@ from eagc_jax.gcd.runs import folder as run_folder
 from eagc_jax.gcd.runs.audit import step_rows
 from eagc_jax.gcd.runs.folder import CONFIG_FILE, MARK, OURS
 from eagc_jax.gcd.runs.history import RunHistory
+
+METRICS_CSV = "metrics.csv"
+METRICS_JSONL = "metrics.jsonl"
 
 
 def open_folder(path: str | os.PathLike) -> pathlib.Path:
@@ -108,20 +111,27 @@ def write_results(
     config = json.dumps(settings, indent=2, allow_nan=False)
     _files.write_text(folder / CONFIG_FILE, config + "\n")
     rows = [_row(name, 0, accuracy, {}) for name, accuracy in baselines.items()] + [
-        row for history in runs.values() for row in _rows(history)
+        row for history in runs.values() for row in epoch_rows(history)
     ]
-    lines = "".join(f"{_json(row)}\n" for row in rows)
-    _files.write_text(folder / "metrics.jsonl", lines)
-    _files.write_text(folder / "metrics.csv", _csv(rows))
-    steps = (_json(row) for history in runs.values() for row in step_rows(history))
+    lines = "".join(f"{to_json(row)}\n" for row in rows)
+    _files.write_text(folder / METRICS_JSONL, lines)
+    _files.write_text(folder / METRICS_CSV, to_csv([flat(row) for row in rows]))
+    steps = (to_json(row) for history in runs.values() for row in step_rows(history))
     _files.write_text(folder / "steps.jsonl", "".join(f"{line}\n" for line in steps))
 
 
-def _rows(history: RunHistory) -> Iterable[dict[str, Any]]:
-    for index, epoch in enumerate(history.epochs):
+def epoch_rows(history: RunHistory, first: int = 0) -> Iterator[dict[str, Any]]:
+    """One row per finished epoch, of plain values, by layer what was decided by layer.
+
+    Args:
+      history: of a run.
+      first: how many epochs are left out.
+    """
+    deviations = history.gradient_deviation[first:]
+    for index, epoch in list(enumerate(history.epochs))[first:]:
         losses = {name: values[index] for name, values in history.losses.items()}
         row = _row(history.name, epoch, history.accuracy[index], losses)
-        row["gdc"] = _at(history.gradient_deviation, index)
+        row["gdc"] = _at(deviations, index - first)
         row["soc"] = _at(history.subspace_overlap, index)
         row["seconds"] = round(history.seconds[index], 3)
         row["step_seconds"] = round(_at(history.step_seconds, index), 6)
@@ -149,30 +159,32 @@ def _by_layer(history: RunHistory, values: np.ndarray) -> dict[str, dict[str, fl
     }
 
 
-def _csv(rows: list[dict[str, Any]]) -> str:
-    flat = [_flat(row) for row in rows]
-    columns = list(dict.fromkeys(key for row in flat for key in row))
+def to_csv(rows: list[dict[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """Flat rows with a header; or, where the columns are given, without one."""
+    found = columns or list(dict.fromkeys(key for row in rows for key in row))
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_without_nan(row) for row in flat)  # null: an empty cell
+    writer = csv.DictWriter(buffer, found, lineterminator="\n")
+    if columns is None:
+        writer.writeheader()
+    writer.writerows(_without_nan(row) for row in rows)  # null: an empty cell
     return buffer.getvalue()
 
 
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    flat = {key: value for key, value in row.items() if not isinstance(value, dict)}
+def flat(row: dict[str, Any]) -> dict[str, Any]:
+    """One number for all layers, of what a row of `epoch_rows` has by layer."""
+    found = {key: value for key, value in row.items() if not isinstance(value, dict)}
     for kind in ("gate", "weight", "projection"):
         for name, value in _means(row.get(kind, {})).items():
-            flat[f"{kind}_{name}"] = value
+            found[f"{kind}_{name}"] = value
     if "energy" not in row:
-        return flat
+        return found
     energies = np.array([list(layer.values())[:2] for layer in row["energy"].values()])
     # A layer that only one objective reaches has no ratio.
     energies = energies[(energies > 0).all(axis=1)]
     if len(energies):
         ratios = np.log(energies[:, 0]) - np.log(energies[:, 1])
-        flat["energy_ratio"] = float(np.exp(ratios.mean()))
-    return flat
+        found["energy_ratio"] = float(np.exp(ratios.mean()))
+    return found
 
 
 def _means(by_layer: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -182,8 +194,8 @@ def _means(by_layer: dict[str, dict[str, float]]) -> dict[str, float]:
     return {n: float(np.mean([layer[n] for layer in values])) for n in names}
 
 
-def _json(value: Any) -> str:
-    # JSON has no NaN: a share over no image at all becomes null.
+def to_json(value: Any) -> str:
+    """As one line. JSON has no NaN: a share over no image at all becomes null."""
     return json.dumps(_without_nan(value), allow_nan=False)
 
 

@@ -5,6 +5,7 @@ import io
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
@@ -196,14 +197,21 @@ def test_pretrain_passes_its_options_on(capsys, monkeypatch):
     assert "dataset must be one of digits" in capsys.readouterr().err
 
 
-def test_an_interrupt_leaves_nothing(place, capsys, monkeypatch):
+def test_an_interrupt_says_how_to_go_on(place, capsys, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(backbones, "embed", interrupted)
-    assert eagc("discover", clouds.write(place), *QUICK, "--out=run") == 130
-    assert "interrupted" in capsys.readouterr().err
-    assert not pathlib.Path("run").exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(backbones, "embed", interrupted)
+        assert eagc("discover", clouds.write(place), *QUICK, "--out=run") == 130
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("interrupted; what is finished is kept in run")
+    program, *arguments = shlex.split(told[1])
+    assert program == "eagc"
+    assert not pathlib.Path("run/assignment.csv").exists()
+    assert eagc(*arguments) == 0
+    assert len(assignment_of("run")) == clouds.ROWS
+    assert not pathlib.Path("run/checkpoints").exists()
 
 
 @pytest.mark.parametrize(
@@ -211,7 +219,7 @@ def test_an_interrupt_leaves_nothing(place, capsys, monkeypatch):
     [
         (["discover", "--no-such-option"], "Unrecognized options: --no-such-option"),
         (["nothing"], "Available subcommands: discover"),
-        ([], "Expected one of {discover, embed"),
+        ([], "Expected one of {discover, "),
         (["discover", "x", "--seed=no"], "--seed: invalid literal for int"),
         (["discover", "x", "--on-bad-item=no"], "'raise', 'skip'"),
         (["embed", "x"], "--out FILE"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from eagc_jax.gcd import (
     cli,
     discover,
 )
+from eagc_jax.gcd.evaluation.rehearsal import Rehearsal
+from eagc_jax.gcd.evaluation.rehearsal.result import Interval, Rated, Trial
+from eagc_jax.gcd.runs.settings import on_features
 from tests.gcd import clouds
 
 TRUTH = {"truth_column": "truth"}
@@ -113,6 +117,24 @@ def test_without_truth_there_is_no_accuracy(runs, tmp_path, capsys):
     assert compare(tmp_path / "a", "four", "--json") == 0
     [pair] = json.loads(capsys.readouterr().out)["pairs"]
     assert pair["accuracy"]["All"]["difference"] == 0
+
+
+def test_rehearsals_and_training_are_beside_each_other(runs, tmp_path, capsys):
+    trial = Trial(0, 4, (1,), (10,), (7,), (5,), (4,), 1.5)
+    rated = Rated("trained", (trial,), Interval(0.5, 0.7, 0.8), None, None)
+    rehearsal = Rehearsal((rated,), "trained", "because", (), None, 0.5, 0, 1.5)
+    path = clouds.write_npz(tmp_path)
+    changed = dataclasses.replace(
+        runs[0],
+        settings=dataclasses.replace(settings(path, **TRUTH), run=on_features()),
+        rehearsal=rehearsal,
+    )
+    changed.write(tmp_path / "trained")
+    assert compare("four", tmp_path / "trained") == 0
+    told = capsys.readouterr().out
+    assert re.search(r"New, rehearsed +- +0\.700 \[0\.500, 0\.800\]", told)
+    assert re.search(r"run \(\d+ settings\) +none +given", told)
+    assert "run.training" not in told
 
 
 @pytest.mark.parametrize(

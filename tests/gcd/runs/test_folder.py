@@ -77,6 +77,19 @@ def test_a_link_instead_of_a_lock_file_is_not_followed(tmp_path):
     assert (tmp_path / "mine").read_text() == "text"
 
 
+def test_checkpoints_elsewhere_are_not_written_over(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "run" / "settings.json").write_text('{"written_by": "eagc_jax"}')
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "other")
+    with (
+        pytest.raises(OSError, match="is a link, to a place that is not this run's"),
+        run_folder.in_use(tmp_path / "run", {}),
+    ):
+        pass
+    assert not os.listdir(tmp_path / "other")
+
+
 def test_what_a_process_killed_at_once_leaves_may_be_taken(tmp_path):
     with run_folder.in_use(tmp_path / "run"):
         pass

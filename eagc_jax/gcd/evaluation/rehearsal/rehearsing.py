@@ -16,7 +16,7 @@ from eagc_jax.gcd.evaluation.rehearsal.choosing import choose
 from eagc_jax.gcd.evaluation.rehearsal.result import Rated, Rehearsal, Trial
 from eagc_jax.gcd.sources import Records
 
-REHEARSALS = 4
+REHEARSALS = 3
 
 # How many answers are given, of how many, and what comes next.
 OnProgress = Callable[[int, int, str], None]
@@ -43,14 +43,15 @@ def rehearse(
 ) -> Rehearsal:
     """How far to trust an answer, and which of several to take, without true classes.
 
-    Each rehearsal hides a quarter of the known classes: their labels are taken away, and
-    those of a tenth of the other classes' labeled items, too. The pipeline answers for
-    all items, with the number of classes estimated from the labels that are left, unless
-    it was given. Then the labels that were taken away are compared with the answer, see
-    `scoring.score`. The next rehearsal hides other classes; four of them hide each class
-    once. The classes vary, and so do the runs: what other novel classes, in another run,
-    may have nine times in ten is the interval, see `intervals.new_draws`. It rests on the
-    novel classes being like the known ones. Where they are harder, it is too high.
+    Each rehearsal hides a third of the known classes (of other numbers of rehearsals than
+    three, a quarter): their labels are taken away, and those of a tenth of the other
+    classes' labeled items, too. The pipeline answers for all items, with the number of
+    classes estimated from the labels that are left, unless it was given. Then the labels
+    that were taken away are compared with the answer, see `scoring.score`. The next
+    rehearsal hides other classes, until each was hidden once. What other novel classes,
+    in another run, may have nine times in ten is the interval, see `intervals.new_draws`.
+    It rests on the novel classes being like the known ones: where they are harder, it is
+    too high.
 
     Trainings are all told the same number of classes, the median of what the rehearsals
     estimated: those of one candidate then share a compilation.
@@ -64,8 +65,8 @@ def rehearse(
       rehearsals: how many, at least 1.
       seed: of all draws. The same seed gives the same result, unless time cuts it short.
       seconds: time for all of it. First every rehearsal has its first answer (whatever
-        time they take), then one candidate after another is trained, as far as the
-        longest training so far fits into what is left. None for no limit.
+        time they take), then one candidate after another is trained, as long as the time
+        that one took, or the longest so far, fits into what is left. None for no limit.
       on_progress: called before each answer.
 
     Returns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from eagc_jax.gcd.sources.strings import shown
 _DIVISIONS = 10  # that are shown, of each kind
 _PARTS = 5
 _CHANGES = 5
+_GROUP = 5  # settings that are shown one by one, where a run has none of them
 _LETTERS = 40  # of a setting's value
 
 
@@ -25,7 +26,7 @@ def lines(comparison: Comparison) -> list[str]:
     rows += [[name, *values] for name, values in _figures(runs)]
     text = _table(rows)
     if comparison.differing:
-        differing = comparison.differing.items()
+        differing = _collapsed(comparison.differing).items()
         text += ["", "settings that differ"]
         text += _table([[f"  {n}", *map(_value, found)] for n, found in differing])
     else:
@@ -49,7 +50,33 @@ def _figures(runs: Sequence[FoundRun]) -> Iterable[tuple[str, list[str]]]:
         values = [_score(run, name.lower()) for run in runs]
         if any(value != "-" for value in values):
             yield name, values
+    if any(run.rehearsal is not None for run in runs):
+        yield "New, rehearsed", [_rehearsed(run) for run in runs]
     yield "seconds", [_seconds(one) for one in of("seconds")]
+
+
+def _collapsed(differing: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    """One row for a group of settings that a run has not at all."""
+    groups: dict[str, list[str]] = {}
+    for name in differing:
+        groups.setdefault(name.partition(".")[0], []).append(name)
+    rows: dict[str, Sequence[Any]] = {}
+    for group, names in groups.items():
+        columns = zip(*(differing[name] for name in names), strict=True)
+        absent = [all(value is None for value in column) for column in columns]
+        if len(names) > _GROUP and any(absent):
+            told = ["none" if one else "given" for one in absent]
+            rows[f"{group} ({len(names)} settings)"] = told
+        else:
+            rows |= {name: differing[name] for name in names}
+    return rows
+
+
+def _rehearsed(run: FoundRun) -> str:
+    if run.rehearsal is None:
+        return "-"
+    new = run.rehearsal.best.new
+    return f"{new.expected:.3f} [{new.low:.3f}, {new.high:.3f}]"
 
 
 def _number(run: FoundRun) -> str:

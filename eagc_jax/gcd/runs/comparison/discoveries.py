@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from eagc_jax.gcd.evaluation.accuracy import correct_samples
+from eagc_jax.gcd.evaluation.rehearsal import Rehearsal
 from eagc_jax.gcd.evaluation.scores import Scores, score
 from eagc_jax.gcd.runs.assignment import Assignment, printable
 from eagc_jax.gcd.runs.comparison.agreement import Agreement, agree
 from eagc_jax.gcd.runs.comparison.paired import METHOD, PairedAccuracy, paired_accuracy
+from eagc_jax.gcd.runs.folder import SUMMARY_FILE
 from eagc_jax.gcd.runs.plain import to_plain
-from eagc_jax.gcd.runs.reading import read_json
+from eagc_jax.gcd.runs.reading import member, read_json
 from eagc_jax.gcd.runs.reopening import reopen
 from eagc_jax.gcd.sources import BadItem, Records
 from eagc_jax.gcd.sources.strings import shown
@@ -34,6 +35,7 @@ class FoundRun:
     records: Records
     assignment: Assignment
     scores: Scores | None  # None where the true classes are not known
+    rehearsal: Rehearsal | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +75,11 @@ def read_run(folder: str | os.PathLike) -> FoundRun:
     return FoundRun(
         name=str(folder),
         settings=_flat(to_plain(found.settings)),
-        summary=read_json(pathlib.Path(folder) / "summary.json"),
+        summary=read_json(member(folder, SUMMARY_FILE)),
         records=found.records,
         assignment=found.assignment,
         scores=score(found.records, found.assignment.clusters),
+        rehearsal=found.rehearsal,
     )
 
 
@@ -110,6 +113,9 @@ def plain(comparison: Comparison) -> dict[str, Any]:
                 "name": run.name,
                 "summary": run.summary,
                 "sizes": dict(_sizes(run.assignment)),
+                "rehearsal": None
+                if run.rehearsal is None
+                else run.rehearsal.to_plain(),
                 "scores": None if run.scores is None else _plain(run.scores._asdict()),
             }
             for run in comparison.runs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -99,9 +100,11 @@ def _content(items: Any) -> str:
 
 
 def of_model(model: Any) -> str:
-    """Of the arrays of a module; or "None"."""
+    """Of the arrays of a module, or of a backbone that is none; or "None"."""
     if model is None:
         return "None"
+    if not isinstance(model, nnx.Module):
+        return str(model.fingerprint())
     return digest_of_tree(nnx.to_pure_dict(nnx.state(model)))
 
 
@@ -128,13 +131,18 @@ def digest(array: Any) -> str:
 
 def versions(mesh: Any) -> dict[str, str]:
     """Of what rounding depends on; a run that goes on with others is not the same."""
-    names = ("jax", "jaxlib", "optax", "flax", "numpy")
     device = jax.devices()[0]
     return {
-        **{name: importlib.metadata.version(name) for name in names},
+        **_packages(),
         "device": f"{device.platform}: {device.device_kind}",
         "devices": str(1 if mesh is None else mesh.size),
     }
+
+
+@functools.cache
+def _packages() -> dict[str, str]:
+    names = ("jax", "jaxlib", "optax", "flax", "numpy")
+    return {name: importlib.metadata.version(name) for name in names}
 
 
 def package_version() -> str:

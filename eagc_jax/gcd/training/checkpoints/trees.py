@@ -61,6 +61,7 @@ def _size(leaf: Any) -> int:
 
 
 def is_key(leaf: Any) -> bool:
+    """Whether an array, or its shape, is of typed random keys."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
