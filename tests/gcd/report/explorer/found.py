@@ -35,7 +35,7 @@ def discovery(kind="text", size=60, *, names=NAMES, width=8, seed=0, **changes):
     features[5, -1] += 3.0
     features = features.astype(np.float32)
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    gaps = ((unit[:, None] - centres) ** 2).sum(axis=2)
+    gaps = 1 + (centres**2).sum(axis=1) - 2 * unit @ centres.T
     own = gaps[np.arange(size), clusters]
     others = gaps.copy()
     others[np.arange(size), clusters] = np.inf
