@@ -128,7 +128,7 @@ class CategoryDiscovery(ClusterMixin, BaseEstimator):
     def _predictor(self) -> Any:
         return self.discovery_.predictor
 
-    def _checked(self, X: ArrayLike, reset: bool = False, **more: Any) -> np.ndarray:
+    def _checked(self, X: Any, reset: bool = False, **more: Any) -> np.ndarray:
         rows = validate_data(
             self, X, dtype=[np.float64, np.float32], reset=reset, **more
         )
