@@ -222,7 +222,9 @@ class _Table:
         ]
 
     def _leave(self, cluster: str, name: str | None, where: str) -> None:
-        """Nothing is left of a cluster that is no class."""
+        """Nothing is left of a cluster that is no class, as far as that is known."""
+        if not self._complete:
+            return
         if cluster != name and cluster not in self._classes:
             del self._clusters[cluster]
             self._gone[cluster] = where
@@ -238,7 +240,8 @@ class _Table:
     def _discard(self, decision: Decision, where: str) -> None:
         self._throw_away(decision.items)
         for cluster in decision.clusters:
-            self._throw_away(self._followers(cluster))
+            if self._complete:  # else any of them may be labeled, and stay
+                self._throw_away(self._followers(cluster))
             self._leave(cluster, None, where)
 
     def _together(self, decision: Decision, where: str) -> None:
