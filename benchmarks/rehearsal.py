@@ -28,6 +28,7 @@ from eagc_jax.gcd.evaluation.rehearsal import (
     trained,
 )
 from eagc_jax.gcd.evaluation.scores import score
+from eagc_jax.gcd.runs.choices import ClusteringSettings
 from eagc_jax.gcd.runs.settings import recommended
 from eagc_jax.gcd.sources import Records
 
@@ -72,6 +73,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=4, help="how many")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rehearsals", type=int, default=REHEARSALS)
+    parser.add_argument("--restarts", type=int, default=10, help="of k-means")
     parser.add_argument("--train", action="store_true", help="rehearse training, too")
     parser.add_argument("--coordinators", nargs="*", default=[], help="with it")
     path = pathlib.Path("runs/rehearsal.csv")
@@ -81,11 +83,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def made(records: Records, network, options, cache) -> list[Candidate]:
     """The candidates, the simplest first."""
+    simple = first(ClusteringSettings(restarts=options.restarts))
     if not options.train:
-        return [first()]
+        return [simple]
     settings = recommended(records.kind, network.depth, items=len(records))
     more = coordinated(settings, options.coordinators, network=network, cache=cache)
-    return [first(), trained(settings, network=network, cache=cache), *more]
+    return [simple, trained(settings, network=network, cache=cache), *more]
 
 
 def split(

@@ -25,6 +25,7 @@ from eagc_jax.gcd.runs import folder as run_folder
 from eagc_jax.gcd.runs.assignment import Assignment, name_clusters
 from eagc_jax.gcd.runs.clock import Clock
 from eagc_jax.gcd.runs.discovery import FIRST, DiscoverSettings, Discovery, as_entry
+from eagc_jax.gcd.runs.logs import Logs
 from eagc_jax.gcd.runs.material import Material, gather
 from eagc_jax.gcd.runs.planning import Plan, plan
 from eagc_jax.gcd.sources import Records
@@ -107,7 +108,7 @@ def discover(
     """
     settings = _settings(data, settings)
     clock = Clock(on_stage, settings.budget)
-    with _place(out, settings) as checkpoints:
+    with _place(out, settings) as place:
         given = data if isinstance(data, Records) else None
         material = gather(given, settings, backbone, decided, cache, on_progress, clock)
         with clock("number of classes"):
@@ -117,7 +118,7 @@ def discover(
             on_answer(material.records, first, clock.passed())
         given_number = None if estimate is not None else number
         chosen = plan(settings, material, given_number, cache, clock)
-        run = _trained(chosen, material, number, cache, checkpoints, clock)
+        run = _trained(settings, chosen, material, number, cache, place, clock)
         if run is not None:
             answer = _answer(material, *answering.after(run))
         with clock("prediction"):
@@ -242,11 +243,12 @@ def _first_answer(
 
 
 def _trained(
+    settings: DiscoverSettings,
     chosen: Plan,
     material: Material,
     number: int,
     cache: str | os.PathLike | None,
-    checkpoints: pathlib.Path | None,
+    place: pathlib.Path | None,
     clock: Clock,
 ) -> TrainingRun | None:
     """The run after its last epoch; None where nothing is trained, or time is over."""
@@ -254,7 +256,8 @@ def _trained(
     # Going by what it took in rehearsal.
     if chosen.run is None or (left is not None and left < (chosen.seconds or 0.0)):
         return None
-    with clock("training"):
+    logs = None if place is None else Logs(place, tensorboard=settings.tensorboard)
+    with clock("training"), logs or contextlib.nullcontext():
         run = answering.start(
             chosen.run,
             material.records,
@@ -262,9 +265,11 @@ def _trained(
             material.features,
             num_classes=number,
             cache=cache,
-            checkpoints=checkpoints,
+            checkpoints=None if place is None else _checkpoints(place),
         )
         for epoch in run:
+            if logs is not None:
+                logs.write(run.history)
             clock.note(f"training, epoch {epoch} of {run.config.epochs}")
             if _too_late(run, clock):
                 return None
@@ -291,18 +296,21 @@ def _notes(chosen: Plan, run: TrainingRun | None, clock: Clock) -> tuple[str, ..
 def _place(
     out: str | os.PathLike | None, settings: DiscoverSettings
 ) -> Iterator[pathlib.Path | None]:
-    """Holds the run's folder; yields the one of training's checkpoints."""
+    """Holds the run's folder, and yields it."""
     if out is None:
         yield None
         return
     with run_folder.in_use(out, as_entry(_from_anywhere(settings))) as folder:
-        checkpoints = folder / run_folder.CHECKPOINTS / "training"
         try:
-            yield checkpoints
+            yield folder
         except Exception:
-            if not checkpoints.exists():  # nothing to go on from
+            if not _checkpoints(folder).exists():  # nothing to go on from
                 run_folder.forget_progress(folder)
             raise
+
+
+def _checkpoints(place: pathlib.Path) -> pathlib.Path:
+    return place / run_folder.CHECKPOINTS / "training"
 
 
 def _answer(

@@ -1,13 +1,15 @@
-"""docs/extending.md runs as it stands: a source, a backbone and a method."""
+"""docs/extending.md runs as it stands: a source, a backbone, a method, a format."""
 
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from eagc_jax.gcd import backbones, sources
+from eagc_jax.gcd import backbones, export, sources
 from eagc_jax.gcd.methods import METHODS
+from eagc_jax.gcd.runs.assignment import Assignment
 from eagc_jax.gcd.runs.plain import from_plain
 from eagc_jax.gcd.runs.settings import RunSettings
 
@@ -19,12 +21,13 @@ def page():
     """What the page's code defines, after it ran from top to bottom."""
     found = {"__name__": "extending"}
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), found)
     yield found
     METHODS.pop("agreement")
     sources.unregister("rings")
+    export.unregister("one-json")
 
 
 def test_what_it_defines_goes_by_its_name(page):
@@ -47,3 +50,16 @@ def test_the_run_finds_the_rings(page):
     # The rings are twenty noise widths apart, and so are their bumps.
     assert history.accuracy[-1].all > 0.95
     assert np.all(np.isfinite(history.losses["unsupervised"]))
+
+
+def test_the_format_is_one_of_all(page, tmp_path):
+    assert export.formats()["one-json"] == ".json"
+    records = page["records"].select([0, 100])
+    ones = np.ones(2)
+    found = Assignment(
+        *(tuple(records.ids), records.labels, np.array([0, 4]), ("one", *"bcde"), 1),
+        *(ones, ones, ones),
+    )
+    done = export.export(records, found, tmp_path / "a.json", "one-json")
+    assert done.notes == ("any program reads it",)
+    assert json.loads(done.path.read_text()) == {"0": "one", "100": "e"}

@@ -51,6 +51,8 @@ class Discover:
     budget: Annotated[str | None, arg(metavar="TIME")] = None
     # File of decisions that a page or `eagc label` saved; they are obeyed.
     decisions: Annotated[pathlib.Path | None, arg(metavar="FILE")] = None
+    # Write training's event files for TensorBoard, too.
+    tensorboard: bool = False
     # Folder to write to; by default a new one here, named after the data. Given again, a
     # run that was interrupted goes on.
     out: Annotated[pathlib.Path | None, arg(metavar="RUN")] = None
@@ -78,7 +80,8 @@ class Discover:
             rehearsals=found.rehearsals,
             coordinators=found.coordinators,
             budget=None if found.budget is None else f"{found.budget:g}s",
-            decisions=found.decisions and pathlib.Path(found.decisions),
+            decisions=pathlib.Path(found.decisions) if found.decisions else None,
+            tensorboard=found.tensorboard,
         )
 
     def run(self) -> int:
@@ -123,6 +126,7 @@ class Discover:
             coordinators=self.coordinators,
             budget=None if self.budget is None else seconds_of(self.budget),
             decisions=None if decisions is None else str(decisions),
+            tensorboard=self.tensorboard,
         )
 
 

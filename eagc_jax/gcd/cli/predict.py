@@ -135,8 +135,8 @@ class _Told:
 
         self.items += len(answer.batch)
         self.unlike += answer.batch.column("unlike_anything_seen").true_count
-        kinds = answer.batch.column("known_or_novel").to_pylist()
-        self.known += kinds.count("known")
+        kinds = answer.batch.column("known_or_novel").value_counts().to_pylist()
+        self.known += sum(x["counts"] for x in kinds if x["values"] == "known")
         for bad in answer.bad:
             self.bad += 1
             if self.bad <= _NAMED:

@@ -24,7 +24,7 @@ def says_how_to_go_on(out: pathlib.Path) -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         settings = to_go_on(out)
         if settings is not None:
             given = shlex.quote(str(settings)), shlex.quote(str(out))
@@ -33,5 +33,12 @@ def says_how_to_go_on(out: pathlib.Path) -> Iterator[None]:
                 f"  eagc discover --settings {given[0]} --out {given[1]}",
                 file=sys.stderr,
             )
-            raise SystemExit(130) from None
+            raise SystemExit(_code(interrupt)) from None
         raise
+
+
+def _code(interrupt: KeyboardInterrupt) -> int:
+    """As shells have it: 128, and the number of the signal."""
+    from eagc_jax.gcd.training.checkpoints import Terminated
+
+    return 143 if isinstance(interrupt, Terminated) else 130

@@ -103,6 +103,7 @@ def apply(
             for name in new.class_names[: new.num_known]
             if name not in names and name not in found.renamed.values()
         ),
+        more_classes=found.more,
         missing=missing,
     )
 

@@ -29,6 +29,8 @@ class Constraints:
     apart: tuple[np.ndarray, ...] = ()  # rows no two of which are of one class
     junk: tuple[str, ...] = ()  # ids of items that take no part
     new_classes: tuple[str, ...] = ()  # known classes that the data did not have
+    # Classes than before, known and novel ones: splits add some, merging takes some away.
+    more_classes: int = 0
     missing: int = (
         0  # members of clusters in the file that the data don't have any more
     )

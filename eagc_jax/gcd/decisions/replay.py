@@ -22,6 +22,7 @@ class Replayed:
     class_names: tuple[str, ...]  # those given, then new ones; some may be empty
     renamed: dict[str, str | None]  # given classes: what became of them, None if split
     junk: set[str]
+    more: int  # classes than before, known and novel ones; less than 0 for fewer
     groups: list[list[str]]  # items of one class, at least two in each
     apart: list[list[str]]  # items no two of which are of one class
 
@@ -80,6 +81,7 @@ class _Table:
         self._cluster_of: dict[str, str] = {}
         self._gone: dict[str, str] = {}  # clusters, and the decision that took them
         self._junk: set[str] = set()
+        self._more = 0
         self._bonds = Bonds()
         self._divide = divide
 
@@ -105,7 +107,8 @@ class _Table:
         bonds = self._bonds.without(self._junk)
         classes = bonds.settle(self._class_of, self._firm)
         names, renamed = tuple(self._classes), self._renamed
-        return Replayed(classes, names, renamed, self._junk, bonds.groups, bonds.apart)
+        junk, groups, apart = self._junk, bonds.groups, bonds.apart
+        return Replayed(classes, names, renamed, junk, self._more, groups, apart)
 
     def _check_cluster(self, name: str, where: str) -> None:
         if name in self._clusters:
@@ -172,6 +175,7 @@ class _Table:
 
     def _replace(self, old: Sequence[str], new: Sequence[str], where: str) -> None:
         """Classes and clusters by others, in the place of the first class among them."""
+        self._more += len(new) - len(old)
         was = [name for name in old if name in self._classes]
         order = list(self._classes)
         at = order.index(was[0]) if was else len(order)
@@ -218,10 +222,13 @@ class _Table:
         ]
 
     def _leave(self, cluster: str, name: str | None, where: str) -> None:
-        """Nothing is left of a cluster that is no class."""
+        """Nothing is left of a cluster that is no class, as far as that is known."""
+        if not self._complete:
+            return
         if cluster != name and cluster not in self._classes:
             del self._clusters[cluster]
             self._gone[cluster] = where
+            self._more -= 1
 
     def _throw_away(self, items: Iterable[str]) -> None:
         for item in items:
@@ -233,7 +240,8 @@ class _Table:
     def _discard(self, decision: Decision, where: str) -> None:
         self._throw_away(decision.items)
         for cluster in decision.clusters:
-            self._throw_away(self._followers(cluster))
+            if self._complete:  # else any of them may be labeled, and stay
+                self._throw_away(self._followers(cluster))
             self._leave(cluster, None, where)
 
     def _together(self, decision: Decision, where: str) -> None:

@@ -100,6 +100,41 @@ def means(features: np.ndarray, clusters: np.ndarray, number: int) -> np.ndarray
     return (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
 
 
+def with_top(scores: np.ndarray, clusters: np.ndarray, top: np.ndarray) -> np.ndarray:
+    """Softmax of scores, each row at the temperature at which one category has `top`.
+
+    Args:
+      scores: (N, K).
+      clusters: (N,) which category is to have it, and at least any other's probability.
+      top: (N,) in (0, 1).
+
+    Returns:
+      (N, K) float64; uniform where `top` is below 1 / K.
+
+    Examples:
+      >>> with_top(np.array([[2.0, 1.0, 0.0]]), np.array([0]), np.array([0.5])).round(2)
+      array([[0.5, 0.3, 0.2]])
+    """
+    at = np.arange(len(scores)), clusters
+    gaps = scores[at][:, None].astype(np.float64) - scores
+    gaps = np.maximum(gaps, 0)  # heads that assign may not be the nearest centre
+    largest = np.where(np.isfinite(gaps), gaps, 0).max(axis=1, initial=1e-9)
+    low, high = np.full(len(scores), -50.0), np.full(len(scores), 50.0)
+    for _ in range(60):  # of the logarithm of what multiplies the gaps
+        middle = (low + high) / 2
+        of_top = 1 / np.exp(-gaps * _times(middle, largest)).sum(axis=1)
+        low, high = (
+            np.where(of_top < top, middle, low),
+            np.where(of_top < top, high, middle),
+        )
+    weights = np.exp(-gaps * _times(high, largest))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _times(logarithm: np.ndarray, largest: np.ndarray) -> np.ndarray:
+    return (np.exp(logarithm) / largest)[:, None]
+
+
 def logit(likelihoods: np.ndarray) -> np.ndarray:
     """In float64, kept finite."""
     inside = np.clip(np.asarray(likelihoods, np.float64), _SURE, 1 - _SURE)

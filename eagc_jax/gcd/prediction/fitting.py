@@ -160,11 +160,17 @@ def _calibration(
         labels,
         len(centres),
         temperature=plain,
-        novel_share=float(np.mean(clusters[labels < 0] >= assignment.num_known)),
+        novel_share=_novel_share(assignment),
     )
     if found is None:
         return Calibration(temperature, source="labeled items")
     return Calibration(temperature, True, *found, source="known classes, hidden")
+
+
+def _novel_share(assignment: Assignment) -> float:
+    unlabeled = assignment.labels < 0
+    novel = assignment.clusters[unlabeled] >= assignment.num_known
+    return float(novel.mean()) if len(novel) else 0.0
 
 
 def _some_labeled(labels: np.ndarray) -> np.ndarray:

@@ -12,7 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from eagc_jax.gcd.clustering import assign, semi_supervised_kmeans
 from eagc_jax.gcd.prediction.calibration import logit
 
-_ROUNDS = 3  # other classes are hidden in each
+_ROUNDS = 4  # a quarter of the known classes is hidden in each
+_RESTARTS, _FEW_RESTARTS = 10, 3  # of k-means; the latter where it takes long
+_LONG = 2**17  # rows times categories
 _ROWS = 20_000  # of all items, that take part
 _FEWEST = 4  # known classes
 _FLATTEST = 0.05  # slope: more likely is never less probable
@@ -39,12 +41,12 @@ def fit(
 
     A softmax of distances is too sure of itself: clusters are not classes, and what it
     leaves out are clusters that hold two classes or a part of one. Labeled items can't
-    show that, whose class has a centre. So half of the known classes are hidden, as are
-    half of the labels of the others; all items are clustered anew, and clusters matched
-    with the hidden classes. Then it is known of the labeled items who is right. Three
-    times, each with other classes, then a logistic regression of right on the softmax's
-    logit, in which hidden and known classes weigh as novel and known ones do among the
-    items to be judged.
+    show that, whose class has a centre. So a quarter of the known classes is hidden, as
+    are half of the labels of the others; all items are clustered anew, and clusters
+    matched with the hidden classes. Then it is known of the labeled items who is right.
+    Four times, so that each class is hidden once, then a logistic regression of right on
+    the softmax's logit, in which hidden and known classes weigh as novel and known ones
+    do among the items to be judged.
 
     Args:
       features: (N, D), of which labels did not decide.
@@ -64,9 +66,17 @@ def fit(
     random = np.random.default_rng(seed)
     rows = _some(labels, random)
     chosen, given = np.asarray(features[rows]), labels[rows]
+    parts = np.array_split(random.permutation(known), _ROUNDS)
     rounds = [
-        _judged(chosen, given, num_classes, temperature, random, jax.random.key(number))
-        for number in range(_ROUNDS)
+        _judged(
+            chosen,
+            given,
+            *_hidden(given, part, random),
+            num_classes,
+            temperature,
+            jax.random.key(number),
+        )
+        for number, part in enumerate(parts)
     ]
     found = Judged(*(np.concatenate(x) for x in zip(*rounds, strict=True)))
     return _regressed(found, novel_share)
@@ -80,11 +90,10 @@ def _some(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def _hidden(
-    labels: np.ndarray, random: np.random.Generator
+    labels: np.ndarray, hidden: np.ndarray, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels that are left, numbered without a gap, and which classes those are."""
-    classes = random.permutation(np.unique(labels[labels >= 0]))
-    kept = np.sort(classes[len(classes) // 2 :])
+    kept = np.setdiff1d(labels[labels >= 0], hidden)
     number = np.full(labels.max() + 2, -1)
     number[kept] = np.arange(len(kept))
     left = number[labels]  # the label -1 takes the last, which is -1
@@ -98,14 +107,16 @@ def _hidden(
 def _judged(
     features: np.ndarray,
     labels: np.ndarray,
+    left: np.ndarray,
+    kept: np.ndarray,
     num_classes: int,
     temperature: float,
-    random: np.random.Generator,
     key: jax.Array,
 ) -> Judged:
-    left, kept = _hidden(labels, random)
+    long = len(features) * num_classes > _LONG
+    restarts = _FEW_RESTARTS if long else _RESTARTS
     found = semi_supervised_kmeans(
-        key, features, num_classes, left, left >= 0, restarts=1
+        key, features, num_classes, left, left >= 0, restarts=restarts
     )
     clusters = np.asarray(found.assignments)
     rows = np.flatnonzero((labels >= 0) & (left < 0))

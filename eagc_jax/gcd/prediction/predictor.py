@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from eagc_jax.gcd.backbones import Backbone
+from eagc_jax.gcd.prediction import calibration as calibration_
 from eagc_jax.gcd.prediction.calibration import Calibration
 from eagc_jax.gcd.prediction.scoring import Scorer
 from eagc_jax.gcd.prediction.trained import Trained
@@ -45,7 +46,9 @@ class Prediction:
     clusters: np.ndarray  # (N,) int32, by the discovery's numbers
     probability: np.ndarray  # (N,) float32, that the category is right
     unlike: np.ndarray  # (N,) bool, unlike anything that the discovery has seen
-    nearest: np.ndarray  # (N,) int32, the most similar labeled item, by its number
+    distance: np.ndarray  # (N,) float32, by which that is said; see `Calibration`
+    # (N,) int32, the most similar labeled item, by its number; -1 where none is labeled
+    nearest: np.ndarray
     similarity: np.ndarray  # (N,) float32, the cosine with it
     names: tuple[str | None, ...]  # of all clusters; None is junk
     known: np.ndarray  # (K,) bool, of all clusters
@@ -69,7 +72,8 @@ class Prediction:
     @property
     def nearest_labeled(self) -> list[str]:
         """N ids."""
-        return [str(self.example_ids[one]) for one in self.nearest.tolist()]
+        ids = (*self.example_ids, "")  # the last is that of none
+        return [ids[one] for one in self.nearest.tolist()]
 
     def batch(self, items: pa.Array | Sequence[str]) -> pa.RecordBatch:
         """The same for files, with the items' names in front.
@@ -94,7 +98,9 @@ class Prediction:
             pa.array(self.probability),
             pa.array(kinds).take(clusters),
             pa.array(self.unlike),
-            pa.array(self.example_ids, pa.string()).take(pa.array(self.nearest)),
+            pa.array([*self.example_ids, ""], pa.string()).take(
+                pa.array(self.nearest % (len(self.example_ids) + 1))
+            ),
             pa.array(self.similarity),
         ]
         return pa.record_batch(columns, names=list(COLUMNS))
@@ -151,12 +157,24 @@ class Predictor:
             scored.clusters,
             calibration.probability(scored.likelihoods),
             scored.distances > calibration.threshold,
-            scored.examples,
+            scored.distances,
+            scored.examples
+            if len(self.example_ids)
+            else np.full_like(scored.examples, -1),
             scored.similarities,
             self.names,
             self.known,
             self.example_ids,
         )
+
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """(N, K) how probable each category is; rows sum to 1.
+
+        The category assigned has the probability that `predict` gives it (and at least
+        any other's); the others are a softmax at the temperature at which it has that.
+        """
+        found, scores = self.predict(features), self._scorer.scores(features)
+        return calibration_.with_top(scores, found.clusters, found.probability)
 
     def adapt(self, features: np.ndarray) -> np.ndarray:
         """Features in the space of the centres.
@@ -267,6 +285,10 @@ class Predictor:
             by_distance=self.calibration.by_distance,
             groups=np.array([first[name] for name in self.names], np.int32),
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is on the device."""
+        return {name: x for name, x in vars(self).items() if name != "_scorer"}
 
     def _check(self, features: Any) -> None:
         width = self.width

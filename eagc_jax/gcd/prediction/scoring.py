@@ -88,12 +88,24 @@ class Scorer:
             columns,
             jnp.asarray(centres, jnp.float32),
             jnp.asarray(seen, jnp.float32),
-            jnp.asarray(examples, jnp.float32),
+            jnp.asarray(examples if len(examples) else _nobody(centres), jnp.float32),
             jnp.asarray(
                 np.arange(len(centres)) if groups is None else groups, jnp.int32
             ),
             jnp.float32(temperature),
         )
+
+    def scores(self, features: np.ndarray) -> np.ndarray:
+        """(N, K) what the softmax is of, over the temperature: the largest is assigned.
+
+        (But where the softmax is of distances, and heads assign.)
+        """
+        parts = [np.zeros((0, len(self._arrays.centres)), np.float32)]
+        for start in range(0, len(features), BLOCK):
+            block = np.asarray(features[start : start + BLOCK], np.float32)
+            found = _logits(self._static, self._arrays, _filled(block))
+            parts.append(np.asarray(found)[: len(block)])
+        return np.concatenate(parts)
 
     def __call__(self, features: np.ndarray) -> Scored:
         """Of (N, width) rows, N >= 0; blocks go one ahead of what is read back."""
@@ -144,25 +156,14 @@ def _none() -> list[np.ndarray]:
     return [np.zeros(0, kind) for kind in kinds]
 
 
+def _nobody(centres: np.ndarray) -> np.ndarray:
+    """In the place of examples, where nothing is labeled."""
+    return np.zeros((1, centres.shape[1]), np.float32)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _score(static: _Static, arrays: _Arrays, rows: jax.Array):
-    given = _unit(rows)
-    head: Any = None
-    adapted = given if static.unit else rows
-    if static.graph is not None:
-        model: Any = nnx.merge(static.graph, arrays.model)
-        head, adapted = model.head, model.features(adapted)
-    unit = _unit(adapted)
-    if static.method is None:
-        scores = _lloyd._scores(
-            unit, arrays.centres
-        )  # (K, B), the least is the nearest
-    else:
-        logits = static.method.assign(head, arrays.state, adapted)
-        scores = -jnp.take(logits, arrays.columns, axis=1).T
-    clusters = _lloyd._nearest(scores)
-    if static.by_distance:
-        scores = _lloyd._scores(unit, arrays.centres)
+    given, unit, clusters, scores = _compared(static, arrays, rows)
     at = jnp.take_along_axis(scores, clusters[None], axis=0)
     weights = jnp.exp((at - scores) / arrays.temperature)
     same = arrays.groups[:, None] == arrays.groups[clusters]
@@ -172,6 +173,32 @@ def _score(static: _Static, arrays: _Arrays, rows: jax.Array):
     products = _lloyd._matmul(arrays.examples, unit.T)  # (M, B)
     examples = _lloyd._nearest(-products)
     return clusters, likelihoods, distances, examples, products.max(axis=0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(static: _Static, arrays: _Arrays, rows: jax.Array):
+    *_, scores = _compared(static, arrays, rows)
+    return -scores.T / arrays.temperature
+
+
+def _compared(static: _Static, arrays: _Arrays, rows: jax.Array):
+    """Unit rows as given and adapted, clusters, and (K, B) what the softmax is of."""
+    given = _unit(rows)
+    head: Any = None
+    adapted = given if static.unit else rows
+    if static.graph is not None:
+        model: Any = nnx.merge(static.graph, arrays.model)
+        head, adapted = model.head, model.features(adapted)
+    unit = _unit(adapted)
+    if static.method is None:
+        scores = _lloyd._scores(unit, arrays.centres)  # the least is the nearest
+    else:
+        logits = static.method.assign(head, arrays.state, adapted)
+        scores = -jnp.take(logits, arrays.columns, axis=1).T
+    clusters = _lloyd._nearest(scores)
+    if static.by_distance:
+        scores = _lloyd._scores(unit, arrays.centres)
+    return given, unit, clusters, scores
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -64,6 +64,7 @@ class DiscoverSettings:
     # Seconds for all of it; rehearsal and training are cut to fit. None: as it takes.
     budget: float | None = None
     decisions: str | None = None  # file of a person's decisions, see `gcd.decisions`
+    tensorboard: bool = False  # write event files of training too; needs tensorboardX
 
     def __post_init__(self):
         if self.rehearsals < 1:
@@ -110,6 +111,8 @@ class Discovery:
         - `model.json`, `model.safetensors`: see `Predictor.save`.
         - `rehearsal.json`, `decisions.json`, `history.json`: where there are some.
         - `page.html`: to look at and to decide on, see `page`.
+
+        Beside these lie the logs of training, see `runs.logs`.
 
         Args:
           out: the folder; see `eagc_jax.gcd.runs.folder.whole`.

@@ -41,6 +41,7 @@ def test_label_and_what_the_next_run_makes_of_it(made, capsys):
     assert cli.main(["label", "run", "novel-1", "date"]) == 0
     told = capsys.readouterr().out
     assert "cluster 2, novel-1 with 14 items, is now called date" in told
+    assert "model.json, model.safetensors, page.html" in told
     assert assigned(made / "run") == {
         name: "date" if one == "novel-1" else one for name, one in before.items()
     }

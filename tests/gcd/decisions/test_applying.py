@@ -196,6 +196,23 @@ def test_rounds_go_on_from_each_other():
     assert constraints.new_classes == ("wren", "fish")
 
 
+@pytest.mark.parametrize(
+    ("decision", "more"),
+    [
+        (Decision("rename", ("novel-1",), name="x"), 0),
+        (Decision("merge", ("novel-1", "novel-2", "cat"), name="x"), -2),
+        (Decision("split", ("novel-1",), names=("x", "y", "z")), 2),
+        (Decision("known", ("novel-1",), name="cat"), -1),
+        (Decision("known", ("cat",), name="dog"), 0),  # it keeps its labeled items
+        (Decision("junk", ("novel-1",)), -1),
+        (Decision("known", items=("i",), name="cat"), 0),
+    ],
+)
+def test_how_many_more_classes_there_are(decision, more):
+    _, constraints = decided(decision)
+    assert constraints.more_classes == more
+
+
 def test_what_is_not_there_is_named():
     with pytest.raises(ValueError, match="letters does not have: x, y"):
         decided(Decision("together", items=("a", "x", "y")))

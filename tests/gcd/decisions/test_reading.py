@@ -191,3 +191,18 @@ def test_a_long_chain_takes_no_time(tmp_path):
     path = tmp_path / "decisions.json"
     path.write_text(json.dumps(file_of(*away, *chain)))
     assert len(read_decisions(path)) == 39_999
+
+
+def test_what_the_data_decide_is_left_to_them(tmp_path):
+    """Whether a cluster is a class, and so stays, and which of its items are labeled."""
+    path = tmp_path / "decisions.json"
+    path.write_text(
+        json.dumps(
+            file_of(
+                do("junk", cluster="novel-1"),
+                do("apart", items=["a", "b"]),
+                do("rename", cluster="novel-1", name="x"),
+            )
+        )
+    )
+    assert len(read_decisions(path)) == 3

@@ -4,11 +4,20 @@ import dataclasses
 
 import numpy as np
 import pytest
+from flax import nnx
 
-from eagc_jax.gcd import prediction
+from eagc_jax.gcd import (
+    ClusteringSettings,
+    DiscoverSettings,
+    backbones,
+    discover,
+    prediction,
+)
+from eagc_jax.gcd.backbones import vit
 from eagc_jax.gcd.prediction import scoring, trained
 from eagc_jax.gcd.runs.assignment import Assignment
-from tests.gcd import clouds
+from eagc_jax.gcd.runs.settings import RunSettings
+from tests.gcd import clouds, tiny
 from tests.gcd.prediction import made
 
 
@@ -157,3 +166,35 @@ def test_arguments_that_do_not_fit():
     with pytest.raises(ValueError, match=r"false_alarms must be in \(0, 1\), got 1"):
         fit(found.records, rows, given, found.centres, false_alarms=1)
     assert isinstance(given, Assignment)
+
+
+@pytest.mark.slow
+def test_blocks_that_were_trained_are_kept(split, backbone, tmp_path):
+    run = RunSettings(tiny.METHOD, dataclasses.replace(tiny.CONFIG, epochs=1))
+    settings = DiscoverSettings(
+        clustering=ClusteringSettings(num_classes=10, restarts=1),
+        run=run,
+        rehearse=False,
+    )
+    found = discover(split, settings, backbone=backbone)
+    assert found.predictor.agreement == 1.0
+    found.predictor.save(tmp_path)
+    model = prediction.load_predictor(tmp_path)
+    assert {name.split(".")[1] for name in model.blocks} == {"1"}
+    before = backbone.fingerprint()
+    features = backbones.embed(split, model.load_backbone(backbone)).features
+    assert backbone.fingerprint() == before
+    np.testing.assert_allclose(features, found.adapted, rtol=1e-4, atol=1e-5)
+    unlabeled = ~split.labeled_mask
+    predicted = model.predict(features).clusters
+    assert (predicted == found.assignment.clusters)[unlabeled].all()
+    with pytest.raises(ValueError, match="was given in Python"):
+        model.load_backbone()
+    other = vit.VisionTransformer(tiny.VIT, rngs=nnx.Rngs(1))
+    with pytest.raises(ValueError, match="the backbone should be the discovery's"):
+        model.load_backbone(other)
+    short = dict(model.blocks)
+    name = next(iter(short))
+    short[name] = np.zeros(3, np.float32)
+    with pytest.raises(ValueError, match="does not fit the backbone"):
+        dataclasses.replace(model, blocks=short).load_backbone(backbone)

@@ -72,6 +72,13 @@ def test_scattered_items_are_no_parts():
         agree(first, of([0], NAMES))
 
 
+def test_what_is_mostly_of_another_category_is_no_part():
+    # Each half of novel-1 went to a category of which twice as many are cats or dogs.
+    first = of([2] * 20 + [0] * 20 + [1] * 20, NAMES)
+    second = of([0] * 10 + [1] * 10 + [0] * 20 + [1] * 20, NAMES)
+    assert agree(first, second).split == ()
+
+
 def test_no_items_agree_in_nothing():
     found = agree(of([], NAMES), of([], NAMES))
     assert np.isnan(found.ari)

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
 
 import jax
 import numpy as np
@@ -430,6 +431,39 @@ def test_a_full_disk_ends_the_run_and_nothing_is_lost(tmp_path, whole, monkeypat
     monkeypatch.undo()
     run = start("nothing", tmp_path)
     assert run.history.epochs == [1]
+    list(run)
+    assert_same(found(run), whole("nothing"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 300 KB, and a way to make it larger."""
+
+    def mount(*options):
+        return subprocess.run(["mount", *options, tmp_path], capture_output=True)
+
+    if mount("-t", "tmpfs", "-o", "size=300k", "tmpfs").returncode:
+        pytest.skip("only root may mount; the test before this one pretends to")
+    try:
+        yield tmp_path, lambda: mount("-o", "remount,size=64m")
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+@pytest.mark.parametrize("looked", [True, False], ids=["looked", "not looked"])
+def test_a_disk_that_is_really_full(small_disk, looked, whole, monkeypatch):
+    folder, enlarge = small_disk
+    run = start("nothing", folder)
+    if not looked:  # others fill the disk meanwhile
+        monkeypatch.setattr(run._keeper, "_check_room", lambda needed: None)
+    with pytest.raises(OSError, match="make room there, and start") as caught:
+        list(run)
+    assert caught.value.errno == errno.ENOSPC
+    saved = len(run.history.epochs) - 1
+    assert not list(folder.glob(".*partial"))
+    enlarge()
+    run = start("nothing", folder)
+    assert len(run.history.epochs) == saved
     list(run)
     assert_same(found(run), whole("nothing"))
 

@@ -8,6 +8,7 @@ import contextlib
 import os
 import pathlib
 import queue
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import time
 import numpy as np
 import pytest
 
+from tests.gcd import clouds
 from tests.gcd.surviving import assert_same
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -164,3 +166,60 @@ def test_who_is_asked_to_end_saves_what_is_over(tmp_path, number, raised):
     assert raised in said
     newest = sorted(one.name for one in process.checkpoints.iterdir())[-1]
     assert int(newest) in (last, last + 1)
+
+
+def discover(folder, *arguments):
+    """`eagc discover` as a process of its own, in a folder."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "EAGC_CACHE": str(folder / "cache"),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "eagc_jax.gcd.cli", "discover", *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_checkpoint(process, run, number):
+    limit = time.monotonic() + LIMIT
+    while not (run / "checkpoints" / "training" / f"{number:08d}").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_discovery_killed_and_interrupted_ends_with_the_same_files(tmp_path):
+    data = clouds.write(tmp_path)
+    given = [str(data), "--num-classes", "4", "--no-rehearsal", "--out"]
+    process = discover(tmp_path, *given, "whole")
+    said = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, said
+    run = tmp_path / "killed"
+    for number in (1, 8, 15):  # in the warm start, at its end, in training
+        process = discover(tmp_path, *given, "killed")
+        wait_for_checkpoint(process, run, number)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert not (run / "summary.json").exists()
+    process = discover(tmp_path, *given, "killed")
+    wait_for_checkpoint(process, run, 18)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 130, errors
+    command = shlex.split(errors.split("To go on:")[1].strip())
+    assert command[:2] == ["eagc", "discover"]
+    process = discover(tmp_path, *command[2:])
+    said = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, said
+    for name in ("assignment.parquet", "assignment.csv", "model.safetensors"):
+        assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (run / "checkpoints").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 from eagc_jax.gcd.evaluation.rehearsal.result import Interval, Trial
 
@@ -25,7 +26,8 @@ def new_draws(
       each drawn half as often, of which one has no item right and the other all (so that
       few classes that are all right, or all wrong, leave some doubt);
     - which classes are the novel ones: so many are drawn from these;
-    - the run: what the rehearsals' accuracies vary by more than their classes explain.
+    - the run: what the rehearsals' accuracies vary by more than their classes explain, if
+      they vary so much more that it is hardly chance.
 
     Args:
       trials: of one candidate.
@@ -35,35 +37,38 @@ def new_draws(
     Returns:
       (draws,) float64 in [0, 1].
     """
-    items = np.concatenate([trial.items for trial in trials]).astype(float)
-    right = np.concatenate([trial.right for trial in trials]).astype(float)
-    mean = items.mean()
+    pairs = [_floats(trial.right, trial.items) for trial in trials]
+    right, items = (np.concatenate(column) for column in zip(*pairs, strict=True))
+    number, mean = min(len(items), _MOST), items.mean()
+    chance = np.append(np.ones(len(items)), [0.5, 0.5])
     items, right = np.append(items, [mean, mean]), np.append(right, [0, mean])
-    chance = np.append(np.ones(len(items) - 2), [0.5, 0.5])
-    number = len(items) - 2
-    found = draw.choice(
-        len(items), (_DRAWS, number), p=chance / chance.sum()
-    )  # classes, drawn anew
+    found = draw.choice(len(items), (_DRAWS, number), p=chance / chance.sum())
     novel = min(max(novel, 1), _MOST)
     others = np.take_along_axis(found, draw.integers(number, size=(_DRAWS, novel)), 1)
     accuracy = right[others].sum(axis=1) / items[others].sum(axis=1)
-    return np.clip(accuracy + _of_runs(trials, draw, one_more=True), 0, 1)
+    return np.clip(accuracy + _of_runs(pairs, draw, one_more=True), 0, 1)
 
 
 def old_draws(trials: Sequence[Trial], draw: np.random.Generator) -> np.ndarray | None:
-    """Accuracies on the known classes: the same classes, other items, another run."""
-    pairs = [
-        (a, b)
-        for trial in trials
-        for a, b in zip(trial.old_items, trial.old_right, strict=True)
-        if a
-    ]
-    if not pairs:
+    """Accuracies on the known classes, of other items, in another run.
+
+    Args:
+      trials: of one candidate.
+      draw: of all this.
+
+    Returns:
+      (draws,) float64 in [0, 1]; None where no label was held out.
+    """
+    pairs = [_floats(trial.old_right, trial.old_items) for trial in trials]
+    pairs = [(right[items > 0], items[items > 0]) for right, items in pairs]
+    if not sum(len(items) for _, items in pairs):
         return None
-    items, right = np.array(pairs, float).T
+    right, items = (np.concatenate(column) for column in zip(*pairs, strict=True))
     items, right = np.append(items, 1), np.append(right, 0.5)
     found = draw.integers(len(items), size=(_DRAWS, min(len(items), _MOST)))
-    return right[found].sum(axis=1) / items[found].sum(axis=1)
+    accuracy = right[found].sum(axis=1) / items[found].sum(axis=1)
+    some = [pair for pair in pairs if len(pair[0])]
+    return np.clip(accuracy + _of_runs(some, draw, one_more=True), 0, 1)
 
 
 def difference(
@@ -82,14 +87,15 @@ def difference(
     """
     by_number = {trial.rehearsal: trial for trial in others}
     pairs = [(t, by_number[t.rehearsal]) for t in trials if t.rehearsal in by_number]
-    items = np.concatenate([a.items for a, _ in pairs]).astype(float)
-    gained = np.concatenate([np.subtract(a.right, b.right) for a, b in pairs])
-    found = draw.integers(len(items), size=(_DRAWS, len(items)))
+    gaps = [_floats(np.subtract(a.right, b.right), a.items) for a, b in pairs]
+    gained, items = (np.concatenate(column) for column in zip(*gaps, strict=True))
+    number = min(len(items), _MOST)
+    found = draw.integers(len(items), size=(_DRAWS, number))
     # Few classes vary less in a draw from themselves than they do.
-    wider = np.sqrt(len(items) / max(len(items) - 1, 1))
+    wider = np.sqrt(number / max(number - 1, 1))
     expected = gained.sum() / items.sum()
     drawn = gained[found].sum(axis=1) / items[found].sum(axis=1)
-    runs = _gap_of_runs(pairs, draw)
+    runs = _of_runs(gaps, draw, one_more=False)
     return interval(expected + wider * (drawn - expected) + runs, expected, level)
 
 
@@ -102,29 +108,25 @@ def interval(drawn: np.ndarray, expected: float, level: float = _LEVEL) -> Inter
     )
 
 
-def _of_runs(trials, draw, *, one_more: bool) -> np.ndarray:
-    pairs = [(np.array(t.right, float), np.array(t.items, float)) for t in trials]
-    return _between(pairs, draw, one_more)
+def _floats(right, items) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(right, float), np.asarray(items, float)
 
 
-def _gap_of_runs(pairs, draw) -> np.ndarray:
-    gained = [
-        (np.subtract(a.right, b.right).astype(float), np.array(a.items, float))
-        for a, b in pairs
-    ]
-    return _between(gained, draw, False)
+def _of_runs(pairs, draw: np.random.Generator, *, one_more: bool) -> np.ndarray:
+    """Draws of what is common to a rehearsal's classes: of the mean, or of one more.
 
-
-def _between(pairs, draw: np.random.Generator, one_more: bool) -> np.ndarray:
-    """Draws of what is common to a rehearsal's classes: of the mean, or of one more."""
+    `pairs` are (right, items) by class, a pair a rehearsal.
+    """
     number = len(pairs)
     if number < 2:
         return np.zeros(_DRAWS)
     whole = sum(a.sum() for a, _ in pairs) / sum(b.sum() for _, b in pairs)
     means = np.array([a.sum() / b.sum() for a, b in pairs])
-    within = [
-        np.sum((a - whole * b) ** 2) / b.sum() ** 2 for a, b in pairs
-    ]  # that the classes explain
-    between = max(float(means.var(ddof=1) - np.mean(within)), 0.0)
+    within = [np.sum((a - whole * b) ** 2) / b.sum() ** 2 for a, b in pairs]
+    # Of so few means the variance is itself uncertain: what chance alone would give one
+    # time in twenty is not yet taken for a difference between runs.
+    chance = np.mean(within) * stats.chi2.ppf(0.95, number - 1) / (number - 1)
+    variance = float(means.var(ddof=1))
+    between = variance - np.mean(within) if variance > chance else 0.0
     scale = np.sqrt(between * (1 / number + one_more))
     return scale * draw.standard_normal(_DRAWS)

@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from eagc_jax.gcd.evaluation.rehearsal.hiding import Posed
 
 _PIECES = 8  # clusters over which a class is spread, at most
+_TURNS = 16  # in which hidden classes are matched
 
 
 class Counts(NamedTuple):
@@ -28,10 +29,12 @@ def score(posed: Posed, clusters: np.ndarray, share: float, seed: int = 0) -> Co
     The papers' protocol matches clusters with all classes at once, so that classes
     compete for clusters: a class whose items lie in a cluster where another class has
     more gets none of it. Here only the labels of the hidden classes are known, but all
-    classes have to compete:
+    classes have to compete, as they would in the run that is rehearsed:
 
     - a hidden class has in each cluster the items that lost their label, over the share
-      of items that are labeled;
+      of items that are labeled. When its turn comes it is a novel class; the other
+      hidden ones are then known classes, of which the protocol counts unlabeled items
+      alone;
     - a visible class has in its own cluster its unlabeled items (as many as that share
       says), times the share of held-out items that were put there; its other items lie
       where the others of these were put;
@@ -41,7 +44,7 @@ def score(posed: Posed, clusters: np.ndarray, share: float, seed: int = 0) -> Co
 
     Of visible classes, whose held-out items are counted in their own cluster, it is asked
     whether they keep it. There the hidden ones don't compete: in the run that is
-    rehearsed they are known, and have clusters of their own.
+    rehearsed they have clusters of their own.
 
     Args:
       posed: the problem.
@@ -53,36 +56,56 @@ def score(posed: Posed, clusters: np.ndarray, share: float, seed: int = 0) -> Co
       The counts.
     """
     classes = np.unique(posed.hidden[posed.hidden >= 0])
-    visible, size = posed.records.num_known, int(clusters.max()) + 1
+    size, visible = int(clusters.max()) + 1, posed.records.num_known
     rows = posed.hidden >= 0
-    hidden = _table(
-        clusters[rows], np.searchsorted(classes, posed.hidden[rows]), size, len(classes)
-    )
-    held = posed.held_out >= 0
-    put, home = clusters[held], posed.held_out[held]
-    recall = np.mean(put == home) if held.any() else 1.0
-    labels = posed.records.labels
-    given = np.bincount(np.concatenate([labels[labels >= 0], home]), minlength=visible)
-    unlabeled = given * (1 - share) / share  # that are not held out
-    own = np.diag(np.append(unlabeled * recall, np.zeros(size - visible)))[:, :visible]
-    astray = np.bincount(put[put != home], minlength=size) / max(held.sum(), 1)
+    which = np.searchsorted(classes, posed.hidden[rows])
+    hidden = _table(clusters[rows], which, size, len(classes))
+    own, astray = _of_visible(posed, clusters, share, size)
     full = hidden / share
-    room = np.bincount(clusters[(labels < 0) & ~held], minlength=size)
-    taken = own.sum(axis=1) + astray * unlabeled.sum() + full.sum(axis=1)
-    rest = np.maximum(room - taken, 0)
+    room = (posed.records.labels < 0) & (posed.held_out < 0)
+    room = np.bincount(clusters[room], minlength=size)
+    rest = np.maximum(room - own.sum(axis=1) - astray - full.sum(axis=1), 0)
     others = _others(full, rest, np.random.default_rng([seed, 3]))
-    match = _matched(np.concatenate([own, full, others], axis=1))
-    found = match[visible : visible + len(classes)]
-    right = np.where(found >= 0, hidden[found, np.arange(len(classes))], 0)
-    alone = _matched(np.concatenate([own, others], axis=1))
-    kept = alone[:visible] == np.arange(visible)
+    alone = _matched(np.concatenate([own, others], axis=1))[:visible]
+    home = posed.held_out[posed.held_out >= 0]
+    kept = home[(clusters[posed.held_out >= 0] == home) & (alone[home] == home)]
     return Counts(
         classes,
         hidden.sum(axis=0).astype(int),
-        right.astype(int),
+        np.rint(_right(own, full, others, share) * share).astype(int),
         np.bincount(home, minlength=visible),
-        np.bincount(home[put == home], minlength=visible) * kept,
+        np.bincount(kept, minlength=visible),
     )
+
+
+def _of_visible(
+    posed: Posed, clusters: np.ndarray, share: float, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(K, V) unlabeled items in their class's cluster, and (K,) elsewhere; expected."""
+    labels, visible = posed.records.labels, posed.records.num_known
+    held = posed.held_out >= 0
+    put, home = clusters[held], posed.held_out[held]
+    recall = np.mean(put == home) if held.any() else 1.0
+    given = np.bincount(np.concatenate([labels[labels >= 0], home]), minlength=visible)
+    unlabeled = given * (1 - share) / share
+    own = np.zeros((size, visible))
+    np.fill_diagonal(own, unlabeled * recall)
+    astray = np.bincount(put[put != home], minlength=size) / max(held.sum(), 1)
+    return own, astray * unlabeled.sum()
+
+
+def _right(own, full, others, share: float) -> np.ndarray:
+    """(h,) items of each hidden class in the cluster that is matched with it."""
+    number, start = full.shape[1], own.shape[1]
+    right = np.zeros(number)
+    for turn in range(min(number, _TURNS)):
+        mine = np.arange(number) % _TURNS == turn
+        weight = np.where(mine, 1.0, 1 - share)
+        match = _matched(np.concatenate([own, full * weight, others], axis=1))
+        found = match[start : start + number]
+        mine &= found >= 0
+        right[mine] = full[found[mine], np.flatnonzero(mine)]
+    return right
 
 
 def _table(clusters, classes, size: int, number: int) -> np.ndarray:

@@ -91,6 +91,7 @@ def render(
         "title": name,
         "run": printable(str(folder)) if folder is not None else name,
         "command": _command(folder),
+        "predict": _predict(folder),
         "file": _FILE,
         "earlier": _earlier(discovery),
         "named": _named(discovery),
@@ -113,6 +114,12 @@ def _command(folder: pathlib.Path | None) -> str:
         return f"eagc_jax.gcd.discover.discover(data, decisions={_FILE!r})"
     settings = shlex.quote(printable(str(folder / SETTINGS_FILE)))
     return f"eagc discover --settings {settings} --decisions {_FILE}"
+
+
+def _predict(folder: pathlib.Path | None) -> str:
+    if folder is None:
+        return ""
+    return f"eagc predict {shlex.quote(printable(str(folder)))} NEW --decisions {_FILE}"
 
 
 def _earlier(discovery: Discovery) -> list[dict[str, Any]]:

@@ -38,8 +38,10 @@ def renamed_page(
         return None
     html = path.read_text(encoding="utf-8", errors="replace")
     found = _DATA.search(html)
+    if found is None:
+        return None
     try:
-        data = json.loads(found[2]) if found else None
+        data = json.loads(found[2])
         if len(data["names"]) != len(names):
             return None
         data["names"] = [printable(name) for name in names]

@@ -47,7 +47,8 @@ def of_run(
         "number of classes": str(run.task.num_classes),
         "width of the feature": str(run.task.width),
         "parameters": _shapes(run._carry.params),
-        "backbone": of_model(backbone),
+        # Elsewhere all that counts of it is in the features and the views.
+        "backbone": of_model(backbone if run.config.trains == "blocks" else None),
         "reference": of_model(reference),
         "views": "None" if pool is None else digest(pool.tokens),
         "features": digest(features),

@@ -72,13 +72,14 @@ def posed_by_hand():
     return hiding.Posed(records, hidden, np.full(12, -1))
 
 
-def test_hidden_classes_compete_for_clusters():
+def test_hidden_classes_compete_for_clusters_as_known_ones():
     posed = posed_by_hand()
     clusters = np.array([0] * 4 + [1] * 4 + [1] * 3 + [2])
-    found = scoring.score(posed, clusters, share=1.0)
+    found = scoring.score(posed, clusters, share=0.25)
     assert found.items.tolist() == [4, 4]
     assert found.right.tolist() == [4, 1]  # cluster 1 is the other one's
-    assert found.old_items.tolist() == [0]
+    # Of known classes the protocol counts unlabeled items alone: here there are none.
+    assert scoring.score(posed, clusters, share=1.0).right.tolist() == [4, 3]
 
 
 def test_classes_that_nobody_knows_compete_too():

@@ -1,12 +1,11 @@
 """Discoveries made by hand, without clustering or training."""
 
-from types import SimpleNamespace
-
 import numpy as np
 
 from eagc_jax.gcd import sources
 from eagc_jax.gcd.clustering import NumClasses
 from eagc_jax.gcd.evaluation.accuracy import Accuracy
+from eagc_jax.gcd.evaluation.rehearsal import Interval, Rated, Rehearsal, Trial
 from eagc_jax.gcd.evaluation.scores import Scores
 from eagc_jax.gcd.runs.assignment import Assignment
 from eagc_jax.gcd.runs.choices import SourceSettings
@@ -35,7 +34,7 @@ def discovery(kind="text", size=60, *, names=NAMES, width=8, seed=0, **changes):
     features[5, -1] += 3.0
     features = features.astype(np.float32)
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    gaps = ((unit[:, None] - centres) ** 2).sum(axis=2)
+    gaps = 1 + (centres**2).sum(axis=1) - 2 * unit @ centres.T
     own = gaps[np.arange(size), clusters]
     others = gaps.copy()
     others[np.arange(size), clusters] = np.inf
@@ -97,22 +96,20 @@ def _items(kind, size, clusters, names, features):
 
 
 def rehearsal():
-    def interval(low, expected, high):
-        return SimpleNamespace(low=low, expected=expected, high=high)
-
-    def rated(name, new):
-        return SimpleNamespace(
-            name=name, trials=(1,) * 8, new=new, old=interval(0.8, 0.9, 1.0), all=None
-        )
-
-    return SimpleNamespace(
+    trials = tuple(Trial(i, 6, (1, 2), (10, 10), (8, 5), (), (), 1.0) for i in range(8))
+    old = Interval(0.8, 0.9, 1.0)
+    return Rehearsal(
+        candidates=(
+            Rated("first answer", trials, Interval(0.4, 0.5, 0.6), old, None),
+            Rated("trained", trials, Interval(0.55, 0.63, 0.72), old, None),
+        ),
         chosen="trained",
         reason="It was better in 7 of 8 rehearsals.",
         left_out=("trained with eagc: no time",),
-        candidates=(
-            rated("first answer", interval(0.4, 0.5, 0.6)),
-            rated("trained", interval(0.55, 0.63, 0.72)),
-        ),
+        num_classes=None,
+        labeled_share=0.5,
+        seed=0,
+        seconds=1.0,
     )
 
 

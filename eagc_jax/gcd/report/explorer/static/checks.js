@@ -107,6 +107,8 @@ function showDecisions() {
       button(`Save ${data.file}`, () => ACTIONS.save())),
     make("p", { text: "Save the file, then run:" }),
     make("pre", {}, make("code", { id: "command", text: data.command })),
+    data.predict ? make("p", { text: "New items get the names that you have decided on, too:" }) : "",
+    data.predict ? make("pre", {}, make("code", { text: data.predict })) : "",
     make("details", {}, make("summary", { text: "The file, to copy" }),
       make("textarea", { readonly: true, "aria-label": `content of ${data.file}`, id: "file-text" })));
   $("file-text").closest("details").addEventListener("toggle", () => {

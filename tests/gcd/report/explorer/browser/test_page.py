@@ -74,6 +74,8 @@ def test_the_loop(opened, tmp_path):
     assert page.inner_text("#command") == (
         "eagc discover --settings animals-run/settings.json --decisions decisions.json"
     )
+    told = page.inner_text("#decisions")
+    assert "eagc predict animals-run NEW --decisions decisions.json" in told
     decisions, classes, constraints = labels_after(
         discovery, one.saved(tmp_path / "decisions.json")
     )
