@@ -45,8 +45,8 @@ BOUNDS = {
 
 def seconds_over(row: Mapping[str, Any], baseline: Mapping[str, Any]) -> float:
     """To compile, more than the plain sum, both at the plain sum's pace."""
-    paces = row.get("pace_seconds"), baseline.get("pace_seconds")
-    slower = paces[0] / paces[1] if all(paces) else 1.0
+    ours, theirs = row.get("pace_seconds"), baseline.get("pace_seconds")
+    slower = ours / theirs if ours and theirs else 1.0
     return row["compile_seconds"] / slower - baseline["compile_seconds"]
 
 
