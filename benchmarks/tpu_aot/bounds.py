@@ -23,9 +23,11 @@ class Bounds(NamedTuple):
 BOUNDS = {
     # A function of the Gram matrix, or statistics of whole tensors.
     "whole": Bounds(15.0, 2, 8 * KILO),
-    # A Gram matrix of every tensor, K * K numbers, and for ``elastic_projection`` K + 1
-    # more: for 152 tensors and K = 4 that is 9.7 and 12.8 kB.
-    "by tensor": Bounds(15.0, 2, 16 * KILO),
+    # A Gram matrix of every tensor, K * K numbers: 9.7 kB for 152 tensors and K = 4.
+    "by tensor": Bounds(15.0, 2, 12 * KILO),
+    # The same and K + 1 products with a running direction, a memory of every entry, of
+    # each: 12.8 kB. K edited gradients come out, which others then add.
+    "projection": Bounds(30.0, 2, 16 * KILO),
     # The moment that the energy divides by is updated with what is finite, and its mean
     # is a sum over chips between those of the magnitudes and of the energies.
     "fisher": Bounds(15.0, 3, 8 * KILO),

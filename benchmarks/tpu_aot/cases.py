@@ -111,7 +111,7 @@ def _others() -> dict[str, Method]:
             aggregators.momentum_conflict_free, "gradients", single=True
         ),
         "accumulate_objectives": Method(accumulated, "gradients"),
-        "elastic_projection": Method(projected, "by tensor"),
+        "elastic_projection": Method(projected, "projection"),
     }
 
 
