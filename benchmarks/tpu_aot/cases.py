@@ -108,7 +108,7 @@ def _others() -> dict[str, Method]:
         "upgrad_tensor": Method(by_tensor, "by tensor"),
         "upgrad_channel": Method(by_channel, "grams by block"),
         "momentum_conflict_free": Method(
-            aggregators.momentum_conflict_free, "whole", single=True
+            aggregators.momentum_conflict_free, "gradients", single=True
         ),
         "accumulate_objectives": Method(accumulated, "gradients"),
         "elastic_projection": Method(projected, "by tensor"),

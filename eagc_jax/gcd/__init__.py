@@ -1,6 +1,7 @@
 """Generalized category discovery: known classes recognised, novel ones found.
 
-`discover` is the whole way down; `reopen` reads the folder that it wrote.
+`discover` is the whole way down; `reopen` reads the folder that it wrote;
+`CategoryDiscovery` is the same as an estimator of scikit-learn's, on a matrix.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eagc_jax.gcd.estimator import CategoryDiscovery
     from eagc_jax.gcd.pipeline import discover
     from eagc_jax.gcd.runs.choices import (
         BackboneSettings,
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 # Loaded when they are used: the command line answers `--help` without JAX.
 _PLACES = {
+    "CategoryDiscovery": "estimator",
     "discover": "pipeline",
     "BackboneSettings": "runs.choices",
     "ClusteringSettings": "runs.choices",
@@ -32,6 +35,7 @@ _PLACES = {
 
 __all__ = [
     "BackboneSettings",
+    "CategoryDiscovery",
     "ClusteringSettings",
     "DiscoverSettings",
     "Discovery",

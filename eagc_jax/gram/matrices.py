@@ -9,7 +9,6 @@ their squares would not be.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -251,25 +250,20 @@ def _block_grams(
 def grams_by_leaf(
     leaves: dict[str, jax.Array],
     layout: Layout,
-    powers: jax.Array | Sequence[jax.Array] | None = None,
+    powers: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
     """``(K, K, *kept)`` by leaf, of this device: sums over the axes that a block spans.
 
     Args:
       leaves: by name, ``(K, *shape)``.
       layout: of the blocks.
-      powers: as for ``products.leaf_grams``, ``(K, K)`` for all or one for each leaf.
+      powers: as for ``products.leaf_grams``.
     """
     kept = {name: _kept_axes(layout, name) for name in leaves}
     halves = {name: products.real_parts(leaf) for name, leaf in leaves.items()}
-    if powers is None or isinstance(powers, jax.Array):
-        powers = [powers] * len(leaves)
-    flat, axes, rows = [], [], []
-    for (name, parts), of_leaf in zip(halves.items(), powers, strict=True):
-        flat += parts
-        axes += [kept[name]] * len(parts)
-        rows += [of_leaf] * len(parts)
-    found = iter(products.leaf_grams(flat, axes, rows))
+    flat = [half for parts in halves.values() for half in parts]
+    axes = [kept[name] for name, parts in halves.items() for _ in parts]
+    found = iter(products.leaf_grams(flat, axes, powers))
     return {
         name: functools.reduce(jnp.add, [next(found) for _ in parts])
         for name, parts in halves.items()

@@ -54,17 +54,16 @@ _PRODUCT_FROM = 33
 def leaf_grams(
     leaves: list[jax.Array],
     kept: list[tuple[int, ...]],
-    powers: Sequence[jax.Array | None],
+    powers: jax.Array | None = None,
 ) -> list[jax.Array]:
     """``(K, K, *kept)`` of every leaf, by the kernel of the platform it is lowered for.
 
     Args:
       leaves: real, ``(K, *shape)``.
       kept: for every leaf the axes, of ``(K, *shape)``, that are not summed.
-      powers: for every leaf ``(K, K)`` float: row k is multiplied by any entry of its row
-        k, all of them the same power of two; None for ones. A matrix, since XLA would
-        write out rows that are multiplied by a vector of its own before it multiplies
-        pairs of them.
+      powers: ``(K, K)`` float: row k is multiplied by any entry of its row k, all of them
+        the same power of two; None for ones. A matrix, since XLA would write out rows
+        that are multiplied by a vector of its own before it multiplies pairs of them.
 
     Returns:
       Float32, or the leaf's dtype where that is wider.
@@ -75,10 +74,10 @@ def leaf_grams(
     def everywhere(leaves):
         entries = leaves[0].shape[0] < _PRODUCT_FROM
         kernel = _entry_by_entry if entries else _product
-        return [kernel(*of_one) for of_one in zip(leaves, kept, powers, strict=True)]
+        return [kernel(x, k, powers) for x, k in zip(leaves, kept, strict=True)]
 
     def on_cpu(leaves):
-        return [_on_cpu(*of_one) for of_one in zip(leaves, kept, powers, strict=True)]
+        return [_on_cpu(x, k, powers) for x, k in zip(leaves, kept, strict=True)]
 
     def on_gpu(leaves):
         def with_powers():
@@ -87,12 +86,9 @@ def leaf_grams(
         def unscaled():  # a scaled operand would be written out first
             return [_product(x, k, None) for x, k in zip(leaves, kept, strict=True)]
 
-        # All leaves' are mostly one and the same array.
-        given = {id(p): p for p in powers if p is not None}.values()
-        if not given:
+        if powers is None:
             return unscaled()
-        scaled = jnp.any(jnp.stack([jnp.any(p != 1) for p in given]))
-        return jax.lax.cond(scaled, with_powers, unscaled)
+        return jax.lax.cond(jnp.any(powers != 1), with_powers, unscaled)
 
     others = {"cuda": on_gpu, "rocm": on_gpu}
     if leaves[0].shape[0] < _GPU_PRODUCT_FROM:

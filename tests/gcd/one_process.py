@@ -4,7 +4,8 @@
 
 DEVICES are this process's; process 0 writes parameters and history to FILE. A CHANGE
 makes the last process another than the others: "config", "data", "aggregator",
-"backbone", or "lost" (it ends after the first epoch, without a word).
+"backbone", or "lost" (it ends after the first epoch, without a word). With "saved" all
+of them keep checkpoints beside FILE, and leave a run that is new after an epoch.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ import sys
 import jax
 
 
-def tiny_run(mesh, change=None):
+def tiny_run(mesh, change=None, checkpoints=None):
     """The run, and everything that a change may alter."""
     # Here, since importing these already asks JAX for its devices.
     from flax import nnx
@@ -47,6 +48,7 @@ def tiny_run(mesh, change=None):
         aggregation.build(tiny.METHOD.objective_weights),
         method=tiny.METHOD,
         mesh=mesh,
+        checkpoints=checkpoints,
     )
 
 
@@ -69,15 +71,20 @@ def found(run):
 def main(arguments):
     address, number, process, devices, target, *rest = arguments
     number, process = int(number), int(process)
-    change = rest[0] if rest and process == number - 1 else None
+    saved = rest == ["saved"]
+    change = rest[0] if rest and process == number - 1 and not saved else None
     jax.config.update("jax_num_cpu_devices", int(devices))
     import numpy as np
 
     from eagc_jax.gcd.training import parallel
 
     parallel.start(address, number, process, heartbeat_seconds=10)
-    run = tiny_run(parallel.data_mesh(), change)
+    folder = f"{target}.checkpoints" if saved else None
+    run = tiny_run(parallel.data_mesh(), change, folder)
+    begun = bool(run.history.epochs)
     for _ in run:
+        if saved and not begun:
+            return
         if change == "lost":
             os._exit(3)
     if parallel.is_first():

@@ -7,7 +7,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from eagc_jax.gcd.estimator import CategoryDiscovery
+from eagc_jax.gcd import CategoryDiscovery
 from tests.gcd import clouds
 from tests.gcd.prediction import made
 

@@ -21,7 +21,7 @@ class Found(NamedTuple):
     inner: dict[str, jax.Array]  # <g_k, g_s>, (K, blocks).
     along: dict[str, jax.Array]  # <g_k, d>, (K, blocks).
     length: dict[str, jax.Array]  # <d, d>, (1, blocks).
-    units: dict[str, jax.Array]  # by leaf: (K,).
+    units: jax.Array  # (K,).
 
 
 def measure(
@@ -33,8 +33,10 @@ def measure(
     """Products of every gradient with itself, the supervised one and the direction.
 
     As :func:`eagc_jax.gram.gram_blocks`: as they are, and again, in other units, only
-    where a leaf's squares (those of all leaves, if they are one block) come close to the
-    ends of float32's range; in a loop that normally runs once.
+    where a whole gradient's square comes close to the ends of float32's range; in a loop
+    that normally runs once. Units of every leaf's own would make a dozen small programs
+    a leaf more; without them a leaf whose entries are 1e19 times smaller than others'
+    counts as one without a gradient.
 
     Args:
       leaves: by name, ``(K, *shape)``.
@@ -54,27 +56,24 @@ def measure(
         exponents = jnp.where(again, wanted, exponents)
         return jnp.where(again, jnp.int32(1), jnp.int32(2)), exponents, found
 
-    rows = next(iter(leaves.values())).shape[0] + bool(direction)
-    places = 1 if layout.granularity == GLOBAL else len(leaves)
-    zeros = jnp.zeros((rows, places), jnp.int32)
+    number = next(iter(leaves.values())).shape[0]
+    rows = number + bool(direction)
+    zeros = jnp.zeros((rows,), jnp.int32)
     # Typed as they will be: on meshes with explicit axes, and in shard_map.
     start = jax.tree.map(jnp.zeros_like, jax.eval_shape(products, zeros))
     carry = jnp.zeros([], jnp.int32), zeros, start
     carry = jax.lax.while_loop(lambda carry: carry[0] < 2, body, carry)
     _, exponents, (square, inner, along, length) = carry
-    units = [
-        power_of_two(-row[: rows - bool(direction)], jnp.float32)
-        for row in _by_leaf(exponents, len(leaves))
-    ]
-    return Found(square, inner, along, length, dict(zip(leaves, units, strict=True)))
+    units = power_of_two(-exponents[:number], jnp.float32)
+    return Found(square, inner, along, length, units)
 
 
 def _products(leaves, direction, layout, options, exponents):
     """(square, inner, along, length) of rows multiplied by ``2^exponents``."""
     number = next(iter(leaves.values())).shape[0]
-    powers = _by_leaf(power_of_two(exponents, jnp.float32), len(leaves))
-    matrices = [jnp.broadcast_to(p[:number, None], (number, number)) for p in powers]
-    grams = grams_by_leaf(leaves, layout, matrices)
+    powers = power_of_two(exponents, jnp.float32)
+    matrix = jnp.broadcast_to(powers[:number, None], (number, number))
+    grams = grams_by_leaf(leaves, layout, matrix)
     sums = {
         name: jnp.expand_dims(
             gram.reshape(number * number, *gram.shape[2:]),
@@ -90,11 +89,11 @@ def _products(leaves, direction, layout, options, exponents):
         one = slice(options.supervised, options.supervised + 1)
         return square, inner, inner, {g: x[one] for g, x in square.items()}
     along, length = {}, {}
-    for (name, leaf), by in zip(leaves.items(), powers, strict=True):
+    for name, leaf in leaves.items():
         rows = widened(leaf)
         d = direction[name].astype(rows.dtype)[None]
-        d = d * by[number].astype(d.real.dtype)
-        by = expand_to(by[:number], rows.ndim).astype(d.real.dtype)
+        d = d * powers[number].astype(d.real.dtype)
+        by = expand_to(powers[:number], rows.ndim).astype(d.real.dtype)
         along[name] = (rows * by * jnp.conj(d)).real
         length[name] = (d * jnp.conj(d)).real
     along, length = (
@@ -112,16 +111,9 @@ def _whole(groups: dict[str, jax.Array], layout: Layout) -> dict[str, jax.Array]
 
 
 def _squares(found, layout: Layout) -> jax.Array:
-    """Of K rows and d, by leaf, ``(K + 1, leaves)``; of everything, ``(K + 1, 1)``."""
+    """Of the K gradients and of d, all their entries: ``(K + 1,)``."""
     square, _, _, length = found
-    together = [square, length]
     if layout.granularity == GLOBAL:
-        return jnp.concatenate([x[GLOBAL] for x in together])
-    return jnp.concatenate([layout.leaf_means(x) for x in together])
-
-
-def _by_leaf(values: jax.Array, number: int) -> list[jax.Array]:
-    """``(rows, leaves)``, or ``(rows, 1)`` for all, to ``(rows,)`` of each leaf."""
-    if values.shape[1] == 1:
-        return [values[:, 0]] * number
-    return [values[:, index] for index in range(number)]
+        return jnp.concatenate([x[GLOBAL][:, 0] for x in (square, length)])
+    sums = [layout.leaf_means(x) * layout.sizes()[None] for x in (square, length)]
+    return jnp.sum(jnp.concatenate(sums), axis=1)

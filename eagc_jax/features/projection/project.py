@@ -170,7 +170,7 @@ def elastic_projection(
         }
         by_leaf = spread(coefficients, layout)
         projected = [
-            projected_leaf(leaf, by_leaf[name], found.units[name], options.supervised)
+            projected_leaf(leaf, by_leaf[name], found.units, options.supervised)
             for name, leaf in leaves.items()
         ]
         shown = layout.show(weights), layout.show(energies)

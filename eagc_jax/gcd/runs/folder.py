@@ -84,7 +84,8 @@ def in_use(
 
     With settings, the folder is marked as ours by its settings.json, from which the run
     can be started again (`to_go_on`). Where a finished run is there, its files stay as
-    they are until this one is finished. In the folder `CHECKPOINTS` training is saved;
+    they are until this one is finished; where one has saved checkpoints, its settings
+    come back if this one fails. In the folder `CHECKPOINTS` training is saved;
     what is finished comes into the folder by `whole`, inside of this, and then
     `forget_progress` removes the checkpoints.
 
@@ -111,11 +112,28 @@ def in_use(
             stack.enter_context(locked(folder))
             if settings is not None:
                 _check_own(folder / CHECKPOINTS)
+                stack.enter_context(_unless_refused(folder))
                 text = json.dumps({MARK: OURS, **settings}, indent=2, allow_nan=False)
                 if not (folder / SUMMARY_FILE).exists():
                     _files.write_text(folder / SETTINGS_FILE, f"{text}\n")
                 _files.write_text(folder / CHECKPOINTS / SETTINGS_FILE, f"{text}\n")
         yield folder
+
+
+@contextlib.contextmanager
+def _unless_refused(folder: pathlib.Path) -> Iterator[None]:
+    """Where a run has saved something and another is tried, its settings come back."""
+    files = (folder / SETTINGS_FILE, folder / CHECKPOINTS / SETTINGS_FILE)
+    before: dict[pathlib.Path, bytes] = {}
+    if any((folder / CHECKPOINTS).glob("*/[0-9]*")):
+        before = {one: one.read_bytes() for one in files if one.is_file()}
+    try:
+        yield
+    except BaseException:
+        for one, content in before.items():
+            if folder.is_dir() and one.parent.is_dir():
+                _files.write_bytes(one, content)
+        raise
 
 
 def _check_own(folder: pathlib.Path) -> None:

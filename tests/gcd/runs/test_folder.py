@@ -133,6 +133,25 @@ def test_a_finished_run_stays_as_it_is_until_the_next_one_is(tmp_path):
         assert "second" in run_folder.to_go_on(tmp_path / "run").read_text()
 
 
+def try_in(run, text, error):
+    with run_folder.in_use(run, {"run": text}):
+        assert text in run_folder.to_go_on(run).read_text()
+        raise error
+
+
+@pytest.mark.parametrize(("saved", "kept"), [(True, "first"), (False, "second")])
+def test_whose_settings_are_kept_where_another_run_is_refused(tmp_path, saved, kept):
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        try_in(run, "first", KeyboardInterrupt)
+    if saved:
+        (run / "checkpoints" / "training" / "00000001").mkdir(parents=True)
+    with pytest.raises(ValueError):  # noqa: PT011
+        try_in(run, "second", ValueError)
+    for file in (run / "settings.json", run_folder.to_go_on(run)):
+        assert kept in file.read_text()
+
+
 def test_a_summary_is_there_only_with_all_files_of_its_run(tmp_path, monkeypatch):
     finish(tmp_path / "run", "first")
     real = os.replace

@@ -111,6 +111,17 @@ def alone():
 
 
 @pytest.mark.slow
+def test_two_processes_go_on_from_a_checkpoint(tmp_path, alone):
+    target = tmp_path / "run.npz"
+    for _ in range(2):
+        assert not target.exists()
+        statuses, said = train_tiny(target, 1, ["saved"])
+        assert statuses == [0, 0], "\n---\n".join(said)
+    with np.load(target) as stored:
+        assert_same_training(dict(stored), alone)
+
+
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains(tmp_path, alone):
     target = tmp_path / "run.npz"
     statuses, said = train_tiny(target, 1)
