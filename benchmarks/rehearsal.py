@@ -103,7 +103,7 @@ def split(
     number, true = estimate.number, {}
     for one in candidates:
         true[one.name] = score(records, one.answer(records, features, number, seed))
-    best = max(true, key=lambda name: true[name].new)
+    best = max(true, key=lambda name: true[name].all)
     rows = []
     for rated in found.candidates:
         row = {
@@ -180,7 +180,7 @@ def summary(rows: list[dict[str, str]]) -> list[str]:
     if len({row["candidate"] for row in rows}) > 1:
         right = sum(row["chosen"] == row["best"] for row in splits)
         lines.append(
-            f"the best of the candidates was chosen in {right} of {len(splits)}"
+            f"the best of the candidates (All) was chosen in {right} of {len(splits)}"
         )
     return lines
 

@@ -113,7 +113,7 @@ def with_top(scores: np.ndarray, clusters: np.ndarray, top: np.ndarray) -> np.nd
 
     Examples:
       >>> with_top(np.array([[2.0, 1.0, 0.0]]), np.array([0]), np.array([0.5])).round(2)
-      array([[0.5, 0.3, 0.2]])
+      array([[0.5 , 0.31, 0.19]])
     """
     at = np.arange(len(scores)), clusters
     gaps = scores[at][:, None].astype(np.float64) - scores

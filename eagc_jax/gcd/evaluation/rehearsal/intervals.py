@@ -76,27 +76,47 @@ def difference(
     others: Sequence[Trial],
     draw: np.random.Generator,
     level: float = 0.95,
+    *,
+    known_share: float = 0.0,
 ) -> Interval:
-    """Of the expected accuracy on novel classes, from others' in the same rehearsals.
+    """Of the expected accuracy, from others' in the same rehearsals, class by class.
 
     Args:
       trials: of a candidate.
-      others: of another; those of the same rehearsals are compared, class by class.
+      others: of another; those of the same rehearsals are compared.
       draw: of classes.
       level: of the interval.
+      known_share: how much held-out items of visible classes weigh, as they do among all
+        unlabeled items; 0 compares hidden classes alone.
     """
     by_number = {trial.rehearsal: trial for trial in others}
     pairs = [(t, by_number[t.rehearsal]) for t in trials if t.rehearsal in by_number]
-    gaps = [_floats(np.subtract(a.right, b.right), a.items) for a, b in pairs]
-    gained, items = (np.concatenate(column) for column in zip(*gaps, strict=True))
+    new = [_floats(np.subtract(a.right, b.right), a.items) for a, b in pairs]
+    old = [
+        _floats(np.subtract(a.old_right, b.old_right), a.old_items) for a, b in pairs
+    ]
+    old = [(gained[items > 0], items[items > 0]) for gained, items in old]
+    old = [pair for pair in old if len(pair[0])]
+    share = known_share if old else 0.0
+    expected, drawn = _gap(new, draw)
+    if share:
+        expected_old, drawn_old = _gap(old, draw)
+        expected = (1 - share) * expected + share * expected_old
+        drawn = (1 - share) * drawn + share * drawn_old
+    return interval(drawn, expected, level)
+
+
+def _gap(pairs, draw: np.random.Generator) -> tuple[float, np.ndarray]:
+    """The mean gain of items, and draws of it; `pairs` are (gained, items) by class."""
+    gained, items = (np.concatenate(column) for column in zip(*pairs, strict=True))
     number = min(len(items), _MOST)
     found = draw.integers(len(items), size=(_DRAWS, number))
     # Few classes vary less in a draw from themselves than they do.
     wider = np.sqrt(number / max(number - 1, 1))
     expected = gained.sum() / items.sum()
     drawn = gained[found].sum(axis=1) / items[found].sum(axis=1)
-    runs = _of_runs(gaps, draw, one_more=False)
-    return interval(expected + wider * (drawn - expected) + runs, expected, level)
+    runs = _of_runs(pairs, draw, one_more=False)
+    return expected, expected + wider * (drawn - expected) + runs
 
 
 def interval(drawn: np.ndarray, expected: float, level: float = _LEVEL) -> Interval:

@@ -116,7 +116,8 @@ def rehearse(
     rated = _rated(
         [(one.name, found[one.name]) for one in chosen], records, share, seed
     )
-    best, reason = choose(rated, np.random.default_rng([seed, 5]))
+    draw, known = np.random.default_rng([seed, 5]), _known_share(records, share)
+    best, reason = choose(rated, draw, known)
     return Rehearsal(
         candidates=rated,
         chosen=best,
@@ -232,7 +233,7 @@ def _rated(
     known_items = min(labeled / share, len(records))
     # As many novel classes as items of theirs, if they are as large as known ones.
     novel = round((len(records) - known_items) / known_items * records.num_known)
-    weight = (known_items - labeled) / max(len(records) - labeled, 1)
+    weight = _known_share(records, share)
     found = []
     for name, trials in tried:
         draw = np.random.default_rng([seed, 6])
@@ -259,6 +260,13 @@ def _rated(
             )
         )
     return tuple(found)
+
+
+def _known_share(records: Records, share: float) -> float:
+    """Of the unlabeled items, those of known classes."""
+    labeled = int(records.labeled_mask.sum())
+    unlabeled = max(len(records) - labeled, 1)
+    return min(labeled * (1 - share) / share / unlabeled, 1.0)
 
 
 def _mean(trials: Sequence[Trial], right: str, items: str) -> float:

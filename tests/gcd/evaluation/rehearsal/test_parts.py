@@ -159,6 +159,29 @@ def test_of_a_tie_the_simplest_is_chosen(draw):
     assert choosing.choose([one], draw)[1].endswith("nothing else was tried")
 
 
+def test_of_a_tie_on_hidden_classes_all_items_decide(draw):
+    one = rated("plain", (5, 4) * 4, (6, 5) * 4)
+    two = rated("known better", (6, 4) * 4, (5, 6) * 4)
+    worse = dict(old_items=(9,) * 20, old_right=(3,) * 20)
+    better = dict(old_items=(9,) * 20, old_right=(8,) * 20)
+    one = dataclasses.replace(
+        one, trials=tuple(dataclasses.replace(t, **worse) for t in one.trials)
+    )
+    two = dataclasses.replace(
+        two, trials=tuple(dataclasses.replace(t, **better) for t in two.trials)
+    )
+    name, reason = choosing.choose([one, two], draw, 0.5)
+    assert name == "known better"
+    assert "there a tie with plain (+0." in reason
+    assert "of all unlabeled items more than plain (+0." in reason
+    assert choosing.choose([one, two], draw, 0.0)[0] == "plain"
+    # Not where hidden classes are worse.
+    two = dataclasses.replace(
+        two, trials=tuple(dataclasses.replace(t, right=(1,) * 8) for t in two.trials)
+    )
+    assert choosing.choose([one, two], draw, 0.5)[0] == "plain"
+
+
 def test_differences_are_of_the_rehearsals_that_both_have(draw):
     one = rated("plain", (5,) * 8, (0,) * 8)
     two = rated("better", (6,) * 8)

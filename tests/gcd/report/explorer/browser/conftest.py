@@ -24,8 +24,10 @@ def chromium():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the event loop that it brings along
         with sync_playwright() as playwright:
+            # Its sandbox doesn't work for root, as whom containers often run.
+            sandbox = hasattr(os, "geteuid") and os.geteuid() != 0
             browser = playwright.chromium.launch(
-                executable_path=found, args=["--no-sandbox", "--disable-gpu"]
+                executable_path=found, chromium_sandbox=sandbox, args=["--disable-gpu"]
             )
             yield browser
             browser.close()

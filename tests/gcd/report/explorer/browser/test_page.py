@@ -1,30 +1,11 @@
 """The page in a real browser: a person's way through it, by mouse and by keyboard."""
 
-import dataclasses
-
-import numpy as np
 import pytest
 
-from eagc_jax.gcd.decisions import Decision, Decisions, Round, apply, read_decisions
 from tests.gcd.report.explorer import found
-from tests.gcd.report.explorer.found import HOSTILE
+from tests.gcd.report.explorer.browser.saved import items_of, labels_after
 
 pytestmark = pytest.mark.browser
-
-
-def labels_after(discovery, path):
-    """What the next run makes of the file: each item's class, "junk" or ""."""
-    decisions = read_decisions(path)
-    records, constraints = apply(discovery.records, decisions, discovery.features)
-    names = (*records.class_names, "")
-    classes = dict.fromkeys(constraints.junk, "junk")
-    for name, label in zip(records.ids, records.labels, strict=True):
-        classes[name] = names[label]
-    return decisions, classes, constraints
-
-
-def items_of(classes, name):
-    return sorted(int(i.split()[1]) for i, one in classes.items() if one == name)
 
 
 def test_the_loop(opened, tmp_path):
@@ -355,69 +336,3 @@ def test_contradictions_are_refused(opened):
         assert message in page.inner_text("#dialog-error")
     page.locator("#dialog-cancel").click()
     assert page.inner_text("#tab-decisions") == "Decisions (1)"
-
-
-def test_hostile_names_are_text(opened, tmp_path):
-    names = (HOSTILE, "__proto__", "constructor", f"n{HOSTILE}", "novel-1", "novel-2")
-    ids = tuple(f"{HOSTILE}{i}" for i in range(60))
-    discovery = found.discovery("image", names=names, ids=ids, name=HOSTILE)
-    reason = dataclasses.replace(discovery, backbone=HOSTILE)
-    one = opened(reason)
-    page = one.page
-    for tab in ("clusters", "items", "check", "decisions", "training", "about"):
-        one.tab(tab)
-    page.fill("#query", "onerror")
-    one.open_cluster(f"n{HOSTILE}")
-    assert page.inner_text("#detail-name").startswith("n</script><img src=x")
-    assert page.title().startswith("</script><img src=x onerror=alert(1)>{{style}}")
-    one.action("rename").click()
-    one.answer(New_name="</style><script>alert(2)</script>")
-    one.open_cluster("__proto__")
-    one.action("known").click()
-    one.answer(Class="__proto__")
-    page.hover("#map")
-    outside = page.evaluate(
-        """() => [...document.querySelectorAll("img, script, iframe, link, object")]
-          .filter((e) => e.src && !e.src.startsWith("data:image/webp")).length"""
-    )
-    assert outside == 0
-    _, classes, _ = labels_after(discovery, one.saved(tmp_path / "hostile.json"))
-    named = [i for i, n in classes.items() if n == "</style><script>alert(2)</script>"]
-    assert named == [ids[i] for i in range(60) if i % 6 == 3]
-    assert len([i for i, n in classes.items() if n == "__proto__"]) == 10
-
-
-def test_a_round_goes_on_from_earlier_ones(opened, tmp_path):
-    first = Round(
-        "first",
-        {"novel-9": ("item 2", "item 8")},
-        (Decision("rename", ("novel-9",), name="fox"),),
-    )
-    discovery = found.discovery(decisions=Decisions((first,)))
-    one = opened(discovery)
-    one.tab("decisions")
-    assert "1 decision that this answer was made with" in one.page.inner_text(
-        "#decisions"
-    )
-    one.select("item 3")
-    one.action("junk").click()
-    found_ = read_decisions(one.saved(tmp_path / "second.json"))
-    assert found_.rounds[0] == first
-    assert found_.rounds[1].decisions == (Decision("junk", items=("item 3",)),)
-
-
-def test_a_sample_of_many_items(opened, monkeypatch, tmp_path):
-    from eagc_jax.gcd.report.explorer import content
-
-    monkeypatch.setattr(content, "SHOWN", 120)
-    discovery = found.discovery("embedding", 600, width=8)
-    one = opened(discovery)
-    assert "shows 120 of 600 items" in one.page.inner_text("#summary")
-    one.open_cluster("novel-1")
-    assert "100 items, 0 labeled" in one.page.inner_text("#detail")
-    one.action("rename").click()
-    one.answer(New_name="bird")
-    assert "100 items" in one.page.inner_text("#detail")
-    _, classes, _ = labels_after(discovery, one.saved(tmp_path / "many.json"))
-    assert items_of(classes, "bird") == list(range(3, 600, 6))
-    assert np.sum(discovery.assignment.clusters == 3) == 100
