@@ -19,17 +19,22 @@ from eagc_jax.gcd.clustering import NumClasses
 from eagc_jax.gcd.decisions import Decisions
 from eagc_jax.gcd.evaluation.certainty import certainty
 from eagc_jax.gcd.evaluation.scores import score
-from eagc_jax.gcd.prediction import fit_predictor
+from eagc_jax.gcd.prediction import Predictor, fit_predictor
 from eagc_jax.gcd.runs import answering, opening
 from eagc_jax.gcd.runs import folder as run_folder
 from eagc_jax.gcd.runs.assignment import Assignment, name_clusters
+from eagc_jax.gcd.runs.choices import BackboneSettings
 from eagc_jax.gcd.runs.clock import Clock
 from eagc_jax.gcd.runs.discovery import FIRST, DiscoverSettings, Discovery, as_entry
 from eagc_jax.gcd.runs.logs import Logs
 from eagc_jax.gcd.runs.material import Material, gather
 from eagc_jax.gcd.runs.planning import Plan, plan
 from eagc_jax.gcd.sources import Records
+from eagc_jax.gcd.training.checkpoints import Checkpoints
 from eagc_jax.gcd.training.loop import TrainingRun
+
+_TRAINING = pathlib.Path(run_folder.CHECKPOINTS, "training")
+_SECONDS = 5.0  # at least, from one checkpoint to the next
 
 
 class Answer(NamedTuple):
@@ -120,28 +125,20 @@ def discover(
         chosen = plan(settings, material, given_number, cache, clock)
         run = _trained(settings, chosen, material, number, cache, place, clock)
         if run is not None:
-            answer = _answer(material, *answering.after(run))
+            answer = _answer(material, *answering.after(run), used=True)
         with clock("prediction"):
-            predictor = fit_predictor(
-                material.records,
-                material.features,
-                answer.assignment,
-                answer.centres,
-                adapted=answer.adapted,
-                training=run,
-                network=material.network,
-                settings=settings.backbone if backbone is None else None,
-            )
+            loads = settings.backbone if backbone is None else None
+            predictor, assignment = _predictor(material, answer, run, loads)
         found = Discovery(
             settings=_from_anywhere(settings),
             records=material.records,
             features=material.features,
-            assignment=answer.assignment,
+            assignment=assignment,
             centres=answer.centres,
             first=first.assignment,
             training=run,
             estimate=estimate,
-            scores=score(material.records, answer.assignment.clusters),
+            scores=score(material.records, assignment.clusters),
             skipped=material.skipped,
             backbone=_name_of(material, settings, backbone),
             embedded=material.embedded,
@@ -209,6 +206,8 @@ def _num_classes(
             material.features, records.labels, key=key
         )
         return max(found.number, _least(material)), found
+    if material.constraints is not None:
+        number += material.constraints.more_classes
     known, unlabeled = _least(material), int((~records.labeled_mask).sum())
     if not known <= number <= known + unlabeled:
         raise ValueError(
@@ -267,6 +266,8 @@ def _trained(
             cache=cache,
             checkpoints=None if place is None else _checkpoints(place),
         )
+        if logs is not None:  # what a run that was killed has not written
+            logs.write(run.history)
         for epoch in run:
             if logs is not None:
                 logs.write(run.history)
@@ -304,22 +305,38 @@ def _place(
         try:
             yield folder
         except Exception:
-            if not _checkpoints(folder).exists():  # nothing to go on from
+            if not (folder / _TRAINING).exists():  # nothing to go on from
                 run_folder.forget_progress(folder)
             raise
 
 
-def _checkpoints(place: pathlib.Path) -> pathlib.Path:
-    return place / run_folder.CHECKPOINTS / "training"
+def _checkpoints(place: pathlib.Path) -> Checkpoints:
+    return Checkpoints(place / _TRAINING, seconds=_SECONDS)
 
 
 def _answer(
-    material: Material, features: np.ndarray, clusters: np.ndarray, centres: np.ndarray
+    material: Material,
+    features: np.ndarray,
+    clusters: np.ndarray,
+    centres: np.ndarray,
+    *,
+    used: bool = False,
 ) -> Answer:
-    """As decided, with the novel clusters in the order of their sizes."""
+    """As decided, with the novel clusters in the order of their sizes.
+
+    Args:
+      material: the items.
+      features: (N, D), by which they are assigned.
+      clusters: (N,) integers.
+      centres: (K, D).
+      used: whether clusters that nobody is in are left out.
+    """
     records = material.records
     if material.constraints is not None:
         clusters = decisions.obey(material.constraints, features, clusters, centres)
+    if used:
+        _, clusters = np.unique(clusters, return_inverse=True)
+        centres = answering.means(features, clusters, clusters.max() + 1)
     known = records.class_names[: records.num_known]
     order, names = name_clusters(known, clusters, len(centres))
     clusters, centres = np.argsort(order)[clusters], centres[order]
@@ -328,3 +345,24 @@ def _answer(
         records.ids, records.labels, clusters, names, len(known), *sure
     )
     return Answer(assignment, centres, features)
+
+
+def _predictor(
+    material: Material,
+    answer: Answer,
+    run: TrainingRun | None,
+    settings: BackboneSettings | None,
+) -> tuple[Predictor, Assignment]:
+    """What assigns tomorrow's items; and today's, with its probabilities."""
+    found = fit_predictor(
+        material.records,
+        material.features,
+        answer.assignment,
+        answer.centres,
+        adapted=answer.adapted,
+        training=run,
+        network=material.network,
+        settings=settings,
+    )
+    given = answer.adapted if found.blocks else material.features
+    return found, found.judged(given, answer.assignment)

@@ -10,7 +10,7 @@ import numpy as np
 
 from eagc_jax.gcd.evaluation.scores import Scores, score
 from eagc_jax.gcd.runs.assignment import Assignment
-from eagc_jax.gcd.runs.discovery import Discovery
+from eagc_jax.gcd.runs.discovery import JUNK, Discovery
 from eagc_jax.gcd.sources import BadItem, Records
 from eagc_jax.gcd.sources.strings import shown
 
@@ -66,12 +66,16 @@ def trust(found: Discovery) -> list[str]:
 
 def show_skipped(skipped: tuple[BadItem, ...], most: int | None = None) -> None:
     """On stderr; all of them, or the first few where a file lists them."""
-    if not skipped:
+    junk = [bad for bad in skipped if bad.reason == JUNK]
+    if junk:
+        print(f"left out {len(junk):,} items as junk, as decided", file=sys.stderr)
+    unread = [bad for bad in skipped if bad.reason != JUNK]
+    if not unread:
         return
-    print(f"left out {len(skipped):,} items that can't be read:", file=sys.stderr)
-    for bad in skipped[:most]:
+    print(f"left out {len(unread):,} items that can't be read:", file=sys.stderr)
+    for bad in unread[:most]:
         print(f"  {bad}", file=sys.stderr)
-    if most is not None and len(skipped) > most:
+    if most is not None and len(unread) > most:
         print("  ... all are in skipped.csv", file=sys.stderr)
 
 

@@ -75,13 +75,10 @@ class Discover:
             found.backbone,
             found.clustering,
             seed=found.seed,
-            quick=found.quick,
-            no_rehearsal=not found.rehearse,
             rehearsals=found.rehearsals,
             coordinators=found.coordinators,
             budget=None if found.budget is None else f"{found.budget:g}s",
             decisions=pathlib.Path(found.decisions) if found.decisions else None,
-            tensorboard=found.tensorboard,
         )
 
     def run(self) -> int:
@@ -102,7 +99,7 @@ class Discover:
                 cache=self.cache or cache.default_folder(),
                 on_progress=shown.embedding,
                 on_stage=shown.stage,
-                on_answer=None if self.quick else answer.show_first,
+                on_answer=None if settings.quick else answer.show_first,
             )
         answer.show(found)
         return 0
@@ -110,23 +107,24 @@ class Discover:
     def _settings(self) -> DiscoverSettings:
         from eagc_jax.gcd.runs import discovery
 
-        run = None
+        # Flags of an earlier run stay; here they may be added.
+        earlier = discovery.DiscoverSettings()
         if self.settings is not None:
-            run = discovery.read_settings(self.settings).run
-        decisions = self.decisions
+            earlier = discovery.read_settings(self.settings)
+        decisions, quick = self.decisions, self.quick or earlier.quick
         return discovery.DiscoverSettings(
             self.source,
             self.backbone,
             self.clustering,
-            run=None if self.quick else run,
+            run=earlier.run,
             seed=self.seed,
-            quick=self.quick,
-            rehearse=not self.no_rehearsal,
+            quick=quick,
+            rehearse=earlier.rehearse and not self.no_rehearsal,
             rehearsals=self.rehearsals,
             coordinators=self.coordinators,
             budget=None if self.budget is None else seconds_of(self.budget),
             decisions=None if decisions is None else str(decisions),
-            tensorboard=self.tensorboard,
+            tensorboard=self.tensorboard or earlier.tensorboard,
         )
 
 

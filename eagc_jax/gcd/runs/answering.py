@@ -93,12 +93,25 @@ def start(
 
 
 def after(run: TrainingRun) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features, clusters (those that nobody is in left out) and their centres."""
+    """What a run says of its items after its last epoch.
+
+    Args:
+      run: that was trained.
+
+    Returns:
+      (N, D) features; (N,) clusters, of labeled items their class; and (K, D) centres of
+      all the run's clusters, zero where nobody is in one.
+    """
     clusters, features = run.assign()
     labels = run.records.labels
     clusters = np.where(labels >= 0, labels, clusters)
-    used, clusters = np.unique(clusters, return_inverse=True)
+    return features, clusters, means(features, clusters, run.task.num_classes)
+
+
+def means(features: np.ndarray, clusters: np.ndarray, number: int) -> np.ndarray:
+    """(number, D) means of features of length 1; zero where nobody is in a cluster."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    centres = np.zeros((len(used), features.shape[1]))
-    np.add.at(centres, clusters, features / np.maximum(lengths, 1e-12))
-    return features, clusters, centres / np.bincount(clusters)[:, None]
+    sums = np.zeros((number, features.shape[1]))
+    np.add.at(sums, clusters, features / np.maximum(lengths, 1e-12))
+    sizes = np.bincount(clusters, minlength=number)
+    return sums / np.maximum(sizes, 1)[:, None]

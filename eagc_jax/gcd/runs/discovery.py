@@ -43,6 +43,7 @@ REHEARSAL_FILE = "rehearsal.json"
 DECISIONS_FILE = "decisions.json"
 HISTORY_FILE = "history.json"
 PAGE_FILE = "page.html"
+JUNK = "junk, as a person decided"  # a reason in skipped.csv
 FIRST = "first answer"  # `Discovery.chosen` where nothing was trained
 
 

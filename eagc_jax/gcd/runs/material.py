@@ -13,10 +13,8 @@ from eagc_jax.gcd.backbones.embed import OnProgress
 from eagc_jax.gcd.decisions import Constraints, Decisions
 from eagc_jax.gcd.runs import opening
 from eagc_jax.gcd.runs.clock import Clock
-from eagc_jax.gcd.runs.discovery import DiscoverSettings
+from eagc_jax.gcd.runs.discovery import JUNK, DiscoverSettings
 from eagc_jax.gcd.sources import BadItem, Records
-
-JUNK = "junk, as a person decided"  # in skipped.csv
 
 
 @dataclasses.dataclass(frozen=True)

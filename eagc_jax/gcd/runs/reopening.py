@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from eagc_jax.gcd import backbones
+from eagc_jax.gcd.clustering import NumClasses
 from eagc_jax.gcd.decisions import read_decisions
 from eagc_jax.gcd.evaluation.rehearsal import read_rehearsal
 from eagc_jax.gcd.prediction import Predictor, load_predictor
 from eagc_jax.gcd.runs import opening
+from eagc_jax.gcd.runs.answering import means
 from eagc_jax.gcd.runs.assignment import Assignment, printable
 from eagc_jax.gcd.runs.discovery import (
     DECISIONS_FILE,
@@ -80,7 +82,7 @@ def reopen(
     found, adapted, centres = empty, empty, np.zeros((len(assignment.names), 0))
     if features:
         found, adapted = _features(records, settings, predictor, cache)
-        centres = _means(adapted, assignment)
+        centres = means(adapted, assignment.clusters, len(assignment.names))
     return Discovery(
         settings=settings,
         records=records,
@@ -89,7 +91,7 @@ def reopen(
         centres=centres,
         first=assignment,
         training=None,
-        estimate=None,
+        estimate=_estimate(summary),
         scores=None,
         skipped=read_skipped(folder),
         backbone=str(summary.get("backbone", "")),
@@ -103,6 +105,15 @@ def reopen(
         history=_if_there(folder, HISTORY_FILE, _history),
         folder=folder,
     )
+
+
+def _estimate(summary: Mapping[str, Any]) -> NumClasses | None:
+    """The interval, without its curve."""
+    interval, number = summary.get("num_classes_interval"), summary.get("num_classes")
+    values = [number, *interval] if isinstance(interval, list) else []
+    if len(values) != 3 or not all(isinstance(value, int) for value in values):
+        return None
+    return NumClasses(*values, np.zeros((0, 2)))
 
 
 def _if_there(
@@ -166,11 +177,3 @@ def _features(
         return found, found
     given = of(predictor.load_backbone()) if predictor.blocks else found
     return found, predictor.adapt(given)
-
-
-def _means(features: np.ndarray, assignment: Assignment) -> np.ndarray:
-    """(K, width) of features of length 1; zero where nobody is in a cluster."""
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    sums = np.zeros((len(assignment.names), features.shape[1]))
-    np.add.at(sums, assignment.clusters, features / np.maximum(lengths, 1e-12))
-    return sums / np.maximum(assignment.sizes, 1)[:, None]
