@@ -22,7 +22,7 @@ from eagc_jax.gcd import backbones, sources
 from eagc_jax.gcd.clustering import semi_supervised_kmeans
 from eagc_jax.gcd.evaluation.accuracy import Accuracy, cluster_accuracy
 from eagc_jax.gcd.runs.comparison import finished, intervals, tables
-from eagc_jax.gcd.runs.settings import RunSettings, on_features
+from eagc_jax.gcd.settings.running import RunSettings, on_features
 from eagc_jax.gcd.sources import Records
 from eagc_jax.gcd.training.aggregation import Aggregation
 from eagc_jax.gcd.training.settings import FeatureCoordination, WarmStart

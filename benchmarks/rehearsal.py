@@ -28,8 +28,8 @@ from eagc_jax.gcd.evaluation.rehearsal import (
     trained,
 )
 from eagc_jax.gcd.evaluation.scores import score
-from eagc_jax.gcd.runs.choices import ClusteringSettings
-from eagc_jax.gcd.runs.settings import recommended
+from eagc_jax.gcd.settings.choices import ClusteringSettings
+from eagc_jax.gcd.settings.running import recommended
 from eagc_jax.gcd.sources import Records
 
 SCORES = ("new", "old", "all")

@@ -40,7 +40,7 @@ from eagc_jax.gcd.methods import METHODS
 from eagc_jax.gcd.report import write_report
 from eagc_jax.gcd.runs import results
 from eagc_jax.gcd.runs.history import Snapshot
-from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.settings.running import RunSettings
 from eagc_jax.gcd.sources import Records
 from eagc_jax.gcd.training import parallel
 from eagc_jax.gcd.training.aggregation import Aggregation, aggregator_names

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eagc_jax.gcd.estimator import CategoryDiscovery
     from eagc_jax.gcd.pipeline import discover
-    from eagc_jax.gcd.runs.choices import (
+    from eagc_jax.gcd.runs.discovery import DiscoverSettings, Discovery, read_settings
+    from eagc_jax.gcd.runs.reopening import reopen
+    from eagc_jax.gcd.settings.choices import (
         BackboneSettings,
         ClusteringSettings,
         SourceSettings,
     )
-    from eagc_jax.gcd.runs.discovery import DiscoverSettings, Discovery, read_settings
-    from eagc_jax.gcd.runs.reopening import reopen
 
 # Loaded when they are used: the command line answers `--help` without JAX.
 _PLACES = {
     "CategoryDiscovery": "estimator",
     "discover": "pipeline",
-    "BackboneSettings": "runs.choices",
-    "ClusteringSettings": "runs.choices",
-    "SourceSettings": "runs.choices",
+    "BackboneSettings": "settings.choices",
+    "ClusteringSettings": "settings.choices",
+    "SourceSettings": "settings.choices",
     "DiscoverSettings": "runs.discovery",
     "Discovery": "runs.discovery",
     "read_settings": "runs.discovery",

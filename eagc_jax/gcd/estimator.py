@@ -11,9 +11,9 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from eagc_jax.gcd.runs.choices import ClusteringSettings
 from eagc_jax.gcd.runs.discovery import DiscoverSettings, Discovery
-from eagc_jax.gcd.runs.settings import RunSettings, recommended
+from eagc_jax.gcd.settings.choices import ClusteringSettings
+from eagc_jax.gcd.settings.running import RunSettings, recommended
 from eagc_jax.gcd.sources import ArrayItems, Records
 from eagc_jax.gcd.sources.strings import RowNumbers
 
@@ -34,7 +34,7 @@ class CategoryDiscovery(ClusterMixin, BaseEstimator):
       num_classes: known and novel ones together; None estimates the number, which needs
         labels of two classes. Where every row is labeled, there are those classes only.
       training: what follows the first answer: None for nothing, "recommended", or
-        settings such as `runs.settings.on_features` makes.
+        settings such as `settings.running.on_features` makes.
       restarts: of k-means, the best of which counts.
       random_state: of all draws.
 

@@ -20,16 +20,16 @@ from eagc_jax.gcd.decisions import Decisions
 from eagc_jax.gcd.evaluation.certainty import certainty
 from eagc_jax.gcd.evaluation.scores import score
 from eagc_jax.gcd.prediction import Predictor, fit_predictor
-from eagc_jax.gcd.runs import answering, opening
 from eagc_jax.gcd.runs import folder as run_folder
 from eagc_jax.gcd.runs.assignment import Assignment, name_clusters
-from eagc_jax.gcd.runs.choices import BackboneSettings
-from eagc_jax.gcd.runs.clock import Clock
 from eagc_jax.gcd.runs.discovery import FIRST, DiscoverSettings, Discovery, as_entry
 from eagc_jax.gcd.runs.logs import Logs
-from eagc_jax.gcd.runs.material import Material, gather
-from eagc_jax.gcd.runs.planning import Plan, plan
+from eagc_jax.gcd.settings.choices import BackboneSettings
 from eagc_jax.gcd.sources import Records
+from eagc_jax.gcd.stages import answering, opening
+from eagc_jax.gcd.stages.clock import Clock
+from eagc_jax.gcd.stages.material import Material, gather
+from eagc_jax.gcd.stages.planning import Plan, plan
 from eagc_jax.gcd.training.checkpoints import Checkpoints
 from eagc_jax.gcd.training.loop import TrainingRun
 

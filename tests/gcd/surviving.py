@@ -12,7 +12,7 @@ from flax import nnx
 
 from eagc_jax.gcd.backbones import vit as models
 from eagc_jax.gcd.methods import SimGCD
-from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.settings.running import RunSettings
 from eagc_jax.gcd.sources import ArrayItems, Records, pose
 from eagc_jax.gcd.training import chunks
 from eagc_jax.gcd.training.aggregation import Aggregation

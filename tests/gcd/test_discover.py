@@ -23,9 +23,9 @@ from eagc_jax.gcd import (
 )
 from eagc_jax.gcd.evaluation.certainty import certainty
 from eagc_jax.gcd.methods import SimGCD
-from eagc_jax.gcd.runs.material import Material
-from eagc_jax.gcd.runs.plain import from_plain, to_plain
-from eagc_jax.gcd.runs.settings import RunSettings, recommended
+from eagc_jax.gcd.settings.plain import from_plain, to_plain
+from eagc_jax.gcd.settings.running import RunSettings, recommended
+from eagc_jax.gcd.stages.material import Material
 from eagc_jax.gcd.training.settings import AdapterConfig, TrainConfig, WarmStart
 from tests.gcd import clouds, tiny
 

@@ -10,8 +10,8 @@ import pytest
 from eagc_jax.gcd import backbones, export, sources
 from eagc_jax.gcd.methods import METHODS
 from eagc_jax.gcd.runs.assignment import Assignment
-from eagc_jax.gcd.runs.plain import from_plain
-from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.settings.plain import from_plain
+from eagc_jax.gcd.settings.running import RunSettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 

@@ -9,7 +9,7 @@ import pytest
 from eagc_jax.gcd import ClusteringSettings, DiscoverSettings, discover, reopen, sources
 from eagc_jax.gcd.decisions import Decision, Decisions, Round
 from eagc_jax.gcd.methods import SimGCD
-from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.settings.running import RunSettings
 from eagc_jax.gcd.training.settings import AdapterConfig, TrainConfig, WarmStart
 
 CLASSES, KNOWN, OF_EACH, WIDTH = 9, 5, 12, 16

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import arg
 
 from eagc_jax.gcd.cli.durations import seconds_of
-from eagc_jax.gcd.runs.choices import (
+from eagc_jax.gcd.settings.choices import (
     BackboneSettings,
     ClusteringSettings,
     SourceSettings,

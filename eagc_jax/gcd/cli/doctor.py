@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from eagc_jax.gcd.cli.cache import size
-from eagc_jax.gcd.runs.choices import SourceSettings
+from eagc_jax.gcd.settings.choices import SourceSettings
 
 if TYPE_CHECKING:
     from eagc_jax.gcd.sources import BadItem, Records
@@ -90,7 +90,7 @@ def _cache() -> Iterator[str]:
 
 def _problems(settings: SourceSettings) -> Iterator[str]:
     """All that is found: how the data is laid out, and every item that is bad."""
-    from eagc_jax.gcd.runs import opening
+    from eagc_jax.gcd.stages import opening
 
     skip = dataclasses.replace(settings, on_bad_item="skip")
     records = None

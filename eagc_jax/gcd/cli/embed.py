@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from eagc_jax.gcd.runs.choices import BackboneSettings, SourceSettings
+from eagc_jax.gcd.settings.choices import BackboneSettings, SourceSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,9 @@ class Embed:
         from eagc_jax.gcd.cli import answer
         from eagc_jax.gcd.cli.progress import Shown
         from eagc_jax.gcd.cli.warned import warnings_as_lines
-        from eagc_jax.gcd.runs import features, opening
+        from eagc_jax.gcd.runs import features
         from eagc_jax.gcd.sources import BadItem
+        from eagc_jax.gcd.stages import opening
 
         features.check(self.out, overwrite=self.overwrite)
         with warnings_as_lines(), Shown() as shown:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
-from eagc_jax.gcd.runs.choices import BackboneSettings, SourceSettings
+from eagc_jax.gcd.settings.choices import BackboneSettings, SourceSettings
 
 if TYPE_CHECKING:
     from eagc_jax.gcd.clustering import NumClasses
@@ -53,9 +53,9 @@ class EstimateClasses:
         from eagc_jax.gcd.cli.progress import Shown
         from eagc_jax.gcd.cli.warned import warnings_as_lines
         from eagc_jax.gcd.clustering import estimate_num_classes
-        from eagc_jax.gcd.runs.clock import Clock
         from eagc_jax.gcd.runs.discovery import DiscoverSettings
-        from eagc_jax.gcd.runs.material import gather
+        from eagc_jax.gcd.stages.clock import Clock
+        from eagc_jax.gcd.stages.material import gather
 
         if not self.method:
             raise ValueError("--method must name at least one")

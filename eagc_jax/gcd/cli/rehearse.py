@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import arg
 
 from eagc_jax.gcd.cli.durations import seconds_of
-from eagc_jax.gcd.runs.choices import (
+from eagc_jax.gcd.settings.choices import (
     BackboneSettings,
     ClusteringSettings,
     SourceSettings,
@@ -18,7 +18,7 @@ from eagc_jax.gcd.runs.choices import (
 
 if TYPE_CHECKING:
     from eagc_jax.gcd.evaluation.rehearsal import Candidate, Interval, Rehearsal
-    from eagc_jax.gcd.runs.material import Material
+    from eagc_jax.gcd.stages.material import Material
 
 _FIRST, _TRAINED = "first", "trained"
 
@@ -61,9 +61,9 @@ class Rehearse:
         from eagc_jax.gcd.cli.progress import Shown
         from eagc_jax.gcd.cli.warned import warnings_as_lines
         from eagc_jax.gcd.evaluation.rehearsal import rehearse
-        from eagc_jax.gcd.runs.clock import Clock
         from eagc_jax.gcd.runs.discovery import DiscoverSettings
-        from eagc_jax.gcd.runs.material import gather
+        from eagc_jax.gcd.stages.clock import Clock
+        from eagc_jax.gcd.stages.material import gather
 
         self._check()
         budget = None if self.budget is None else seconds_of(self.budget)
@@ -106,7 +106,7 @@ class Rehearse:
 
     def _candidates(self, material: Material, cache: pathlib.Path) -> list[Candidate]:
         from eagc_jax.gcd.evaluation import rehearsal
-        from eagc_jax.gcd.runs.settings import recommended
+        from eagc_jax.gcd.settings.running import recommended
 
         records, network = material.records, material.network
         training = recommended(

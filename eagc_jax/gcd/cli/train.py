@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import arg
 
 from eagc_jax.gcd.cli.discover import _free_folder
-from eagc_jax.gcd.runs.choices import (
+from eagc_jax.gcd.settings.choices import (
     BackboneSettings,
     ClusteringSettings,
     SourceSettings,
@@ -17,7 +17,7 @@ from eagc_jax.gcd.runs.choices import (
 
 if TYPE_CHECKING:
     from eagc_jax.gcd.runs.discovery import DiscoverSettings
-    from eagc_jax.gcd.runs.settings import RunSettings
+    from eagc_jax.gcd.settings.running import RunSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,8 @@ class Train:
         return 0
 
     def _settings(self) -> DiscoverSettings:
-        from eagc_jax.gcd.runs import changing, discovery
+        from eagc_jax.gcd.runs import discovery
+        from eagc_jax.gcd.settings import changing
 
         earlier = discovery.DiscoverSettings()
         if self.settings is not None:
@@ -138,8 +139,8 @@ class Train:
         """What suits the data, as far as `trains` leaves it open."""
         import jax
 
-        from eagc_jax.gcd.runs import opening
-        from eagc_jax.gcd.runs.settings import on_images, recommended
+        from eagc_jax.gcd.settings.running import on_images, recommended
+        from eagc_jax.gcd.stages import opening
 
         if self.trains == "blocks":
             return on_images()

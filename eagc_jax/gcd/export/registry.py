@@ -14,7 +14,7 @@ import numpy as np
 
 from eagc_jax.gcd.export import targets
 from eagc_jax.gcd.runs.assignment import Assignment, printable
-from eagc_jax.gcd.runs.choices import SourceSettings
+from eagc_jax.gcd.settings.choices import SourceSettings
 from eagc_jax.gcd.sources import Kind, Records
 from eagc_jax.gcd.sources.strings import shown
 

@@ -12,7 +12,7 @@ import pyarrow.parquet
 
 from eagc_jax.gcd.export.registry import Chosen
 from eagc_jax.gcd.runs.assignment import COLUMNS, printable
-from eagc_jax.gcd.runs.choices import SourceSettings
+from eagc_jax.gcd.settings.choices import SourceSettings
 from eagc_jax.gcd.sources import tables
 from eagc_jax.gcd.sources.strings import shown
 

@@ -19,8 +19,8 @@ from eagc_jax.gcd.methods import Method, Task
 from eagc_jax.gcd.prediction.calibration import Calibration
 from eagc_jax.gcd.prediction.predictor import BackboneOf, Predictor
 from eagc_jax.gcd.prediction.trained import Trained
-from eagc_jax.gcd.runs.plain import from_plain, to_plain
 from eagc_jax.gcd.runs.reading import MEGABYTE, member, read_json
+from eagc_jax.gcd.settings.plain import from_plain, to_plain
 from eagc_jax.gcd.sources.strings import shown
 
 TENSORS, PLAIN = "model.safetensors", "model.json"

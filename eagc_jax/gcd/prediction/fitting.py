@@ -19,7 +19,7 @@ from eagc_jax.gcd.prediction.calibration import (
 from eagc_jax.gcd.prediction.predictor import BackboneOf, Predictor
 from eagc_jax.gcd.prediction.trained import Trained
 from eagc_jax.gcd.runs.assignment import Assignment, printable
-from eagc_jax.gcd.runs.choices import BackboneSettings
+from eagc_jax.gcd.settings.choices import BackboneSettings
 from eagc_jax.gcd.sources import Records
 from eagc_jax.gcd.training.loop import TrainingRun
 

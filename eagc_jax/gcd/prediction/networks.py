@@ -8,7 +8,7 @@ from flax import nnx
 
 from eagc_jax.gcd import backbones
 from eagc_jax.gcd.backbones import Backbone, weights
-from eagc_jax.gcd.runs.choices import BackboneSettings
+from eagc_jax.gcd.settings.choices import BackboneSettings
 from eagc_jax.gcd.sources.records import Kind
 from eagc_jax.gcd.sources.strings import shown
 

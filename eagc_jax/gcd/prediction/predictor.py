@@ -18,7 +18,7 @@ from eagc_jax.gcd.prediction.calibration import Calibration
 from eagc_jax.gcd.prediction.scoring import Scorer
 from eagc_jax.gcd.prediction.trained import Trained
 from eagc_jax.gcd.runs.assignment import Assignment
-from eagc_jax.gcd.runs.choices import BackboneSettings
+from eagc_jax.gcd.settings.choices import BackboneSettings
 from eagc_jax.gcd.sources.records import Kind
 
 JUNK = "junk"

@@ -17,15 +17,15 @@ from eagc_jax.gcd.clustering import NumClasses
 from eagc_jax.gcd.evaluation.scores import Scores
 from eagc_jax.gcd.runs import folder as run_folder
 from eagc_jax.gcd.runs.assignment import Assignment, csv_lines
-from eagc_jax.gcd.runs.choices import (
+from eagc_jax.gcd.runs.history import RunHistory
+from eagc_jax.gcd.runs.reading import member, read_bytes, read_json
+from eagc_jax.gcd.settings.choices import (
     BackboneSettings,
     ClusteringSettings,
     SourceSettings,
 )
-from eagc_jax.gcd.runs.history import RunHistory
-from eagc_jax.gcd.runs.plain import from_plain, to_plain
-from eagc_jax.gcd.runs.reading import member, read_bytes, read_json
-from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.settings.plain import from_plain, to_plain
+from eagc_jax.gcd.settings.running import RunSettings
 from eagc_jax.gcd.sources import BadItem, Records
 from eagc_jax.gcd.sources.strings import shown
 from eagc_jax.gcd.training.loop import TrainingRun
@@ -54,7 +54,7 @@ class DiscoverSettings:
     source: SourceSettings = SourceSettings()  # noqa: RUF009  (frozen, as the next two)
     backbone: BackboneSettings = BackboneSettings()  # noqa: RUF009
     clustering: ClusteringSettings = ClusteringSettings()  # noqa: RUF009
-    # Of training; None for what suits data and device (`runs.settings.recommended`).
+    # Of training; None for what suits data and device (`settings.running.recommended`).
     run: RunSettings | None = None
     seed: int = 0  # of clustering and rehearsal; training has one of its own
     quick: bool = False  # stop at the first answer, before any training
@@ -181,7 +181,7 @@ class Discovery:
           BadItem: an item can't be read.
         """
         from eagc_jax.gcd import backbones
-        from eagc_jax.gcd.runs import opening
+        from eagc_jax.gcd.stages import opening
 
         if self.predictor is None:
             raise ValueError("there is no predictor: the run was written without one")

@@ -15,8 +15,6 @@ from eagc_jax.gcd.clustering import NumClasses
 from eagc_jax.gcd.decisions import read_decisions
 from eagc_jax.gcd.evaluation.rehearsal import read_rehearsal
 from eagc_jax.gcd.prediction import Predictor, load_predictor
-from eagc_jax.gcd.runs import opening
-from eagc_jax.gcd.runs.answering import means
 from eagc_jax.gcd.runs.assignment import Assignment, printable
 from eagc_jax.gcd.runs.discovery import (
     DECISIONS_FILE,
@@ -33,6 +31,8 @@ from eagc_jax.gcd.runs.history import RunHistory
 from eagc_jax.gcd.runs.reading import member, read_json
 from eagc_jax.gcd.sources import Records
 from eagc_jax.gcd.sources.strings import shown
+from eagc_jax.gcd.stages import opening
+from eagc_jax.gcd.stages.answering import means
 
 MODEL_FILE = "model.json"
 

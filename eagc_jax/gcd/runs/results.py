@@ -58,7 +58,7 @@ def describe_settings(runs: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """What a reader needs to repeat runs, as plain values for JSON.
 
     Args:
-      runs: by name, each run's `eagc_jax.gcd.runs.settings.RunSettings`: its method,
+      runs: by name, each run's `eagc_jax.gcd.settings.running.RunSettings`: its method,
         training with the seed, aggregator, coordination and reference model.
       **more: further entries, e.g. the name of the data.
 
@@ -98,7 +98,7 @@ def write_results(
 
     A run is replayed from config.json: it holds each run's training settings with the
     seed, its method, aggregator, coordination and reference model.
-    `eagc_jax.gcd.runs.settings.read_runs` reads them, and `RunSettings.start` with the
+    `eagc_jax.gcd.settings.running.read_runs` reads them, and `RunSettings.start` with the
     same data, backbone and pooled views gives a run with the same steps.jsonl, bit for
     bit with the same versions on the same kind of device.
 

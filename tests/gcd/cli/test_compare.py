@@ -16,7 +16,7 @@ from eagc_jax.gcd import (
 )
 from eagc_jax.gcd.evaluation.rehearsal import Rehearsal
 from eagc_jax.gcd.evaluation.rehearsal.result import Interval, Rated, Trial
-from eagc_jax.gcd.runs.settings import on_features
+from eagc_jax.gcd.settings.running import on_features
 from tests.gcd import clouds
 
 TRUTH = {"truth_column": "truth"}

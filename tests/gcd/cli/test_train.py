@@ -7,7 +7,7 @@ import pytest
 
 from eagc_jax.gcd import cli, read_settings
 from eagc_jax.gcd.cli import commands
-from eagc_jax.gcd.runs.settings import on_images
+from eagc_jax.gcd.settings.running import on_images
 from eagc_jax.gcd.training.aggregation import Aggregation
 from tests.gcd import clouds
 

@@ -17,7 +17,7 @@ from eagc_jax.gcd import export as room
 from eagc_jax.gcd import sources
 from eagc_jax.gcd.export import export, names, targets
 from eagc_jax.gcd.runs.assignment import COLUMNS
-from eagc_jax.gcd.runs.choices import SourceSettings
+from eagc_jax.gcd.settings.choices import SourceSettings
 from tests.gcd.export.made import HOSTILE, assignment, photos, texts
 
 NAMES = ("apple", "banana", "novel-1", "novel-2")

@@ -15,7 +15,7 @@ from eagc_jax.gcd import (
     prediction,
 )
 from eagc_jax.gcd.methods import SimGCD, VanillaGCD
-from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.settings.running import RunSettings
 from eagc_jax.gcd.training.settings import AdapterConfig, TrainConfig, WarmStart
 from tests.gcd import clouds
 

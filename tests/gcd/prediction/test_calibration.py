@@ -9,7 +9,7 @@ from eagc_jax.gcd import backbones, prediction, sources
 from eagc_jax.gcd.clustering import semi_supervised_kmeans
 from eagc_jax.gcd.prediction import calibration, hiding
 from eagc_jax.gcd.runs.assignment import Assignment, name_clusters
-from eagc_jax.gcd.runs.choices import BackboneSettings
+from eagc_jax.gcd.settings.choices import BackboneSettings
 from tests.gcd import clouds
 from tests.gcd.prediction import made
 

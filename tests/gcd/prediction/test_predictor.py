@@ -16,7 +16,7 @@ from eagc_jax.gcd import (
 from eagc_jax.gcd.backbones import vit
 from eagc_jax.gcd.prediction import scoring, trained
 from eagc_jax.gcd.runs.assignment import Assignment
-from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.settings.running import RunSettings
 from tests.gcd import clouds, tiny
 from tests.gcd.prediction import made
 

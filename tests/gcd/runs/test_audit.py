@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from eagc_jax.gcd.methods import METHODS
-from eagc_jax.gcd.runs import results, settings
+from eagc_jax.gcd.runs import results
+from eagc_jax.gcd.settings import running as settings
 from eagc_jax.gcd.training.aggregation import Aggregation
 from eagc_jax.gcd.training.settings import (
     AdapterConfig,

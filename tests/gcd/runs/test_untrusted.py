@@ -15,10 +15,10 @@ import pytest
 from eagc_jax.gcd import cli
 from eagc_jax.gcd.pipeline import discover
 from eagc_jax.gcd.runs.assignment import Assignment
-from eagc_jax.gcd.runs.choices import ClusteringSettings, SourceSettings
 from eagc_jax.gcd.runs.discovery import DiscoverSettings
 from eagc_jax.gcd.runs.reading import member, read_bytes
 from eagc_jax.gcd.runs.reopening import reopen
+from eagc_jax.gcd.settings.choices import ClusteringSettings, SourceSettings
 from tests.gcd import clouds
 
 MOST = 2**27  # bytes that reading any of it may take

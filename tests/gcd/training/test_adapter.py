@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from eagc_jax.gcd.methods import METHODS, SimGCD
-from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.settings.running import RunSettings
 from eagc_jax.gcd.sources import ArrayItems, Records
 from eagc_jax.gcd.training.aggregation import Aggregation
 from eagc_jax.gcd.training.augmentation import Augmentation, augment

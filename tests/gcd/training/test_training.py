@@ -19,8 +19,9 @@ from eagc_jax.gcd.backbones import weights
 from eagc_jax.gcd.evaluation import baselines
 from eagc_jax.gcd.evaluation.accuracy import Accuracy
 from eagc_jax.gcd.methods import Batch, SimGCD
-from eagc_jax.gcd.runs import results, settings
-from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.runs import results
+from eagc_jax.gcd.settings import running as settings
+from eagc_jax.gcd.settings.running import RunSettings
 from eagc_jax.gcd.sources import ArrayItems
 from eagc_jax.gcd.training import pretraining
 from eagc_jax.gcd.training.aggregation import Aggregation

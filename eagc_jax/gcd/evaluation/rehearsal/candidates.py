@@ -11,10 +11,10 @@ import numpy as np
 
 from eagc_jax.gcd import backbones
 from eagc_jax.gcd.backbones import Backbone
-from eagc_jax.gcd.runs import answering
-from eagc_jax.gcd.runs.choices import ClusteringSettings
-from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.settings.choices import ClusteringSettings
+from eagc_jax.gcd.settings.running import RunSettings
 from eagc_jax.gcd.sources import Records
+from eagc_jax.gcd.stages import answering
 from eagc_jax.gcd.training.aggregation import Aggregation
 
 FIRST = "first answer"

@@ -7,8 +7,8 @@ import math
 import os
 from typing import Any
 
-from eagc_jax.gcd.runs.plain import from_plain, to_plain
 from eagc_jax.gcd.runs.reading import read_json
+from eagc_jax.gcd.settings.plain import from_plain, to_plain
 
 _MOST_BYTES = 8 * 2**20
 _MOST_TRIALS = 10_000

@@ -15,7 +15,7 @@ import eagc_jax
 from eagc_jax.gcd.runs.assignment import printable
 from eagc_jax.gcd.runs.discovery import Discovery
 from eagc_jax.gcd.runs.history import RunHistory
-from eagc_jax.gcd.runs.plain import to_plain
+from eagc_jax.gcd.settings.plain import to_plain
 
 _PACKAGES = ("jax", "optax", "flax", "numpy", "scikit-learn")
 _LAYERS = 200  # of the coordinator's table

@@ -16,9 +16,9 @@ from eagc_jax.gcd.runs.assignment import Assignment, printable
 from eagc_jax.gcd.runs.comparison.agreement import Agreement, agree
 from eagc_jax.gcd.runs.comparison.paired import METHOD, PairedAccuracy, paired_accuracy
 from eagc_jax.gcd.runs.folder import SUMMARY_FILE
-from eagc_jax.gcd.runs.plain import to_plain
 from eagc_jax.gcd.runs.reading import member, read_json
 from eagc_jax.gcd.runs.reopening import reopen
+from eagc_jax.gcd.settings.plain import to_plain
 from eagc_jax.gcd.sources import BadItem, Records
 from eagc_jax.gcd.sources.strings import shown
 

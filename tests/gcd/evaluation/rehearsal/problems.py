@@ -4,8 +4,8 @@ import numpy as np
 
 from eagc_jax.gcd import sources
 from eagc_jax.gcd.evaluation.rehearsal import Candidate, first
-from eagc_jax.gcd.runs.choices import ClusteringSettings
-from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.settings.choices import ClusteringSettings
+from eagc_jax.gcd.settings.running import RunSettings
 
 CLASSES, KNOWN, EACH = 16, 8, 20
 QUICK = first(ClusteringSettings(restarts=2))

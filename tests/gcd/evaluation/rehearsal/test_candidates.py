@@ -7,8 +7,8 @@ import pytest
 
 from eagc_jax.gcd.evaluation.rehearsal import coordinated, first, rehearse, trained
 from eagc_jax.gcd.methods import SimGCD
-from eagc_jax.gcd.runs.choices import ClusteringSettings
-from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.settings.choices import ClusteringSettings
+from eagc_jax.gcd.settings.running import RunSettings
 from eagc_jax.gcd.training import epoch
 from eagc_jax.gcd.training.settings import AdapterConfig, TrainConfig, WarmStart
 from tests.gcd.evaluation.rehearsal.problems import CLASSES, KNOWN, blobs

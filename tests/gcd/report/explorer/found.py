@@ -8,9 +8,9 @@ from eagc_jax.gcd.evaluation.accuracy import Accuracy
 from eagc_jax.gcd.evaluation.rehearsal import Interval, Rated, Rehearsal, Trial
 from eagc_jax.gcd.evaluation.scores import Scores
 from eagc_jax.gcd.runs.assignment import Assignment
-from eagc_jax.gcd.runs.choices import SourceSettings
 from eagc_jax.gcd.runs.discovery import DiscoverSettings, Discovery
 from eagc_jax.gcd.runs.history import RunHistory
+from eagc_jax.gcd.settings.choices import SourceSettings
 from eagc_jax.gcd.sources.strings import Strings
 from eagc_jax.gcd.sources.texts import Texts
 

@@ -3,8 +3,8 @@
 import pytest
 
 from eagc_jax.gcd.methods import RankStats
-from eagc_jax.gcd.runs.changing import changed, with_epochs
-from eagc_jax.gcd.runs.settings import RunSettings, on_features
+from eagc_jax.gcd.settings.changing import changed, with_epochs
+from eagc_jax.gcd.settings.running import RunSettings, on_features
 from eagc_jax.gcd.training.aggregation import Aggregation
 from eagc_jax.gcd.training.settings import FeatureCoordination, WarmStart
 

@@ -12,11 +12,11 @@ import numpy as np
 from eagc_jax.gcd.backbones.cache.arrays import cached_array
 from eagc_jax.gcd.evaluation import rehearsal as rehearsing
 from eagc_jax.gcd.evaluation.rehearsal import FIRST, TRAINED, Candidate, Rehearsal
-from eagc_jax.gcd.runs.clock import Clock
 from eagc_jax.gcd.runs.discovery import DiscoverSettings
-from eagc_jax.gcd.runs.material import Material
-from eagc_jax.gcd.runs.plain import to_plain
-from eagc_jax.gcd.runs.settings import RunSettings, recommended
+from eagc_jax.gcd.settings.plain import to_plain
+from eagc_jax.gcd.settings.running import RunSettings, recommended
+from eagc_jax.gcd.stages.clock import Clock
+from eagc_jax.gcd.stages.material import Material
 
 _FEWEST = 3  # known classes, of which one can be hidden
 _VERSION = 2  # of rehearsals that are kept

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from eagc_jax.gcd.backbones import neighbours as find_neighbours
 from eagc_jax.gcd.methods import Method, SimGCD
-from eagc_jax.gcd.runs.plain import from_plain, to_plain
+from eagc_jax.gcd.settings.plain import from_plain, to_plain
 from eagc_jax.gcd.sources import Kind, Records
 from eagc_jax.gcd.training.aggregation import Aggregation
 from eagc_jax.gcd.training.augmentation import Augmentation

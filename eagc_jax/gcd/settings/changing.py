@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from eagc_jax.gcd.methods import METHODS
-from eagc_jax.gcd.runs.plain import from_plain, to_plain
-from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.settings.plain import from_plain, to_plain
+from eagc_jax.gcd.settings.running import RunSettings
 from eagc_jax.gcd.sources.strings import shown
 
 # A name alone stands for what has this name and its defaults.

@@ -11,7 +11,7 @@ import numpy as np
 
 from eagc_jax.gcd import backbones, sources
 from eagc_jax.gcd.backbones import Backbone, Embedded
-from eagc_jax.gcd.runs.choices import BackboneSettings, SourceSettings
+from eagc_jax.gcd.settings.choices import BackboneSettings, SourceSettings
 from eagc_jax.gcd.sources import BadItem, Records
 from eagc_jax.gcd.sources.strings import shown
 

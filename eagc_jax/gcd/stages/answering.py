@@ -11,8 +11,8 @@ import numpy as np
 from eagc_jax.gcd import clustering
 from eagc_jax.gcd.backbones import Backbone
 from eagc_jax.gcd.clustering import Clustering
-from eagc_jax.gcd.runs.choices import ClusteringSettings
-from eagc_jax.gcd.runs.settings import RunSettings
+from eagc_jax.gcd.settings.choices import ClusteringSettings
+from eagc_jax.gcd.settings.running import RunSettings
 from eagc_jax.gcd.sources import Records
 from eagc_jax.gcd.training.loop import TrainingRun
 

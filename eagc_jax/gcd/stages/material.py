@@ -11,10 +11,10 @@ from eagc_jax.gcd import backbones, decisions
 from eagc_jax.gcd.backbones import Backbone
 from eagc_jax.gcd.backbones.embed import OnProgress
 from eagc_jax.gcd.decisions import Constraints, Decisions
-from eagc_jax.gcd.runs import opening
-from eagc_jax.gcd.runs.clock import Clock
 from eagc_jax.gcd.runs.discovery import JUNK, DiscoverSettings
 from eagc_jax.gcd.sources import BadItem, Records
+from eagc_jax.gcd.stages import opening
+from eagc_jax.gcd.stages.clock import Clock
 
 
 @dataclasses.dataclass(frozen=True)

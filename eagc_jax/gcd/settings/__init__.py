@@ -1,0 +1,1 @@
+"""What is done, and how: plain, frozen values that command, call and file share."""
