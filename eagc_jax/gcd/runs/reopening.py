@@ -110,10 +110,11 @@ def reopen(
 def _estimate(summary: Mapping[str, Any]) -> NumClasses | None:
     """The interval, without its curve."""
     interval, number = summary.get("num_classes_interval"), summary.get("num_classes")
-    values = [number, *interval] if isinstance(interval, list) else []
-    if len(values) != 3 or not all(isinstance(value, int) for value in values):
+    if not isinstance(number, int) or not isinstance(interval, list):
         return None
-    return NumClasses(*values, np.zeros((0, 2)))
+    if [type(value) for value in interval] != [int, int]:
+        return None
+    return NumClasses(number, interval[0], interval[1], np.zeros((0, 2)))
 
 
 def _if_there(

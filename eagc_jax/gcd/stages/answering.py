@@ -14,6 +14,7 @@ from eagc_jax.gcd.clustering import Clustering
 from eagc_jax.gcd.settings.choices import ClusteringSettings
 from eagc_jax.gcd.settings.running import RunSettings
 from eagc_jax.gcd.sources import Records
+from eagc_jax.gcd.training.checkpoints import Checkpoints
 from eagc_jax.gcd.training.loop import TrainingRun
 
 
@@ -58,7 +59,7 @@ def start(
     neighbours: np.ndarray | None = None,
     cache: str | os.PathLike | None = None,
     name: str = "discover",
-    checkpoints: str | os.PathLike | None = None,
+    checkpoints: Checkpoints | str | os.PathLike | None = None,
 ) -> TrainingRun:
     """A run on the items where blocks of the backbone train, else on their features.
 
@@ -71,7 +72,8 @@ def start(
       neighbours: (N, k), each item's nearest others; None to find them where they count.
       cache: folder in which neighbours and features of views are kept, or None.
       name: of the run.
-      checkpoints: folder in which it is saved, to go on from there; or None.
+      checkpoints: folder in which it is saved, to go on from there, or how often as
+        well; or None.
 
     Returns:
       The run, to iterate over.
