@@ -28,6 +28,7 @@ from eagc_jax.gcd.training.aggregation import Aggregation
 from eagc_jax.gcd.training.settings import FeatureCoordination, WarmStart
 
 CONTROL = "warm start"
+FIRST = "first answer"  # an arm without training: k-means, with the seed's starts
 NEIGHBOURS = 10
 
 
@@ -43,13 +44,17 @@ def main(arguments: list[str] | None = None) -> int:
             for arm in options.arms:
                 if (records.name, arm, seed) in finished.finished(done):
                     continue
-                row = run(records, found, table, arm, seed, options.epochs)
+                row = (
+                    of_kmeans(records, found, seed)
+                    if arm == FIRST
+                    else run(records, found, table, arm, seed, options.epochs)
+                )
                 finished.append_run(options.output, row)
                 done.append(row)
     names = {sources.open_source(data).name for data in options.data}
     chosen = [r for r in done if r.dataset in names and r.arm in options.arms]
-    summaries = intervals.summarize(chosen, CONTROL)
-    print(tables.to_text(summaries, CONTROL, ("all", "old", "new")))
+    summaries = intervals.summarize(chosen, options.control)
+    print(tables.to_text(summaries, options.control, ("all", "old", "new")))
     return 0
 
 
@@ -60,7 +65,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("data", nargs="+", help="as eagc discover takes it, with truth")
     parser.add_argument("--seeds", type=int, default=10, help="how many")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--arms", nargs="+", default=list(arms()), choices=list(arms()))
+    names = [FIRST, *arms()]
+    parser.add_argument("--arms", nargs="+", default=list(arms()), choices=names)
+    parser.add_argument("--control", default=CONTROL, choices=names)
     parser.add_argument("--epochs", type=int, default=20)
     path = pathlib.Path("runs/discovery.csv")
     parser.add_argument("--output", type=pathlib.Path, default=path)
@@ -103,9 +110,9 @@ def embed(records: Records) -> np.ndarray:
     return found.features
 
 
-def first(records: Records, features: np.ndarray) -> Accuracy:
+def first(records: Records, features: np.ndarray, seed: int = 0) -> Accuracy:
     found = semi_supervised_kmeans(
-        jax.random.key(0),
+        jax.random.key(seed),
         features,
         records.num_classes,
         records.labels,
@@ -116,6 +123,18 @@ def first(records: Records, features: np.ndarray) -> Accuracy:
         records.truth[unlabeled],
         np.asarray(found.assignments)[unlabeled],
         records.old_mask[unlabeled],
+    )
+
+
+def of_kmeans(
+    records: Records, features: np.ndarray, seed: int
+) -> finished.FinishedRun:
+    started, nan = time.perf_counter(), float("nan")
+    accuracy = first(records, features, seed)
+    seconds = time.perf_counter() - started  # of its one step
+    print(f"{records.name}, seed {seed}, {FIRST}: {shown(accuracy)}, {seconds:.1f} s")
+    return finished.FinishedRun(
+        records.name, FIRST, seed, *accuracy, gdc=nan, soc=nan, seconds_per_step=seconds
     )
 
 

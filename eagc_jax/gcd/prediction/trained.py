@@ -26,7 +26,7 @@ class Trained:
     task: Task  # as the method was told it; `width` is that of the features
     unit: bool  # features are scaled to length 1 first
     adapter: bool  # whether there is one
-    hidden: int | None  # units between its layers; None for as many as `width`
+    hidden: int | None  # units between its layers; None for what the adapter takes
     tensors: dict[str, np.ndarray]  # parameters by name, as adapter.norm.scale
     state: tuple[np.ndarray, ...]  # leaves of what the method remembers
     # (K,) int32, which of the head's classes each category is; None where the rule can't

@@ -11,6 +11,9 @@ from flax import nnx
 from eagc_jax.gcd.layers import gelu, linear
 
 
+_WIDEST = 384  # units of an adapter, unless it is said
+
+
 class ResidualAdapter(nnx.Module):
     """Features plus what two layers make of them: nothing, before training.
 
@@ -19,7 +22,7 @@ class ResidualAdapter(nnx.Module):
 
     Args:
       width: of the features.
-      hidden: units between the layers; None for `width`.
+      hidden: units between the layers; None for `width`, at most 384, to save time.
       rngs: stream `params` initialises the first layer.
 
     Examples:
@@ -33,10 +36,11 @@ class ResidualAdapter(nnx.Module):
     """
 
     def __init__(self, width: int, hidden: int | None = None, *, rngs: nnx.Rngs):
+        hidden = hidden or min(width, _WIDEST)
         self.norm = nnx.LayerNorm(width, rngs=rngs)
-        self.inner = linear(width, hidden or width, rngs)
+        self.inner = linear(width, hidden, rngs)
         self.outer = nnx.Linear(
-            hidden or width, width, kernel_init=nnx.initializers.zeros, rngs=rngs
+            hidden, width, kernel_init=nnx.initializers.zeros, rngs=rngs
         )
 
     def __call__(self, features: jax.Array) -> jax.Array:

@@ -22,7 +22,8 @@ class AdapterConfig:
       ValueError: a number is out of its range; the message names the field.
     """
 
-    hidden: int | None = None  # units between its two layers; None: the feature's width
+    # Units between its two layers; None: the feature's width, at most 384.
+    hidden: int | None = None
     rate: float = 0.1  # its learning rate over the one of training
     noise: float = 0.6  # expected length of the noise on a view; features have length 1
     # Views are the features of so many random views of an image, drawn and embedded once,

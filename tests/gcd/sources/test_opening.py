@@ -24,7 +24,8 @@ def test_a_name_a_name_with_a_root_and_a_path(tmp_path, monkeypatch):
 
 def test_what_is_not_there_and_what_is_nothing_known(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"absent was not found.*banking77, cifar"
+        FileNotFoundError,
+        match=r"absent was not found.*banking77, banking77-sample, cifar",
     ):
         sources.open_source(tmp_path / "absent")
     (tmp_path / "a.doc").write_bytes(b"")

@@ -20,7 +20,9 @@ def test_missing_data_says_where_it_looked_and_how_to_get_it(tmp_path, monkeypat
     assert "nowhere" not in str(caught.value)  # a given root is the only place
 
 
-@pytest.mark.parametrize("name", sorted(set(sources.benchmarks()) - {"digits"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(sources.benchmarks()) - {"digits", "banking77-sample"})
+)
 def test_every_data_set_says_how_to_get_it(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EAGC_DATA", raising=False)
