@@ -10,7 +10,6 @@ from flax import nnx
 
 from eagc_jax.gcd.layers import gelu, linear
 
-
 _WIDEST = 384  # units of an adapter, unless it is said
 
 
