@@ -101,7 +101,11 @@ def test_it_is_opened_again_with_all_that_it_knows(found, records):
     new = records.items.array + 0.01
     assert again.predict(new).name == found.predict(new).name
     unlabeled = ~records.labeled_mask
-    own = np.array(again.predict(records.items.array).name)[unlabeled]
+    judged = again.predict(records.items.array)
+    np.testing.assert_array_equal(  # the table has what `predict` says: calibrated
+        judged.probability[unlabeled], again.assignment.probability[unlabeled]
+    )
+    own = np.array(judged.name)[unlabeled]
     assert own.tolist() == np.array(found.assignment.assigned)[unlabeled].tolist()
     summary = json.loads((found.folder / "summary.json").read_text())
     assert summary["chosen"] == found.chosen
@@ -143,3 +147,21 @@ def test_what_a_person_decided_holds(found, records, tmp_path):
     opened = reopen(tmp_path / "run", records=records)
     assert opened.decisions == decided
     assert "scratch" in opened.predictor.names
+
+
+def test_a_number_that_was_given_counts_what_was_merged(found, records):
+    novel = [name for name in found.assignment.names if name not in "abcde"][:2]
+    names = found.assignment.assigned
+    members = {
+        name: tuple(
+            i for i, given in zip(records.ids, names, strict=True) if given == name
+        )
+        for name in novel
+    }
+    merge = Decision("merge", clusters=tuple(novel), name="both")
+    decided = Decisions((Round("run", members, (merge,)),))
+    quick = dataclasses.replace(SETTINGS, quick=True)
+    again = discover(records, quick, decided=decided)
+    assert again.num_classes == CLASSES - 1
+    assigned = dict(zip(again.records.ids, again.assignment.assigned, strict=True))
+    assert {assigned[i] for some in members.values() for i in some} == {"both"}

@@ -83,26 +83,9 @@ class Discover:
 
     def run(self) -> int:
         """Discovers, writes the run's folder and prints what was found."""
-        from eagc_jax.gcd import pipeline
-        from eagc_jax.gcd.backbones import cache
-        from eagc_jax.gcd.cli import answer
-        from eagc_jax.gcd.cli.progress import Shown
-        from eagc_jax.gcd.cli.resuming import says_how_to_go_on
-        from eagc_jax.gcd.cli.warned import warnings_as_lines
+        from eagc_jax.gcd.cli.running import carry_out
 
-        settings = self._settings()
-        out = self.out or _free_folder(settings.source.data)
-        with warnings_as_lines(), says_how_to_go_on(out), Shown() as shown:
-            found = pipeline.discover(
-                settings,
-                out=out,
-                cache=self.cache or cache.default_folder(),
-                on_progress=shown.embedding,
-                on_stage=shown.stage,
-                on_answer=None if settings.quick else answer.show_first,
-            )
-        answer.show(found)
-        return 0
+        return carry_out(self._settings(), self.out, self.cache)
 
     def _settings(self) -> DiscoverSettings:
         from eagc_jax.gcd.runs import discovery
@@ -126,13 +109,3 @@ class Discover:
             decisions=None if decisions is None else str(decisions),
             tensorboard=self.tensorboard or earlier.tensorboard,
         )
-
-
-def _free_folder(data: str | None) -> pathlib.Path:
-    """A name that nothing has yet."""
-    name = pathlib.Path(data or "").name.split(".")[0].split(":")[0] or "data"
-    path, number = pathlib.Path(f"{name}-run"), 1
-    while path.exists():
-        number += 1
-        path = pathlib.Path(f"{name}-run-{number}")
-    return path

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
-from eagc_jax.gcd.cli.discover import _free_folder
 from eagc_jax.gcd.settings.choices import (
     BackboneSettings,
     ClusteringSettings,
@@ -77,27 +76,12 @@ class Train:
 
     def run(self) -> int:
         """Trains, writes the run's folder and prints what was found."""
-        from eagc_jax.gcd import pipeline
-        from eagc_jax.gcd.backbones import cache
-        from eagc_jax.gcd.cli import answer
-        from eagc_jax.gcd.cli.progress import Shown
-        from eagc_jax.gcd.cli.resuming import says_how_to_go_on
+        from eagc_jax.gcd.cli.running import carry_out
         from eagc_jax.gcd.cli.warned import warnings_as_lines
 
         with warnings_as_lines():
             settings = self._settings()
-        out = self.out or _free_folder(settings.source.data)
-        with warnings_as_lines(), says_how_to_go_on(out), Shown() as shown:
-            found = pipeline.discover(
-                settings,
-                out=out,
-                cache=self.cache or cache.default_folder(),
-                on_progress=shown.embedding,
-                on_stage=shown.stage,
-                on_answer=answer.show_first,
-            )
-        answer.show(found)
-        return 0
+        return carry_out(settings, self.out, self.cache)
 
     def _settings(self) -> DiscoverSettings:
         from eagc_jax.gcd.runs import discovery
