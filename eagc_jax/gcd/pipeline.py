@@ -30,11 +30,9 @@ from eagc_jax.gcd.stages import answering, opening
 from eagc_jax.gcd.stages.clock import Clock
 from eagc_jax.gcd.stages.material import Material, gather
 from eagc_jax.gcd.stages.planning import Plan, plan
-from eagc_jax.gcd.training.checkpoints import Checkpoints
 from eagc_jax.gcd.training.loop import TrainingRun
 
 _TRAINING = pathlib.Path(run_folder.CHECKPOINTS, "training")
-_SECONDS = 5.0  # at least, from one checkpoint to the next
 
 
 class Answer(NamedTuple):
@@ -264,7 +262,7 @@ def _trained(
             material.features,
             num_classes=number,
             cache=cache,
-            checkpoints=None if place is None else _checkpoints(place),
+            checkpoints=None if place is None else place / _TRAINING,
         )
         if logs is not None:  # what a run that was killed has not written
             logs.write(run.history)
@@ -308,10 +306,6 @@ def _place(
             if not (folder / _TRAINING).exists():  # nothing to go on from
                 run_folder.forget_progress(folder)
             raise
-
-
-def _checkpoints(place: pathlib.Path) -> Checkpoints:
-    return Checkpoints(place / _TRAINING, seconds=_SECONDS)
 
 
 def _answer(
