@@ -30,6 +30,7 @@ from eagc_jax.gcd.stages import answering, opening
 from eagc_jax.gcd.stages.clock import Clock
 from eagc_jax.gcd.stages.material import Material, gather
 from eagc_jax.gcd.stages.planning import Plan, plan
+from eagc_jax.gcd.training.checkpoints import facts
 from eagc_jax.gcd.training.loop import TrainingRun
 
 _TRAINING = pathlib.Path(run_folder.CHECKPOINTS, "training")
@@ -73,8 +74,8 @@ def discover(
       out: folder of the run, to be written; None writes nothing. While the work goes on,
         it holds the settings and checkpoints of training: called again with the same
         settings and folder, a run that was interrupted goes on.
-      cache: folder of features and rehearsals that were computed before; None keeps
-        none. The command line uses `backbones.cache.default_folder()`.
+      cache: folder of features, rehearsals and trainings that were computed before;
+        None keeps none. The command line uses `backbones.cache.default_folder()`.
       on_progress: of embedding, see `backbones.embed`.
       on_stage: called with the name of each stage as it begins.
       on_answer: called with the records, the first answer and the seconds that it took.
@@ -264,6 +265,8 @@ def _trained(
             cache=cache,
             checkpoints=None if place is None else place / _TRAINING,
         )
+        content = facts.digest(material.features)
+        kept = cache is not None and run.recall(cache, content)
         if logs is not None:  # what a run that was killed has not written
             logs.write(run.history)
         for epoch in run:
@@ -272,6 +275,8 @@ def _trained(
             clock.note(f"training, epoch {epoch} of {run.config.epochs}")
             if _too_late(run, clock):
                 return None
+        if cache is not None and not kept:
+            run.remember(cache, content)
     return run
 
 

@@ -80,6 +80,8 @@ def test_the_rehearsal_chooses_and_is_kept(found, records):
     again = discover(records, SETTINGS, cache=cache)
     assert again.rehearsal == rehearsal  # its seconds, too: it was not done again
     assert again.assignment.assigned == found.assignment.assigned
+    if found.training is not None:
+        assert again.history.seconds == found.history.seconds
 
 
 def test_no_time_is_no_training(records):

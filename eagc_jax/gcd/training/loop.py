@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from eagc_jax import features
+from eagc_jax.gcd.backbones.cache.arrays import keep_array, kept_array
 from eagc_jax.gcd.methods import DataView, Method, SimGCD, Task
 from eagc_jax.gcd.runs.history import RunHistory
 from eagc_jax.gcd.sources import Records
@@ -31,7 +33,13 @@ from eagc_jax.gcd.training.building import (
     number_of_classes,
     reference_part,
 )
-from eagc_jax.gcd.training.checkpoints import Checkpoints, facts, keeper
+from eagc_jax.gcd.training.checkpoints import (
+    Checkpoints,
+    Damaged,
+    facts,
+    finished,
+    keeper,
+)
 from eagc_jax.gcd.training.checkpoints.manifest import Place
 from eagc_jax.gcd.training.checkpoints.state import Inside
 from eagc_jax.gcd.training.chunks import Begun, train_epoch
@@ -186,6 +194,50 @@ class TrainingRun:
         self._keeper.restore(self)
         if self.history.epochs:
             self.evaluation = self._evaluation_after(len(self.history.epochs))
+
+    def recall(self, cache: str | os.PathLike, content: str = "") -> bool:
+        """Makes this the run that was `remember`ed with the same settings and data.
+
+        Args:
+          cache: a folder.
+          content: what stands for the items where the run knows their names alone: of
+            images that are read from files when they are needed.
+
+        Returns:
+          Whether there was such a run: no epoch is left then.
+
+        Raises:
+          OSError: the folder can't be read.
+        """
+        kept = kept_array(cache, finished.key_of(self, content))
+        if kept is None:
+            return False
+        try:
+            finished.put_bytes(self, kept)
+        except Damaged as error:
+            warnings.warn(f"a kept training is left out: {error}", stacklevel=2)
+            return False
+        self._inside = None
+        self.evaluation = self._evaluation_after(self.config.epochs)
+        return True
+
+    def remember(self, cache: str | os.PathLike, content: str = "") -> None:
+        """Keeps the run, after its last epoch, for `recall`.
+
+        Args:
+          cache: a folder.
+          content: see `recall`.
+
+        Raises:
+          OSError: it can't be written.
+          ValueError: epochs are left.
+        """
+        if len(self.history.epochs) < self.config.epochs:
+            raise ValueError(
+                f"only a run that has ended is kept; {len(self.history.epochs)} of "
+                f"{self.config.epochs} epochs are over: iterate over it first"
+            )
+        keep_array(cache, finished.key_of(self, content), finished.to_bytes(self))
 
     def _recipe_of(
         self,

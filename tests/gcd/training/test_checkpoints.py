@@ -12,11 +12,18 @@ import jax
 import numpy as np
 import pytest
 
+from eagc_jax.gcd.backbones.cache.arrays import keep_array
 from eagc_jax.gcd.runs.locking import locked
 from eagc_jax.gcd.sources import ArrayItems
 from eagc_jax.gcd.training import chunks, parallel
 from eagc_jax.gcd.training.aggregation import Aggregation
-from eagc_jax.gcd.training.checkpoints import Checkpoints, arrays, facts, manifest
+from eagc_jax.gcd.training.checkpoints import (
+    Checkpoints,
+    arrays,
+    facts,
+    finished,
+    manifest,
+)
 from eagc_jax.gcd.training.checkpoints.manifest import Place
 from tests.gcd import surviving
 from tests.gcd.surviving import assert_same, found, start
@@ -71,6 +78,38 @@ def test_a_run_goes_on_to_the_same_bits(kind, whole, tmp_path):
     again = start(kind, tmp_path)  # over, and as it was
     assert not list(again)
     assert_same(found(again), whole(kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_has_ended_is_recalled(kind, whole, tmp_path):
+    run = start(kind)
+    assert not run.recall(tmp_path)
+    list(run)
+    run.remember(tmp_path)
+    again = start(kind)
+    assert again.recall(tmp_path)
+    assert not list(again)
+    assert_same(found(again), whole(kind))
+
+
+def test_only_the_same_is_recalled(tmp_path):
+    run = start("nothing")
+    with pytest.raises(ValueError, match="0 of 4 epochs are over: iterate over it"):
+        run.remember(tmp_path)
+    list(run)
+    run.remember(tmp_path, "these pictures")
+    assert start("nothing").recall(tmp_path, "these pictures")
+    assert not start("nothing").recall(tmp_path, "others")
+    assert not start("nothing", epochs=3).recall(tmp_path, "these pictures")
+    assert not start("nothing", seed=1).recall(tmp_path, "these pictures")
+
+
+def test_a_kept_training_of_another_length_is_left_out(tmp_path):
+    run = start("nothing")
+    keep_array(tmp_path, finished.key_of(run, ""), np.zeros(3, np.uint8))
+    with pytest.warns(UserWarning, match="a kept training is left out: should be"):
+        assert not run.recall(tmp_path)
+    assert run.history.epochs == []
 
 
 def test_the_newest_are_kept(saved):

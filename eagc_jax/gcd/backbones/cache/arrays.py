@@ -39,14 +39,41 @@ def cached_array(
       ...     second.tolist()
       [0, 1, 4]
     """
-    if folder is None:
-        return make()
-    path = Path(folder) / FOLDER / (files.key(key) + files.SUFFIX)
-    kept = _read(path)
-    if kept is None:
-        kept = np.asarray(make())
-        files.write(path, {"array": kept}, {"key": key})
-    return kept
+    kept = None if folder is None else kept_array(folder, key)
+    if kept is not None:
+        return kept
+    made = np.asarray(make())
+    if folder is not None:
+        keep_array(folder, key, made)
+    return made
+
+
+def kept_array(folder: str | os.PathLike[str], key: str) -> np.ndarray | None:
+    """The array that is kept under a key, memory-mapped; None where there is none.
+
+    Args:
+      folder: of the cache.
+      key: see `cached_array`.
+    """
+    return _read(_path(folder, key))
+
+
+def keep_array(folder: str | os.PathLike[str], key: str, array: np.ndarray) -> None:
+    """Keeps an array under a key.
+
+    Args:
+      folder: of the cache.
+      key: see `cached_array`.
+      array: anything that NumPy makes an array of.
+
+    Raises:
+      OSError: the cache could not be written.
+    """
+    files.write(_path(folder, key), {"array": np.asarray(array)}, {"key": key})
+
+
+def _path(folder: str | os.PathLike[str], key: str) -> Path:
+    return Path(folder) / FOLDER / (files.key(key) + files.SUFFIX)
 
 
 def _read(path: Path) -> np.ndarray | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import math
 import os
 import pathlib
@@ -58,12 +59,15 @@ class Keeper:
 
     Args:
       settings: the times; or None, to do nothing.
-      made_of: what the run is made of, see `facts`; a checkpoint of anything else is
-        refused.
+      made_of: returns what the run is made of, see `facts`; a checkpoint of anything
+        else is refused.
     """
 
-    def __init__(self, settings: Checkpoints | None, made_of: Mapping[str, str]):
-        self._settings, self._facts = settings, dict(made_of)
+    def __init__(
+        self, settings: Checkpoints | None, made_of: Callable[[], Mapping[str, str]]
+    ):
+        self._settings = settings
+        self.made_of = functools.cache(made_of)
         self._interrupts = Interrupts()
         self._saved: Place | None = None  # the newest on the disk
         self._number: int | None = None  # of the newest folder
@@ -120,7 +124,7 @@ class Keeper:
 
     def _read_manifest(self, run: TrainingRun, path: pathlib.Path) -> Manifest:
         kept = manifest.read(path, state.most_bytes(run, _SMALL))
-        differ = facts.differences(kept.facts, self._facts)
+        differ = facts.differences(kept.facts, self.made_of())
         if differ:
             raise ValueError(
                 f"{shown(path)} is a checkpoint of another run: {differ}. Go on with the "
@@ -219,7 +223,7 @@ class Keeper:
         kept = Manifest(
             place,
             len(run.history.epochs),
-            self._facts,
+            dict(self.made_of()),
             facts.versions(run._mesh),
             state.draws(run, place),
         )
@@ -292,8 +296,6 @@ def of(
       checkpoints: as `TrainingRun` takes them.
       made_of: what the run is made of; called where it matters.
     """
-    if checkpoints is None:
-        return Keeper(None, {})
-    if not isinstance(checkpoints, Checkpoints):
+    if checkpoints is not None and not isinstance(checkpoints, Checkpoints):
         checkpoints = Checkpoints(checkpoints)
-    return Keeper(checkpoints, made_of())
+    return Keeper(checkpoints, made_of)
