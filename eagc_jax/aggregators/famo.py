@@ -59,10 +59,10 @@ def famo(
     Two protocols. Exact, two forward passes a step: hand the losses that the last batch
     has after the last step to the *next* ``update(..., value=losses,
     value_after=losses_after)``; :math:`\xi` is moved with them before it is used, as in
-    the published order. In the first step, or behind :func:`famo_update`, there is no
-    last step and they are ignored. Approximate, one forward pass: without
-    ``value_after`` the new batch's losses stand for them, which adds the noise between
-    batches to :math:`\delta`.
+    the published order. In the first step, or behind
+    :func:`~eagc_jax.aggregators.famo.famo_update`, there is no last step and they are
+    ignored. Approximate, one forward pass: without ``value_after`` the new batch's
+    losses stand for them, which adds the noise between batches to :math:`\delta`.
 
     Weights times gradients don't change where a loss is rescaled but by the common
     :math:`c`. Guarantee (paper): with many steps, balanced relative decrease; no
@@ -178,12 +178,12 @@ def famo_update(
       state: a ``FamoState``, the field ``method`` of the aggregator's state.
       losses_after: ``(K,)``; entries that aren't finite move nothing.
       seen: ``(K,)`` bool: which entries to use, or None for those of the last step.
-      learning_rate: as in :func:`famo`.
-      decay: as in :func:`famo`.
-      b1: as in :func:`famo`.
-      b2: as in :func:`famo`.
-      min_losses: as in :func:`famo`.
-      eps: as in :func:`famo`.
+      learning_rate: as in ``famo``.
+      decay: as in ``famo``.
+      b1: as in ``famo``.
+      b2: as in ``famo``.
+      min_losses: as in ``famo``.
+      eps: as in ``famo``.
 
     Returns:
       The state with other logits, in which the last step is used up.

@@ -94,7 +94,7 @@ class VanillaGCD(TwoObjectives):
         return found.centres
 
     def assign(self, head: Any, state: jax.Array, features: jax.Array) -> jax.Array:
-        """2 u.c - |c|^2 of unit features u: the largest is the nearest centre's."""
+        """`2 u.c - |c|^2` of unit features u: the largest is the nearest centre's."""
         del head
         lengths = jnp.linalg.norm(features, axis=1, keepdims=True)
         unit = features / jnp.maximum(lengths, 1e-12)

@@ -33,15 +33,17 @@ def open_source(
 ) -> Records:
     r"""The records of a folder, a table, a text file, embeddings or a named benchmark.
 
-    | data                  | what it is                                               |
-    |-----------------------|----------------------------------------------------------|
-    | a folder              | photos: `labeled/<class>/` and `unlabeled/`, or class    |
-    |                       | folders beside `unlabeled` (see `folders.open_folder`)   |
-    | .csv, .tsv, .parquet  | a column of texts or of images' paths, and labels        |
-    |                       | (see `columns.open_table`)                               |
-    | .txt                  | a text on each line; labels there are none               |
-    | .npy, .npz, .parquet  | embeddings (see `embeddings.open_embeddings`)            |
-    | a name, or name:ROOT  | a benchmark (see `registry.load`)                        |
+    ===================== ========================================================
+    data                  what it is
+    ===================== ========================================================
+    a folder              photos: `labeled/<class>/` and `unlabeled/`, or class
+                          folders beside `unlabeled` (see `folders.open_folder`)
+    .csv, .tsv, .parquet  a column of texts or of images' paths, and labels
+                          (see `columns.open_table`)
+    .txt                  a text on each line, none of them labeled
+    .npy, .npz, .parquet  embeddings (see `embeddings.open_embeddings`)
+    a name, or name:ROOT  a benchmark (see `registry.load`)
+    ===================== ========================================================
 
     Nothing is decoded and no pixel is read; texts, and the embeddings of Parquet, are
     read once. A class is known if an item has its label.

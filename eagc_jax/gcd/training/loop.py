@@ -196,7 +196,7 @@ class TrainingRun:
             self.evaluation = self._evaluation_after(len(self.history.epochs))
 
     def recall(self, cache: str | os.PathLike, content: str = "") -> bool:
-        """Makes this the run that was `remember`ed with the same settings and data.
+        """Makes this the run that `remember` kept for the same settings and data.
 
         Args:
           cache: a folder.

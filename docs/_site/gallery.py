@@ -1,0 +1,51 @@
+"""Makes a page of every example and every notebook, as they are in the repository."""
+
+import ast
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "docs" / "gallery"  # made, never committed
+
+
+def from_notebook(path):
+    """The cells of a notebook, in their order."""
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"]).strip()
+        parts.append(fenced(text) if cell["cell_type"] == "code" else text)
+    return "\n\n".join(part for part in parts if part)
+
+
+def from_program(path):
+    """What a program says of itself, then the program."""
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    title, _, rest = (ast.get_docstring(tree) or path.stem).partition("\n")
+    code = text.split('"""', 2)[2].strip()
+    return f"# {title.rstrip('.')}\n\n{rest.strip()}\n\n{fenced(code)}"
+
+
+def fenced(code):
+    return f"```python\n{code}\n```"
+
+
+def make(app):
+    """Writes the pages; those that say the same stay, so that builds stay quick."""
+    made = {
+        **{p.stem: from_notebook(p) for p in ROOT.glob("notebooks/*.ipynb")},
+        **{p.stem: from_program(p) for p in ROOT.glob("examples/[a-z]*.py")},
+    }
+    PAGES.mkdir(exist_ok=True)
+    for old in PAGES.glob("*.md"):
+        if old.stem not in made:
+            old.unlink()
+    for name, text in made.items():
+        page = PAGES / f"{name}.md"
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            page.write_text(text, encoding="utf-8")
+
+
+def setup(app):
+    app.connect("builder-inited", make)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
