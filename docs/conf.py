@@ -27,8 +27,6 @@ extensions = [
     "tidy",
 ]
 exclude_patterns = ["_site", "_build"]
-# Pages that are not written yet have their place in the navigation as a pattern.
-suppress_warnings = ["toc.empty_glob"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

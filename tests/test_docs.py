@@ -17,7 +17,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
     *DOCS,
 ]
-FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 NOT_RUN = "# Not run by the tests: "
 LANGUAGES = {"python", "sh", "text", "yaml", "{toctree}", "{eval-rst}", "{include}"}
 
@@ -120,7 +120,7 @@ def test_commands_exist():
         "make": targets.__contains__,
         "eagc": subcommands.__contains__,
     }
-    named = {(kind, name) for page in PAGES for kind, name in commands(page)}
+    named = {one for page in PAGES for one in commands(page) if "NAME" not in one[1]}
     assert len(named) > 30
     assert [one for one in sorted(named) if not exists[one[0]](one[1])] == []
 

@@ -51,9 +51,9 @@ def test_quickstart_trains_and_says_what_the_gate_did(form, tmp_path):
     assert gates[0] != gates[1]
 
 
-def test_readme_shows_the_quickstart():
+def test_the_page_shows_the_quickstart():
     code = (ROOT / "examples" / "quickstart.py").read_text().split('"""', 2)[2].strip()
-    assert code in (ROOT / "README.md").read_text()
+    assert code in (ROOT / "docs" / "quickstart.md").read_text()
 
 
 @pytest.mark.slow

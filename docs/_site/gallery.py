@@ -13,8 +13,9 @@ def from_notebook(path):
     parts = []
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         text = "".join(cell["source"]).strip()
-        parts.append(fenced(text) if cell["cell_type"] == "code" else text)
-    return "\n\n".join(part for part in parts if part)
+        if text:
+            parts.append(fenced(text) if cell["cell_type"] == "code" else text)
+    return "\n\n".join(parts)
 
 
 def from_program(path):
@@ -23,7 +24,7 @@ def from_program(path):
     tree = ast.parse(text)
     title, _, rest = (ast.get_docstring(tree) or path.stem).partition("\n")
     code = text.split('"""', 2)[2].strip()
-    return f"# {title.rstrip('.')}\n\n{rest.strip()}\n\n{fenced(code)}"
+    return f"# {title.rstrip('.')}\n\n{rest.strip("\n")}\n\n{fenced(code)}"
 
 
 def fenced(code):
