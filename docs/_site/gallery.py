@@ -24,7 +24,7 @@ def from_program(path):
     tree = ast.parse(text)
     title, _, rest = (ast.get_docstring(tree) or path.stem).partition("\n")
     code = text.split('"""', 2)[2].strip()
-    return f"# {title.rstrip('.')}\n\n{rest.strip("\n")}\n\n{fenced(code)}"
+    return "\n\n".join((f"# {title.rstrip('.')}", rest.strip("\n"), fenced(code)))
 
 
 def fenced(code):
