@@ -15,7 +15,7 @@ import eagc_jax  # noqa: E402
 
 project = "eagc_jax"
 author = "the authors of eagc_jax"
-project_copyright = "Apache-2.0"
+project_copyright = "the authors of eagc_jax, Apache-2.0"
 release = version = eagc_jax.__version__
 
 extensions = [

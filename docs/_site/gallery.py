@@ -22,7 +22,8 @@ def from_program(path):
     """What a program says of itself, then the program."""
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
-    title, _, rest = (ast.get_docstring(tree) or path.stem).partition("\n")
+    told = ast.get_docstring(tree, clean=False) or path.stem
+    title, _, rest = told.partition("\n")
     code = text.split('"""', 2)[2].strip()
     return "\n\n".join((f"# {title.rstrip('.')}", rest.strip("\n"), fenced(code)))
 

@@ -34,7 +34,7 @@ def visit_inline(self, node):
 
 
 def visit_block(self, node):
-    self.body.append(f'<div class="math">{to_mathml(node.astext(), block=True)}</div>')
+    self.body.append(f'<div class="formula">{to_mathml(node.astext(), block=True)}</div>')
     raise nodes.SkipNode
 
 
