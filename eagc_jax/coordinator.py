@@ -66,8 +66,9 @@ def eagc(
     :math:`\log(1000S^2)/\log(1/\rho)`, of the ``moment_decay``: 34,500 at 0.999, so clip
     the gradients in front of it.
 
-    Measured (README): with "magnitude", category discovery on the digits loses 0.028 of
-    accuracy to the plain sum; with "exploratory", nothing. Compare before you keep it.
+    Measured (docs/results.md): with "magnitude", category discovery on the digits loses
+    0.028 of accuracy to the plain sum; with "exploratory", nothing. Compare before you
+    keep it.
 
     .. warning:: Coordination is not linear: average gradients over devices and
       microbatches *before* it, not after.

@@ -27,7 +27,8 @@ def load(name):
 
 check, gallery = load("check"), load("gallery")
 API = {
-    path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs/api").glob("*")
+    path.stem: path.read_text(encoding="utf-8")
+    for path in (ROOT / "docs/api").glob("*")
 }
 ON_PAGES = set(re.findall(r"automodule:: ([\w.]+)", "\n".join(API.values())))
 ALONE = set(re.findall(r"(?:auto|py:)\w+:: ([\w.]+)", "\n".join(API.values())))

@@ -34,7 +34,9 @@ def visit_inline(self, node):
 
 
 def visit_block(self, node):
-    self.body.append(f'<div class="formula">{to_mathml(node.astext(), block=True)}</div>')
+    self.body.append(
+        f'<div class="formula">{to_mathml(node.astext(), block=True)}</div>'
+    )
     raise nodes.SkipNode
 
 

@@ -1,8 +1,9 @@
 """Aggregators: per-objective updates ``(K, ...)`` to one update ``(...)``.
 
-One method a file. Each is an Optax transformation, first in a chain; most are a pure
-function of the Gram matrix (:mod:`eagc_jax.weightings`) between two passes over the
-gradients. The package ``_base`` says how to add one.
+Each aggregator is an Optax transformation that comes first in a chain. Most compute the
+Gram matrix of the gradients, weights from it by a pure function
+(:mod:`eagc_jax.weightings`), and the gradients' weighted sum. Each has a file of its own;
+CONTRIBUTING.md and the package ``_base`` say how to add one.
 """
 
 from eagc_jax.aggregators._base import AggregateState, GramOptions, from_weighting

@@ -1,11 +1,12 @@
 """Granularity: which entries of a leaf are assessed and gated together.
 
-A *block* is what shares one energy and one gate. What is computed per block is small,
-but there are many leaves: it is computed for all leaves that look alike at once, in
-*groups*, arrays ``(lead, leaves, *block)``. A ViT-B/16 has 150 leaves and nine groups;
-leaf by leaf, its program compiled for minutes. Values are stacked, never concatenated:
-an axis of a leaf that is sharded over devices stays where it is. Only leaves of which
-every entry is a block stay by themselves: grouping them would copy the gradients.
+A *block* is a set of entries that share one energy and one gate. What is computed per
+block is small, but there are many leaves: it is computed for all leaves of one shape at
+once, in *groups*, arrays ``(lead, leaves, *block)``. A ViT-B/16 has 150 leaves and nine
+groups; leaf by leaf, compiling its program took minutes. Values are stacked, never
+concatenated: an axis of a leaf that is sharded over devices stays where it is. Only
+leaves of which every entry is a block stay by themselves: grouping them would copy the
+gradients.
 """
 
 from eagc_jax._by_leaf import ByLeaf, Place, spec_of, stand_in

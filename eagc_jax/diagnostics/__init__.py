@@ -1,4 +1,4 @@
-"""What was decided, and how objectives stand to each other: all of it to be logged.
+"""For your logs: what was decided, and how the objectives' gradients relate.
 
 Deviation, overlap, cosines and norms are *of the raw gradients, before coordination*.
 The released EAGC scripts measure after: anchor alignment adds one vector to both

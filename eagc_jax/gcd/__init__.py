@@ -1,7 +1,8 @@
 """Generalized category discovery: known classes recognised, novel ones found.
 
-`discover` is the whole way down; `reopen` reads the folder that it wrote;
-`CategoryDiscovery` is the same as an estimator of scikit-learn's, on a matrix.
+`discover` does all of it, from data to categories; `reopen` reads the folder that it
+wrote; `CategoryDiscovery` is an estimator with scikit-learn's interface, for a matrix of
+features.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Ways to get the gradients of K objectives: one interface, a way a file.
+"""Ways to get the gradients of K objectives, and what each is for.
 
-Three ways give K gradients, leaves ``(K, *shape)``, for an aggregator or
+Three functions give K gradients, leaves ``(K, *shape)``, for an aggregator or
 :func:`eagc_jax.eagc`:
 
 ======================================== ==============================================
@@ -11,7 +11,7 @@ meet in one feature, then own heads      :func:`value_and_grads_at_feature`
 have batches of their own                :func:`value_and_grads_by_batch`
 ======================================== ==============================================
 
-The others take a ``weighting``, a pure function from a ``(K, K)`` Gram matrix to
+The other functions take a ``weighting``, a pure function from a ``(K, K)`` Gram matrix to
 ``(K,)`` weights, and give one gradient, that of the weighted loss, for ordinary Optax:
 ``(losses, gradient, weights)``.
 

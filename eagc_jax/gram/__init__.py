@@ -1,4 +1,4 @@
-"""Gram matrices and weighted sums: each defined once, with a kernel for each platform.
+"""Gram matrices and weighted sums, with one kernel for each platform.
 
 ``parts``: a Gram matrix as cosines, norms and a scale. ``matrices``: those of whole
 trees; ``norms`` alone. ``products``: one leaf's, by platform, chosen when a program is

@@ -1,4 +1,4 @@
-"""Small dense problems of K objectives: scale-free, jit- and vmap-safe, no call-back."""
+"""Solvers of small dense problems of K unknowns, which work under jit and vmap."""
 
 from eagc_jax.solvers.fair import fair
 from eagc_jax.solvers.nnqp import SolveInfo, nnqp

@@ -1,4 +1,4 @@
-"""Networks that give an item its feature, and the features that they gave."""
+"""Networks that turn items into features, and a cache of computed features."""
 
 from eagc_jax.gcd.backbones import cache
 from eagc_jax.gcd.backbones.base import Backbone, ComputeDtype

@@ -1,4 +1,4 @@
-"""The command `eagc`: parse, call, print; one subcommand a file.
+"""The command `eagc`. Each subcommand is a file: it parses, calls, and prints.
 
 Exit codes: 0, it worked (items that were left out with `--on-bad-item skip` are listed);
 1, `eagc doctor` found problems; 2, what was asked for can't be done, and one line says

@@ -23,7 +23,8 @@ class Doctor:
     """Says what is installed, and all that is wrong with DATA, if that is given.
 
     Without DATA it prints what a bug report needs: versions, devices, which extras are
-    complete, which weights are found, the size of the cache. Exit code 1: something is wrong with the data.
+    complete, which weights are found, the size of the cache. Exit code 1: something is
+    wrong with the data.
 
     For example: eagc doctor; eagc doctor photos/
     """

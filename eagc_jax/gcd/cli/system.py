@@ -80,7 +80,9 @@ def version(package: str) -> str | None:
 
 
 def _listed(packages: Iterable[str]) -> str:
-    return ", ".join(f"{name} {version(name) or 'is not installed'}" for name in packages)
+    return ", ".join(
+        f"{name} {version(name) or 'is not installed'}" for name in packages
+    )
 
 
 def _devices() -> str:

@@ -1,10 +1,10 @@
-"""K-means that knows some of the answers: labeled rows stay with their class.
+"""Semi-supervised k-means: labeled rows stay with their class.
 
 Vanilla GCD predicts with it, and it gives the first answer before any training. Rows are
-l2-normalised, so that squared distances say what cosines say. The iterations are Lloyd's,
-every pass over the rows is made of matrix products over blocks of rows. Few rows are put
-on the device whole, and one compilation serves all keys of one shape; many are read where
-they are, a chunk at a time.
+scaled to length 1, so that squared distances and cosines order them alike. The iterations
+are Lloyd's; every pass over the rows is made of matrix products over blocks of rows. A
+small matrix is put on the device as a whole, and is compiled for once per shape; a large
+one stays where it is and is read in chunks.
 """
 
 from eagc_jax.gcd.clustering._lloyd import Clustering

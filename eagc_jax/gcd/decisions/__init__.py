@@ -1,6 +1,7 @@
 """What a person decides on the page, and how the next run obeys it exactly.
 
-`read_decisions` -> `apply` to the records -> cluster and train -> `obey`.
+`read_decisions` reads the file; `apply` changes the records; then the next run clusters
+and trains; `obey` corrects its answer where it contradicts a decision.
 """
 
 from eagc_jax.gcd.decisions.applying import apply

@@ -1,4 +1,4 @@
-"""What was discovered, in the forms that other tools read: one format a file."""
+"""Writing what was discovered in the formats of other tools."""
 
 from eagc_jax.gcd.export.registry import (
     Chosen,

@@ -1,4 +1,4 @@
-"""Methods of category discovery behind one small interface."""
+"""Methods of category discovery: what is minimised, and how an answer is read off."""
 
 from eagc_jax.gcd.methods.base import Batch, DataView, Method, Role, Task
 from eagc_jax.gcd.methods.rankstats import RankStats

@@ -1,4 +1,4 @@
-"""Tomorrow's items: a model that a discovery leaves, its files, its predictions."""
+"""Categories of new items: the model that a discovery leaves, and its files."""
 
 from eagc_jax.gcd.prediction.calibration import Calibration
 from eagc_jax.gcd.prediction.files import load_predictor

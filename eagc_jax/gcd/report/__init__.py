@@ -1,4 +1,4 @@
-"""A finished discovery run as plots, a contact sheet and one self-contained page."""
+"""Plots, a contact sheet and one self-contained HTML page of finished trainings."""
 
 from eagc_jax.gcd.report.write import write_report
 

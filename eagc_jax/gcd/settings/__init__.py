@@ -1,1 +1,1 @@
-"""What is done, and how: plain, frozen values that command, call and file share."""
+"""Settings: frozen dataclasses, the same for command line, Python call and file."""

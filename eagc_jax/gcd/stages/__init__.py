@@ -1,1 +1,1 @@
-"""The parts of the whole way from data to categories, see `eagc_jax.gcd.pipeline`."""
+"""The stages of a discovery, which `eagc_jax.gcd.pipeline` calls one after another."""

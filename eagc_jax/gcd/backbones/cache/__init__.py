@@ -1,4 +1,4 @@
-"""What was computed once is kept, by content: features, and arrays made of them.
+"""A cache of features, and of arrays made of them, found by their content.
 
 The folder has two kinds of file, each an ordinary safetensors file:
 

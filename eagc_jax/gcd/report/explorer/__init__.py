@@ -1,4 +1,4 @@
-"""The page: a discovery to look at and to decide on, in one HTML file."""
+"""The page: one HTML file on which a discovery is looked at and corrected."""
 
 from eagc_jax.gcd.report.explorer.page import write_page
 

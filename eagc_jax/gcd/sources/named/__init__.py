@@ -1,4 +1,4 @@
-"""Named data sets, one a file; importing this package registers them all."""
+"""Named data sets, each in a file; importing this package registers them all."""
 
 import importlib
 import pkgutil

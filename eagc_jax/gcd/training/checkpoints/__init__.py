@@ -1,4 +1,4 @@
-"""A run on the disk, from which a killed one goes on to the same bits."""
+"""Checkpoints: a run that was killed goes on from them, and ends with the same bits."""
 
 from eagc_jax.gcd.training.checkpoints.arrays import Damaged
 from eagc_jax.gcd.training.checkpoints.interrupts import Terminated
