@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import eagc_jax
+
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [
@@ -149,3 +151,8 @@ def test_every_page_is_in_the_navigation(page):
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     entries = {line.strip("* ") for line in index.splitlines()}
     assert page.stem in entries or page.stem == "index"
+
+
+def test_the_citation_is_of_this_version():
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {eagc_jax.__version__}\n" in text
