@@ -1,4 +1,4 @@
-"""The transformation: energies travel with the gradients to the gate."""
+"""Energy assessment: a transformation that hands energies on with the gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From data to categories: the whole way down."""
+"""From data to categories: all steps of a discovery, in their order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The transformation: a share of the supervised direction out of the others."""
+"""Elastic projection: a share of one gradient's direction is taken out of the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a backbone is: items in, one feature each; nothing else names a particular one."""
+"""The interface of backbones: items in, one feature vector for each."""
 
 from __future__ import annotations
 

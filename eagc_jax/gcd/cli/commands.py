@@ -1,4 +1,4 @@
-"""All subcommands, and which one is meant."""
+"""The list of subcommands, and the parsing of what was typed."""
 
 from __future__ import annotations
 

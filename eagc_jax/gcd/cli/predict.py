@@ -1,4 +1,4 @@
-"""`eagc predict`: tomorrow's items into the categories of a run."""
+"""`eagc predict`: new items into the categories of a run."""
 
 from __future__ import annotations
 

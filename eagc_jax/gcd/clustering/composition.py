@@ -1,4 +1,4 @@
-"""What lies next to labeled items: how many items, and classes, are not labeled."""
+"""How many items and classes have no label, from what lies next to labeled items."""
 
 from __future__ import annotations
 

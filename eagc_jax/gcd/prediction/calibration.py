@@ -1,4 +1,4 @@
-"""How sure a prediction is: probabilities that hold, and what is unlike anything seen."""
+"""Calibrated probabilities, and an alarm for items that are unlike anything seen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A predictor as files that anyone may have made: numbers, plain values, bounded."""
+"""A predictor's files: numbers and plain values alone, read within bounds."""
 
 from __future__ import annotations
 

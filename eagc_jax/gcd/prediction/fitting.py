@@ -1,4 +1,4 @@
-"""From a discovery to a model for tomorrow's items."""
+"""From a discovery to a model for new items."""
 
 from __future__ import annotations
 

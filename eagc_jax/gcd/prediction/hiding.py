@@ -1,4 +1,4 @@
-"""Probabilities that hold on novel classes, learned from known ones that are hidden."""
+"""Calibration on novel classes, learned by hiding known ones."""
 
 from __future__ import annotations
 

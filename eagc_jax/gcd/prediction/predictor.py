@@ -1,4 +1,4 @@
-"""What a discovery leaves behind to assign tomorrow's items."""
+"""The model that a discovery leaves, which assigns new items."""
 
 from __future__ import annotations
 

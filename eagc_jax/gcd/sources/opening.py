@@ -1,4 +1,4 @@
-"""One door for all kinds of data: what it is, is told by what is there."""
+"""Opens data of any kind, which it recognises by what the path holds."""
 
 from __future__ import annotations
 

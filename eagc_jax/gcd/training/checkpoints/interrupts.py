@@ -1,4 +1,4 @@
-"""Ctrl-C and a request to end are heard at once, and obeyed when a state is whole."""
+"""Interrupts: noticed at once, and acted on when the state of training is complete."""
 
 from __future__ import annotations
 
