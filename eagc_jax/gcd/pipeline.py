@@ -352,7 +352,7 @@ def _predictor(
     run: TrainingRun | None,
     settings: BackboneSettings | None,
 ) -> tuple[Predictor, Assignment]:
-    """What assigns tomorrow's items; and today's, with its probabilities."""
+    """The model that assigns new items; and the run's own, with its probabilities."""
     found = fit_predictor(
         material.records,
         material.features,

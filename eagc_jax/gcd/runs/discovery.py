@@ -97,7 +97,7 @@ class Discovery:
     chosen: str = FIRST  # which answer the assignment is, by the rehearsal's names
     rehearsal: Rehearsal | None = None  # how far to trust it
     decisions: Decisions | None = None  # of a person, that were obeyed
-    predictor: Predictor | None = None  # for tomorrow's items
+    predictor: Predictor | None = None  # for new items
     history: RunHistory | None = None  # of training; without traces where it was read
     notes: tuple[str, ...] = ()  # what was left out, and why
     folder: pathlib.Path | None = None  # of the run, where one was written
