@@ -9,6 +9,7 @@ from eagc_jax._version import __version__
 if typing.TYPE_CHECKING:
     from eagc_jax import aggregators, diagnostics, features, scaling, weightings
     from eagc_jax.coordinator import eagc
+    from eagc_jax.diagnostics import probe
     from eagc_jax.energy import AssessEnergyState, assess_energy
     from eagc_jax.features import ElasticProjectionState, elastic_projection
     from eagc_jax.gating import SoftGateState, minimum_temperature, soft_gate
@@ -37,6 +38,7 @@ _PLACES = {
     "elastic_projection": "features",
     "gram_matrix": "gram",
     "minimum_temperature": "gating",
+    "probe": "diagnostics",
     "soft_gate": "gating",
     "stack_objectives": "objectives",
     "sum_objectives": "objectives",
@@ -61,6 +63,7 @@ __all__ = [
     "features",
     "gram_matrix",
     "minimum_temperature",
+    "probe",
     "scaling",
     "soft_gate",
     "stack_objectives",
