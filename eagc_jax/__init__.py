@@ -24,6 +24,7 @@ if typing.TYPE_CHECKING:
         sum_objectives,
         unstack_objectives,
     )
+    from eagc_jax.weighted_losses import loss_weighting
 
 # Loaded when they are used: the command `eagc` answers `--help` without JAX.
 _PLACES = {
@@ -36,6 +37,7 @@ _PLACES = {
     "eagc": "coordinator",
     "elastic_projection": "features",
     "gram_matrix": "gram",
+    "loss_weighting": "weighted_losses",
     "minimum_temperature": "gating",
     "soft_gate": "gating",
     "stack_objectives": "objectives",
@@ -60,6 +62,7 @@ __all__ = [
     "elastic_projection",
     "features",
     "gram_matrix",
+    "loss_weighting",
     "minimum_temperature",
     "scaling",
     "soft_gate",

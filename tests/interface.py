@@ -17,7 +17,15 @@ import numpy as np
 import optax
 
 import eagc_jax
-from eagc_jax import aggregators, diagnostics, features, gradients, scaling, weightings
+from eagc_jax import (
+    aggregators,
+    diagnostics,
+    features,
+    gradients,
+    scaling,
+    weighted_losses,
+    weightings,
+)
 
 K = 5  # krum needs that many
 SHAPES = {"kernel": (3, 4), "bias": (4,), "layers": ((2, 4, 4), None, ())}
@@ -483,6 +491,18 @@ ROWS |= {
     "decisions": of_function(_decisions),
 }
 ROWS |= {f"weightings.{name}": _weighting(name) for name in weightings.__all__}
+
+
+def _loss_weighting(name):
+    weighting = eagc_jax.loss_weighting(name, K)
+    return Row(
+        lambda given: weighting.init(),
+        lambda state, given: weighting.update(given["losses"], state),
+        covers=("loss_weighting",),
+    )
+
+
+ROWS |= {f"loss_weighting_{n}": _loss_weighting(n) for n in weighted_losses.METHODS}
 
 # They loop in Python over concrete numbers: they can't be traced, only run.
 CONCRETE = {"probe", "report"}
