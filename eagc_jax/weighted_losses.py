@@ -16,8 +16,10 @@ from eagc_jax.gradients._common import as_vector
 
 LossMethod = Literal[
     "chebyshev",
+    "cosmos",
     "dwa",
     "famo",
+    "gls",
     "imtl_l",
     "random_weighting",
     "smooth_chebyshev",
@@ -25,7 +27,7 @@ LossMethod = Literal[
 ]
 METHODS: tuple[str, ...] = get_args(LossMethod)
 # Their length isn't that of the gradients: to change it, gradients would be needed.
-_UNIT = ("imtl_l", "uncertainty_weighting")
+_UNIT = ("cosmos", "gls", "imtl_l", "uncertainty_weighting")
 _SHARED = ("nonfinite", "preference", "rescale", "seed")
 
 LossState = DirectState | AggregateState
@@ -63,7 +65,7 @@ def loss_weighting(
     gradients are the rows of the identity, and whose update is therefore w.
 
     What differs from the aggregator: gradients aren't seen. ``rescale`` can't be
-    "norm_of_mean" (nor anything but "native" for ``imtl_l`` and
+    "norm_of_mean" (nor anything but "native" for ``cosmos``, ``gls``, ``imtl_l`` and
     ``uncertainty_weighting``), and ``nonfinite`` knows losses that aren't finite, but
     not gradients that aren't: those of a loss whose weight is 0 are multiplied by 0 on
     their way back, which leaves a NaN a NaN; ``optax.apply_if_finite`` skips such steps.
@@ -74,7 +76,7 @@ def loss_weighting(
     Args:
       method: "uncertainty_weighting", "imtl_l" (with ``closed_form=True`` the sum of
         the losses' logarithms, which is DB-MTL's treatment of losses), "dwa", "famo",
-        "chebyshev", "smooth_chebyshev" or "random_weighting" (RLW).
+        "chebyshev", "smooth_chebyshev", "gls", "cosmos" or "random_weighting" (RLW).
       num_objectives: K, a Python int.
       **options: the aggregator's own, and ``preference``, ``nonfinite``, ``rescale``;
         ``seed`` of "random_weighting".
@@ -84,8 +86,9 @@ def loss_weighting(
       ``update(losses, state, active_mask=None, **extra)`` takes K losses, an array
       ``(K,)`` or a tree of K scalars, and gives the total, a float32 (or wider) scalar
       to differentiate, and the new state; ``state.weights`` are the weights. ``extra``
-      is the method's (``value_after`` of FAMO). Losses of several devices, or
-      microbatches, are averaged before. For ``jax.jit``, ``jax.lax.scan``, ``jax.vmap``.
+      is the method's (``value_after`` of FAMO, ``preference`` of COSMOS). Losses of
+      several devices, or microbatches, are averaged before. For ``jax.jit``,
+      ``jax.lax.scan``, ``jax.vmap``.
 
     Raises:
       ValueError: a method that needs gradients, or bad options (at once); losses that

@@ -14,8 +14,10 @@ from eagc_jax.weighted_losses import METHODS
 K, STEPS = 3, 6
 OPTIONS = {
     "chebyshev": {"preference": (1.0, 0.5, 2.0), "augmentation": 0.1},
+    "cosmos": {"preference": (1.0, 0.5, 2.0), "cosine_weight": 0.3},
     "dwa": {"window": 2, "preference": (1.0, 2.0, 0.0)},
     "famo": {"rescale": "sum"},
+    "gls": {"preference": (1.0, 0.5, 2.0)},
     "imtl_l": {"initial": "loss"},
     "random_weighting": {"seed": 3},
     "smooth_chebyshev": {"ideal": "running", "relative": True},
