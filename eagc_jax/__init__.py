@@ -7,7 +7,15 @@ import typing
 from eagc_jax._version import __version__
 
 if typing.TYPE_CHECKING:
-    from eagc_jax import aggregators, diagnostics, features, scaling, weightings
+    from eagc_jax import (
+        aggregators,
+        diagnostics,
+        features,
+        pareto,
+        rewards,
+        scaling,
+        weightings,
+    )
     from eagc_jax.coordinator import eagc
     from eagc_jax.energy import AssessEnergyState, assess_energy
     from eagc_jax.features import ElasticProjectionState, elastic_projection
@@ -24,6 +32,7 @@ if typing.TYPE_CHECKING:
         sum_objectives,
         unstack_objectives,
     )
+    from eagc_jax.pareto import pareto_front
     from eagc_jax.weighted_losses import loss_weighting
 
 # Loaded when they are used: the command `eagc` answers `--help` without JAX.
@@ -39,6 +48,7 @@ _PLACES = {
     "gram_matrix": "gram",
     "loss_weighting": "weighted_losses",
     "minimum_temperature": "gating",
+    "pareto_front": "pareto",
     "soft_gate": "gating",
     "stack_objectives": "objectives",
     "sum_objectives": "objectives",
@@ -64,6 +74,9 @@ __all__ = [
     "gram_matrix",
     "loss_weighting",
     "minimum_temperature",
+    "pareto",
+    "pareto_front",
+    "rewards",
     "scaling",
     "soft_gate",
     "stack_objectives",
