@@ -323,7 +323,9 @@ def _of_one(given):
 def _per_example(given):
     def loss(params, probe, x):
         out = gradients.tap_dense(x @ cast(params), x, probe, bias=False)
-        return jnp.sum(out**2)
+        turned = x[:, None] * cast(params)[0, 0]  # a convolution of width 1
+        turned = gradients.tap_conv(turned, x[:, None], probe, window=1, bias=False)
+        return jnp.sum(out**2) + jnp.sum(turned**2)
 
     fn = gradients.per_example_two_phase(
         jax.vmap(loss, in_axes=(None, 0, 0)), over_root
@@ -356,7 +358,7 @@ ROWS |= {
     "tapped_two_phase": of_tapped(gradients.tapped_two_phase, over_root),
     "tapped_grams": of_tapped(gradients.tapped_grams),
     "per_example_two_phase": of_function(_per_example)._replace(
-        covers=("tap_dense", "dense_gram")
+        covers=("tap_dense", "dense_gram", "tap_conv", "conv_gram")
     ),
     "stale_weights": _stale()._replace(covers=("init_stale_weights",)),
 }
