@@ -22,6 +22,8 @@ from eagc_jax import (
     diagnostics,
     features,
     gradients,
+    pareto,
+    rewards,
     scaling,
     weighted_losses,
     weightings,
@@ -505,6 +507,47 @@ def _loss_weighting(name):
 
 
 ROWS |= {f"loss_weighting_{n}": _loss_weighting(n) for n in weighted_losses.METHODS}
+
+
+def _front(given):
+    found = eagc_jax.pareto_front(
+        losses_of,
+        given["params"],
+        np.linspace(0.2, 0.8, 2 * K).reshape(2, K),
+        optimizer=optax.sgd(0.1),
+        steps=2,
+        batches=jnp.stack([given["x"]] * 2),
+    )
+    volume = pareto.hypervolume(found.losses[:, :3], jnp.full((3,), 9.0))
+    return found, volume, pareto.non_dominated(found.losses)
+
+
+def _rewards():
+    constrained = rewards.lagrangian(K, [None, 0.1, *[None] * (K - 2)])
+
+    def step(state, given):
+        found = given["grads"]["kernel"]
+        weights, state = constrained.update(found, state)
+        one = rewards.decoupled_advantages(found, preference=weights)
+        each = rewards.group_advantages(found)
+        both = rewards.coordinated_advantages(each, weightings.upgrad)
+        losses = rewards.surrogate_losses(given["params"]["kernel"], each)
+        return (one, both, losses), state
+
+    return Row(lambda given: constrained.init(), step)
+
+
+ROWS |= {
+    "pareto_front": of_function(_front, covers=("hypervolume", "non_dominated")),
+    "decoupled_advantages": _rewards()._replace(
+        covers=(
+            "coordinated_advantages",
+            "group_advantages",
+            "lagrangian",
+            "surrogate_losses",
+        )
+    ),
+}
 
 # They loop in Python over concrete numbers: they can't be traced, only run.
 CONCRETE = {"probe", "report"}

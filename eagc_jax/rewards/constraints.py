@@ -60,8 +60,9 @@ def lagrangian(
     Multipliers alone swing around their level, the more so the faster the policy learns:
     :math:`\kappa>0` damps that. The division keeps the update's length where multipliers
     grow. A met constraint costs nothing; one that can't be met takes over, unless
-    ``max_multiplier`` ends that. The weights are a ``preference`` for :func:`eagc_jax.rewards.decoupled_advantages`, whose
-    advantages have no unit; :math:`\eta` has that of an inverse reward.
+    ``max_multiplier`` ends that. The weights are a ``preference`` for
+    :func:`eagc_jax.rewards.decoupled_advantages`, whose advantages have no unit;
+    :math:`\eta` has that of an inverse reward.
 
     Args:
       num_rewards: K, a Python int.
@@ -93,8 +94,9 @@ def lagrangian(
 
     References:
       Tessler, Mankowitz and Mannor, `Reward Constrained Policy Optimization
-      <https://arxiv.org/abs/1805.11074>`_, 2018; the division and
-      :math:`\kappa` as in Stooke, Achiam and Abbeel, `Responsive Safety in Reinforcement Learning by PID Lagrangian Methods
+      <https://arxiv.org/abs/1805.11074>`_, 2018; the division and :math:`\kappa` as in
+      Stooke, Achiam and Abbeel, `Responsive Safety in Reinforcement Learning by PID
+      Lagrangian Methods
       <https://arxiv.org/abs/2007.03964>`_, 2020.
     """
     number = check_num_objectives(num_rewards)
