@@ -110,8 +110,8 @@ def loss_weighting(
       >>> params = jnp.zeros(3)
       >>> states = weighting.init(), optimizer.init(params)
       >>> params, states = step(params, states, jnp.ones(3))
-      >>> states[0].weights.round(2)
-      Array([0.9, 0.1], dtype=float32)
+      >>> [round(float(w), 2) for w in states[0].weights]
+      [0.9, 0.1]
 
     References:
       Those of the aggregators.

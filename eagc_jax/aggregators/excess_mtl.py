@@ -79,8 +79,8 @@ def excess_mtl(
       >>> state = tx.init({"w": jnp.zeros(2)})
       >>> for second in (1.0, 0.1):  # the second objective is nearly done
       ...   _, state = tx.update({"w": jnp.diag(jnp.array([1.0, second]))}, state)
-      >>> state.weights.round(2)
-      Array([1.33, 0.67], dtype=float32)
+      >>> [round(float(w), 1) for w in state.weights]
+      [1.3, 0.7]
 
     References:
       He et al., `Robust Multi-Task Learning with Excess Risks

@@ -99,8 +99,8 @@ def pareto_front(
       ...   return (x - 1) ** 2, (x + 1) ** 2
       >>> r = jnp.array([[0.9, 0.1], [0.5, 0.5], [0.1, 0.9]])
       >>> front = pareto_front(losses_fn, jnp.array(0.3), r, method="weighted_sum")
-      >>> front.params.round(2)  # 2 r_1 - 1
-      Array([ 0.8,  0. , -0.8], dtype=float32)
+      >>> [round(float(x), 1) + 0.0 for x in front.params]  # 2 r_1 - 1
+      [0.8, 0.0, -0.8]
 
     References:
       The methods': see :mod:`eagc_jax.aggregators`.

@@ -107,7 +107,7 @@ def surrogate_losses(
       >>> advantages = jnp.array([[1.0, -1.0], [0.0, 2.0]])
       >>> jax.jacrev(surrogate_losses)(jnp.log(jnp.array([0.4, 0.6])), advantages)
       Array([[-0.5,  0.5],
-             [-0. , -1. ]], dtype=float32)
+             [ 0. , -1. ]], dtype=float32)
 
     References:
       Schulman et al., `Proximal Policy Optimization Algorithms

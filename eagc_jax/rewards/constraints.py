@@ -89,8 +89,8 @@ def lagrangian(
       >>> constrained = lagrangian(2, [None, 0.9], learning_rate=1.0)
       >>> rewards = jnp.array([[0.2, 0.8], [0.0, 0.3]])
       >>> weights, state = constrained.update(rewards, constrained.init())
-      >>> weights.round(2)  # the second is 0.75 below its level
-      Array([0.57, 0.43], dtype=float32)
+      >>> [round(float(w), 2) for w in weights]  # the second is 0.75 below its level
+      [0.57, 0.43]
 
     References:
       Tessler, Mankowitz and Mannor, `Reward Constrained Policy Optimization
