@@ -7,7 +7,15 @@ import typing
 from eagc_jax._version import __version__
 
 if typing.TYPE_CHECKING:
-    from eagc_jax import aggregators, diagnostics, features, scaling, weightings
+    from eagc_jax import (
+        aggregators,
+        diagnostics,
+        features,
+        pareto,
+        rewards,
+        scaling,
+        weightings,
+    )
     from eagc_jax.coordinator import eagc
     from eagc_jax.diagnostics import probe
     from eagc_jax.energy import AssessEnergyState, assess_energy
@@ -25,6 +33,8 @@ if typing.TYPE_CHECKING:
         sum_objectives,
         unstack_objectives,
     )
+    from eagc_jax.pareto import pareto_front
+    from eagc_jax.weighted_losses import loss_weighting
 
 # Loaded when they are used: the command `eagc` answers `--help` without JAX.
 _PLACES = {
@@ -37,7 +47,9 @@ _PLACES = {
     "eagc": "coordinator",
     "elastic_projection": "features",
     "gram_matrix": "gram",
+    "loss_weighting": "weighted_losses",
     "minimum_temperature": "gating",
+    "pareto_front": "pareto",
     "probe": "diagnostics",
     "soft_gate": "gating",
     "stack_objectives": "objectives",
@@ -62,8 +74,12 @@ __all__ = [
     "elastic_projection",
     "features",
     "gram_matrix",
+    "loss_weighting",
     "minimum_temperature",
+    "pareto",
+    "pareto_front",
     "probe",
+    "rewards",
     "scaling",
     "soft_gate",
     "stack_objectives",

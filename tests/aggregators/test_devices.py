@@ -62,6 +62,8 @@ ROWS |= {
 REDUCTIONS = {
     "eagc_channel": 6,  # three kinds of energy, two shapes of blocks each
     "gcond": 3,  # who is finite, two Gram matrices
+    "db_mtl": 3,  # who is finite; of the averages, largest entries and norms
+    "excess_mtl": 3,  # the same of what the risks are the squares of
     "gradnorm": 3,  # who is finite; of the chosen layers, largest entries and norms
     "sam_gs": 7,  # who is finite; norms of gradients and of three trees, each in two
 }
