@@ -222,13 +222,14 @@ def _plain_if_zero(
     names: tuple[str, ...],
 ) -> dict[str, LeafMetric]:
     """The same, but ones where every leaf's diagonal is 0."""
-    if any(one.diagonal is None for one in metric.values()):
+    found = [one.diagonal for one in metric.values() if one.diagonal is not None]
+    if len(found) < len(metric):
         return metric
-    tops = [jnp.max(one.diagonal, initial=0.0) for one in metric.values()]
-    top = _shards.max_leaves(_shards.alike(tops), list(leaves.values()), names)
+    tops = _shards.alike([jnp.max(diagonal, initial=0.0) for diagonal in found])
+    zero = _shards.max_leaves(tops, list(leaves.values()), names) == 0
     return {
-        name: one._replace(diagonal=jnp.where(top == 0, 1.0, one.diagonal))
-        for name, one in metric.items()
+        name: one._replace(diagonal=jnp.where(zero, 1.0, diagonal))
+        for (name, one), diagonal in zip(metric.items(), found, strict=True)
     }
 
 

@@ -135,11 +135,12 @@ def optimizer_aware(
     _check_switch("include_momentum", include_momentum)
     _check_switch("certify", certify)
     optimizer = optax.with_extra_args_support(optimizer)
+    aggregate: Callable[..., Any] = aggregator.update
 
     def init_fn(params):
         state = optimizer.init(params)
         check_recognised(state)
-        inner = aggregator.init(params)
+        inner: Any = aggregator.init(params)
         number = inner.nonfinite_count.shape[0]
         certificate = no_certificate(number) if certify else ()
         return OptimizerAwareState(inner, state, certificate)
@@ -161,14 +162,9 @@ def optimizer_aware(
             expected = expect(updates, state.aggregator.weights, active)
             gains = probe(step, state.optimizer, params, expected, include_momentum)
             metric = metric_of(gains, leaves)
-        gradient, inner = aggregator.update(
-            updates,
-            state.aggregator,
-            params,
-            active_mask=active_mask,
-            value=value,
-            metric=metric,
-            **extra_args,
+        told = {"active_mask": active_mask, "value": value, "metric": metric}
+        gradient, inner = aggregate(
+            updates, state.aggregator, params, **told, **extra_args
         )
         found, own = step(gradient, state.optimizer, params)
         certificate = state.certificate

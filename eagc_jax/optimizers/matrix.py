@@ -40,7 +40,11 @@ class MatrixGain(NamedTuple):
 
     def with_rest_of(self, step: jax.Array) -> MatrixGain:
         """With the gradient of which the optimizer would make this step as the rest."""
-        return self._replace(rest=self.sign * _times(self.inverse, widened(step)))
+        return self._replace(rest=self.undone(step))
+
+    def undone(self, step: jax.Array) -> jax.Array:
+        """``R d``, where this is the step of the gradient d."""
+        return self.sign * _times(self.inverse, widened(step))
 
     def step_of(self, gradient: jax.Array) -> jax.Array:
         """``sign R R d``."""
@@ -82,6 +86,7 @@ def of_probe(
             "adam, as optax.contrib.muon does."
         )
     alone, whole = widened(means.alone), widened(means.whole)
+    gradient, step = gradient.astype(whole.dtype), step.astype(whole.dtype)
     size = jnp.sqrt(jnp.sum(whole * whole))
     unit = whole / jnp.where(size > 0, size, 1)
     left = unit.shape[0] <= unit.shape[1]
@@ -102,7 +107,7 @@ def of_probe(
     if decay is None:
         return gain
     before = (whole - alone) / jnp.where(share > 0, share, 1)
-    rest = _times(gain.root, before) + gain.with_rest_of(decay).rest
+    rest = _times(gain.root, before) + gain.undone(decay)
     return gain._replace(rest=rest)
 
 
