@@ -87,6 +87,7 @@ def probe(
     Raises:
       ValueError: an optimizer of which this isn't true.
     """
+    state, params = (jax.tree.map(_widened, tree) for tree in (state, params))
     signed = means_of(state, optax.ScaleByLionState)
     matrices = means_of(state, contrib.MuonState)
     if include_momentum and signed:
@@ -118,6 +119,12 @@ def probe(
         return diagonal.of_probe(mine, alone[name], full)
 
     return {name: of_leaf(name) for name in gradient}
+
+
+def _widened(leaf: Any) -> Any:
+    """Narrow means and parameters in float32, as the gradient is that is probed with."""
+    inexact = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    return widened(jnp.asarray(leaf)) if inexact else leaf
 
 
 def metric_of(gains: dict[str, Gain], leaves: dict[str, jax.Array]) -> Metric:

@@ -282,7 +282,7 @@ def test_a_capped_step_is_counted_and_certified_all_the_same():
     step, new = jax.jit(tx.update)(updates, given, params)
     assert int(new.aggregator.fallbacks) == 1
     assert int(new.certificate.corrections) == 1
-    assert np.min(new.certificate.cosines) < -0.05
+    assert np.min(new.certificate.cosines) < -0.02
     # Of float32's digits three are lost where gradients are opposed to 1e-3.
     assert np.max(cosines(updates, step)) < 3e-4
 
