@@ -159,7 +159,8 @@ def optimizer_aware(
 
         gains, metric, active = {}, None, check_mask(active_mask, number)
         if leaves:
-            expected = expect(updates, state.aggregator.weights, active)
+            weights, always = state.aggregator.weights, state.aggregator.count >= 0
+            expected = expect(updates, weights, active, always)
             gains = probe(step, state.optimizer, params, expected, include_momentum)
             metric = metric_of(gains, leaves)
         told = {"active_mask": active_mask, "value": value, "metric": metric}

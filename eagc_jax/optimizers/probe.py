@@ -33,10 +33,15 @@ class Expected(NamedTuple):
     """The gradient that this step is expected to have."""
 
     gradient: Any  # like params, float32 or wider: 0 only where all K gradients are.
-    least: dict[str, jax.Array]  # by leaf, its least size, entry by entry.
+    sizes: Any  # like params: the sum of its terms' sizes.
 
 
-def expect(updates: Any, weights: Any, active: jax.Array) -> Expected:
+def expect(
+    updates: Any,
+    weights: Any,
+    active: jax.Array,
+    always: jax.typing.ArrayLike | None = None,
+) -> Expected:
     """``sum_k w_k g_k`` with the last step's weights, equal ones before there were any.
 
     What isn't finite, or takes no part, counts as zero.
@@ -45,26 +50,50 @@ def expect(updates: Any, weights: Any, active: jax.Array) -> Expected:
       updates: leaves ``(K, *shape)``.
       weights: an aggregator's, ``(K,)`` or by leaf ``(K, *block)``.
       active: ``(K,)`` bool.
+      always: a bool that is True, but not known to be while compiling: with it the
+        gradients are read for this once, not again for whatever is made of it.
     """
     leaves = named_leaves(updates)
-    found, least = [], {}
-    for name, leaf in leaves.items():
-        own = weights[name] if isinstance(weights, ByLeaf) else weights
-        own = jnp.where(jnp.any(own != 0, axis=0), own, 1 / leaf.shape[0])
-        own = expand_to(own, leaf.ndim)
 
-        def terms(row, weight, kept):
-            wide = widened(row)
-            kept = kept & jnp.isfinite(wide)
-            return jnp.where(kept, wide, 0) * weight.astype(wide.dtype)
+    def compute():
+        return {n: _expect_leaf(n, leaf, weights, active) for n, leaf in leaves.items()}
 
-        kept = expand_to(active, leaf.ndim)
-        mean = sum_by_row(terms, leaf, own, kept)
-        sizes = sum_by_row(lambda *row: jnp.abs(terms(*row)), leaf, own, kept)
-        least[name] = _LEFT_OVER * sizes
-        far = jnp.maximum(jnp.abs(mean), least[name])
-        found.append(jnp.where(mean < 0, -far, far))
-    return Expected(jax.tree.unflatten(jax.tree.structure(updates), found), least)
+    def on_cpu():  # where compilers look through a barrier, but not into a branch
+        def never():
+            return {n: (widened(x[0]), widened(x[0])) for n, x in leaves.items()}
+
+        return jax.lax.cond(always, compute, never)
+
+    def elsewhere():
+        return jax.lax.optimization_barrier(compute())
+
+    if always is None:
+        found = compute()
+    else:
+        found = jax.lax.platform_dependent(cpu=on_cpu, default=elsewhere)
+    trees = zip(*found.values(), strict=True)
+    return Expected(
+        *[jax.tree.unflatten(jax.tree.structure(updates), t) for t in trees]
+    )
+
+
+def _expect_leaf(
+    name: str, leaf: jax.Array, weights: Any, active: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    own = weights[name] if isinstance(weights, ByLeaf) else weights
+    own = expand_to(
+        jnp.where(jnp.any(own != 0, axis=0), own, 1 / leaf.shape[0]), leaf.ndim
+    )
+    kept = expand_to(active, leaf.ndim)
+
+    def term(row, weight, kept):
+        wide = widened(row)
+        return jnp.where(kept & jnp.isfinite(wide), wide * weight.astype(wide.dtype), 0)
+
+    mean = sum_by_row(term, leaf, own, kept)
+    sizes = sum_by_row(lambda *row: jnp.abs(term(*row)), leaf, own, kept)
+    far = jnp.maximum(jnp.abs(mean), _LEFT_OVER * sizes)
+    return jnp.where(mean < 0, -far, far), sizes
 
 
 def probe(
@@ -109,7 +138,7 @@ def probe(
     def of_leaf(name):
         mine = gradient[name]
         if name in signed:
-            least = expected.least[name]
+            least = _LEFT_OVER * named_leaves(expected.sizes)[name]
             return sign.of_probe(mine, alone[name], means[name], least)
         if name in matrices:
             of_muon = matrix.Means(alones[name], means[name])
