@@ -33,6 +33,7 @@ if typing.TYPE_CHECKING:
         sum_objectives,
         unstack_objectives,
     )
+    from eagc_jax.optimizers import OptimizerAwareState, optimizer_aware
     from eagc_jax.pareto import pareto_front
     from eagc_jax.weighted_losses import loss_weighting
 
@@ -41,6 +42,7 @@ _PLACES = {
     "AssessEnergyState": "energy",
     "AssessedUpdates": "objectives",
     "ElasticProjectionState": "features",
+    "OptimizerAwareState": "optimizers",
     "SoftGateState": "gating",
     "assess_energy": "energy",
     "cross_gram": "gram",
@@ -49,6 +51,7 @@ _PLACES = {
     "gram_matrix": "gram",
     "loss_weighting": "weighted_losses",
     "minimum_temperature": "gating",
+    "optimizer_aware": "optimizers",
     "pareto_front": "pareto",
     "probe": "diagnostics",
     "soft_gate": "gating",
@@ -64,6 +67,7 @@ __all__ = [
     "AssessEnergyState",
     "AssessedUpdates",
     "ElasticProjectionState",
+    "OptimizerAwareState",
     "SoftGateState",
     "__version__",
     "aggregators",
@@ -76,6 +80,7 @@ __all__ = [
     "gram_matrix",
     "loss_weighting",
     "minimum_temperature",
+    "optimizer_aware",
     "pareto",
     "pareto_front",
     "probe",

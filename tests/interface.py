@@ -256,6 +256,23 @@ ROWS |= {
     ),
 }
 ROWS |= {
+    # Adam's own step can't be traced under the strictest rules.
+    "optimizer_aware": of_updates(
+        eagc_jax.optimizer_aware(
+            aggregators.upgrad(K),
+            optax.sgd(0.1, momentum=0.9),
+            include_momentum=True,
+            certify=True,
+        )
+    ),
+    "optimizer_aware_by_tensor": of_masked_updates(
+        eagc_jax.optimizer_aware(
+            aggregators.upgrad(K, granularity="tensor", nonfinite="skip_objective"),
+            optax.sgd(0.1),
+        )
+    ),
+}
+ROWS |= {
     "adamp": of_gradient(scaling.adamp(0.1, weight_decay=0.1)),
     "scale_by_adamp": of_gradient(scaling.scale_by_adamp(nesterov=True)),
     "diffgrad": of_gradient(scaling.diffgrad(0.1)),
