@@ -7,8 +7,17 @@ import typing
 from eagc_jax._version import __version__
 
 if typing.TYPE_CHECKING:
-    from eagc_jax import aggregators, diagnostics, features, scaling, weightings
+    from eagc_jax import (
+        aggregators,
+        diagnostics,
+        features,
+        pareto,
+        rewards,
+        scaling,
+        weightings,
+    )
     from eagc_jax.coordinator import eagc
+    from eagc_jax.diagnostics import probe
     from eagc_jax.energy import AssessEnergyState, assess_energy
     from eagc_jax.features import ElasticProjectionState, elastic_projection
     from eagc_jax.gating import SoftGateState, minimum_temperature, soft_gate
@@ -24,19 +33,27 @@ if typing.TYPE_CHECKING:
         sum_objectives,
         unstack_objectives,
     )
+    from eagc_jax.optimizers import OptimizerAwareState, optimizer_aware
+    from eagc_jax.pareto import pareto_front
+    from eagc_jax.weighted_losses import loss_weighting
 
 # Loaded when they are used: the command `eagc` answers `--help` without JAX.
 _PLACES = {
     "AssessEnergyState": "energy",
     "AssessedUpdates": "objectives",
     "ElasticProjectionState": "features",
+    "OptimizerAwareState": "optimizers",
     "SoftGateState": "gating",
     "assess_energy": "energy",
     "cross_gram": "gram",
     "eagc": "coordinator",
     "elastic_projection": "features",
     "gram_matrix": "gram",
+    "loss_weighting": "weighted_losses",
     "minimum_temperature": "gating",
+    "optimizer_aware": "optimizers",
+    "pareto_front": "pareto",
+    "probe": "diagnostics",
     "soft_gate": "gating",
     "stack_objectives": "objectives",
     "sum_objectives": "objectives",
@@ -50,6 +67,7 @@ __all__ = [
     "AssessEnergyState",
     "AssessedUpdates",
     "ElasticProjectionState",
+    "OptimizerAwareState",
     "SoftGateState",
     "__version__",
     "aggregators",
@@ -60,7 +78,13 @@ __all__ = [
     "elastic_projection",
     "features",
     "gram_matrix",
+    "loss_weighting",
     "minimum_temperature",
+    "optimizer_aware",
+    "pareto",
+    "pareto_front",
+    "probe",
+    "rewards",
     "scaling",
     "soft_gate",
     "stack_objectives",

@@ -10,6 +10,7 @@ from eagc_jax.aggregators.aligned_mtl import aligned_mtl_weights as aligned_mtl
 from eagc_jax.aggregators.cagrad import cagrad_weights as cagrad
 from eagc_jax.aggregators.conflict_free import conflict_free_weights as conflict_free
 from eagc_jax.aggregators.dualproj import dualproj_weights as dualproj
+from eagc_jax.aggregators.epo import epo_weights as epo
 from eagc_jax.aggregators.fairgrad import fairgrad_weights as fairgrad
 from eagc_jax.aggregators.gem import gem_weights as gem
 from eagc_jax.aggregators.gradvac import gradvac_weights as gradvac
@@ -20,6 +21,7 @@ from eagc_jax.aggregators.modo import modo_weights as modo
 from eagc_jax.aggregators.nash_mtl import nash_mtl_weights as nash_mtl
 from eagc_jax.aggregators.pcd import pcd_weights as pcd
 from eagc_jax.aggregators.pcgrad import pcgrad_weights as pcgrad
+from eagc_jax.aggregators.pmtl import pmtl_weights as pmtl
 from eagc_jax.aggregators.random_weighting import (
     random_weighting_weights as random_weighting,
 )
@@ -33,6 +35,7 @@ __all__ = [
     "conflict_free",
     "dualproj",
     "ensure_nonconflict",
+    "epo",
     "fairgrad",
     "gem",
     "gradvac",
@@ -43,6 +46,7 @@ __all__ = [
     "nash_mtl",
     "pcd",
     "pcgrad",
+    "pmtl",
     "random_weighting",
     "sdmgrad",
     "upgrad",

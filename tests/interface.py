@@ -17,7 +17,17 @@ import numpy as np
 import optax
 
 import eagc_jax
-from eagc_jax import aggregators, diagnostics, features, gradients, scaling, weightings
+from eagc_jax import (
+    aggregators,
+    diagnostics,
+    features,
+    gradients,
+    pareto,
+    rewards,
+    scaling,
+    weighted_losses,
+    weightings,
+)
 
 K = 5  # krum needs that many
 SHAPES = {"kernel": (3, 4), "bias": (4,), "layers": ((2, 4, 4), None, ())}
@@ -246,6 +256,23 @@ ROWS |= {
     ),
 }
 ROWS |= {
+    # Adam's own step can't be traced under the strictest rules.
+    "optimizer_aware": of_updates(
+        eagc_jax.optimizer_aware(
+            aggregators.upgrad(K),
+            optax.sgd(0.1, momentum=0.9),
+            include_momentum=True,
+            certify=True,
+        )
+    ),
+    "optimizer_aware_by_tensor": of_masked_updates(
+        eagc_jax.optimizer_aware(
+            aggregators.upgrad(K, granularity="tensor", nonfinite="skip_objective"),
+            optax.sgd(0.1),
+        )
+    ),
+}
+ROWS |= {
     "adamp": of_gradient(scaling.adamp(0.1, weight_decay=0.1)),
     "scale_by_adamp": of_gradient(scaling.scale_by_adamp(nesterov=True)),
     "diffgrad": of_gradient(scaling.diffgrad(0.1)),
@@ -315,7 +342,9 @@ def _of_one(given):
 def _per_example(given):
     def loss(params, probe, x):
         out = gradients.tap_dense(x @ cast(params), x, probe, bias=False)
-        return jnp.sum(out**2)
+        turned = x[:, None] * cast(params)[0, 0]  # a convolution of width 1
+        turned = gradients.tap_conv(turned, x[:, None], probe, window=1, bias=False)
+        return jnp.sum(out**2) + jnp.sum(turned**2)
 
     fn = gradients.per_example_two_phase(
         jax.vmap(loss, in_axes=(None, 0, 0)), over_root
@@ -348,7 +377,7 @@ ROWS |= {
     "tapped_two_phase": of_tapped(gradients.tapped_two_phase, over_root),
     "tapped_grams": of_tapped(gradients.tapped_grams),
     "per_example_two_phase": of_function(_per_example)._replace(
-        covers=("tap_dense", "dense_gram")
+        covers=("tap_dense", "dense_gram", "tap_conv", "conv_gram")
     ),
     "stale_weights": _stale()._replace(covers=("init_stale_weights",)),
 }
@@ -483,6 +512,59 @@ ROWS |= {
     "decisions": of_function(_decisions),
 }
 ROWS |= {f"weightings.{name}": _weighting(name) for name in weightings.__all__}
+
+
+def _loss_weighting(name):
+    weighting = eagc_jax.loss_weighting(name, K)
+    return Row(
+        lambda given: weighting.init(),
+        lambda state, given: weighting.update(given["losses"], state),
+        covers=("loss_weighting",),
+    )
+
+
+ROWS |= {f"loss_weighting_{n}": _loss_weighting(n) for n in weighted_losses.METHODS}
+
+
+def _front(given):
+    found = eagc_jax.pareto_front(
+        losses_of,
+        given["params"],
+        np.linspace(0.2, 0.8, 2 * K).reshape(2, K),
+        optimizer=optax.sgd(0.1),
+        steps=2,
+        batches=jnp.stack([given["x"]] * 2),
+    )
+    volume = pareto.hypervolume(found.losses[:, :3], jnp.full((3,), 9.0))
+    return found, volume, pareto.non_dominated(found.losses)
+
+
+def _rewards():
+    constrained = rewards.lagrangian(K, [None, 0.1, *[None] * (K - 2)])
+
+    def step(state, given):
+        found = given["grads"]["kernel"]
+        weights, state = constrained.update(found, state)
+        one = rewards.decoupled_advantages(found, preference=weights)
+        each = rewards.group_advantages(found)
+        both = rewards.coordinated_advantages(each, weightings.upgrad)
+        losses = rewards.surrogate_losses(given["params"]["kernel"], each)
+        return (one, both, losses), state
+
+    return Row(lambda given: constrained.init(), step)
+
+
+ROWS |= {
+    "pareto_front": of_function(_front, covers=("hypervolume", "non_dominated")),
+    "decoupled_advantages": _rewards()._replace(
+        covers=(
+            "coordinated_advantages",
+            "group_advantages",
+            "lagrangian",
+            "surrogate_losses",
+        )
+    ),
+}
 
 # They loop in Python over concrete numbers: they can't be traced, only run.
 CONCRETE = {"probe", "report"}

@@ -21,7 +21,16 @@ PAGES = [
 ]
 FENCE = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 NOT_RUN = "# Not run by the tests: "
-LANGUAGES = {"python", "sh", "text", "yaml", "{toctree}", "{eval-rst}", "{include}"}
+LANGUAGES = {
+    "python",
+    "sh",
+    "text",
+    "yaml",
+    "json",
+    "{toctree}",
+    "{eval-rst}",
+    "{include}",
+}
 
 # Pages whose own test runs their code and looks at what comes out.
 TESTED_BY = {
@@ -29,6 +38,8 @@ TESTED_BY = {
     "extending.md": "tests/gcd/test_extending.py",
     "features.md": "tests/features/test_docs.py",
     "gradients.md": "tests/test_gradient_ways.py",
+    "losses.md": "tests/test_losses_page.py",
+    "optimizer_aware.md": "tests/optimizers/test_page.py",
     "scaling.md": "tests/test_scaling_page.py",
 }
 

@@ -66,6 +66,14 @@ def test_toy_writes_its_picture_and_its_table(tmp_path):
         assert len(re.findall(rf"^{re.escape(name)} .* of 5 ", output, re.M)) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pareto_front", "three_rewards"])
+def test_examples_assert_their_claims(name, tmp_path):
+    options = ("--output", tmp_path / "front.png") if name == "pareto_front" else ()
+    output = run(ROOT / "examples" / f"{name}.py", *options, cwd=tmp_path)
+    assert len(output.splitlines()) >= 4
+
+
 def test_toy_pareto_set_has_opposed_gradients():
     points = multi_task_toy.pareto_set(21)[1:-1]
     first, second = jnp.moveaxis(

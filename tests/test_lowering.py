@@ -31,7 +31,7 @@ PLATFORMS = ("tpu", "cuda")
 TELLING = {
     *("sum", "eagc_channel", "eagc_tensor_progress", "eagc_element"),
     *("upgrad", "upgrad_channel", "pcgrad", "gradnorm", "elastic_projection"),
-    *("graddrop", "sam_gs", "moco"),
+    *("graddrop", "sam_gs", "moco", "optimizer_aware_all"),
 }
 LINE = re.compile(r"= \"?stablehlo\.(\w+)\"?.*?: (.*)")
 TENSOR = re.compile(r"tensor<((?:\d+x)*)[a-z]")

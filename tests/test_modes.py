@@ -16,7 +16,16 @@ import numpy as np
 import pytest
 
 import eagc_jax
-from eagc_jax import aggregators, diagnostics, features, gradients, scaling, weightings
+from eagc_jax import (
+    aggregators,
+    diagnostics,
+    features,
+    gradients,
+    pareto,
+    rewards,
+    scaling,
+    weightings,
+)
 from tests.interface import (
     CONCRETE,
     MIXED,
@@ -159,8 +168,17 @@ def test_no_operation_by_itself_gives_a_nan(name):
 
 # --- every public name has a row ------------------------------------------------------
 
-MODULES = (eagc_jax, aggregators, diagnostics, features, gradients, scaling)
-WITHOUT_ARRAYS = {"minimum_temperature"}
+MODULES = (
+    eagc_jax,
+    aggregators,
+    diagnostics,
+    features,
+    gradients,
+    pareto,
+    rewards,
+    scaling,
+)
+WITHOUT_ARRAYS = {"minimum_temperature", "plot_fronts"}
 
 
 def test_every_public_function_has_a_row():

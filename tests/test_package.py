@@ -115,8 +115,10 @@ def test_functions_document_arguments_results_errors_and_an_example(name):
     for section in ("Args:", "Returns:", "Raises:", "Examples:"):
         assert f"\n{section}\n" in documented, f"{name} lacks {section}"
     arguments = documented.split("\nArgs:\n")[1].split("\nReturns:\n")[0]
-    for argument in inspect.signature(function).parameters:
-        assert f"  {argument}: " in arguments, f"{name} does not document {argument}"
+    for argument, parameter in inspect.signature(function).parameters.items():
+        stars = "**" if parameter.kind is parameter.VAR_KEYWORD else ""
+        told = f"  {stars}{argument}: " in arguments
+        assert told, f"{name} does not document {argument}"
     assert doctest.DocTestParser().get_examples(documented)
     order = [documented.index(f"\n{s}:\n") for s in ("Args", "Returns", "Raises")]
     assert order == sorted(order)

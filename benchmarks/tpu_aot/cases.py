@@ -12,7 +12,13 @@ from jax.sharding import Mesh
 
 from benchmarks.tpu_aot import simgcd, trees, ways
 from benchmarks.tpu_aot.compiling import Program
-from eagc_jax import aggregators, eagc, elastic_projection, sum_objectives
+from eagc_jax import (
+    aggregators,
+    eagc,
+    elastic_projection,
+    optimizer_aware,
+    sum_objectives,
+)
 
 SUM = "sum"
 PLACEMENTS = ("last", "first", "replicated")
@@ -104,7 +110,13 @@ def _others() -> dict[str, Method]:
     def by_channel(number):
         return aggregators.upgrad(number, granularity="channel")
 
+    def aware(number, **options):
+        return optimizer_aware(aggregators.upgrad(number), optax.adamw(1e-3), **options)
+
+    aware_of_all = functools.partial(aware, include_momentum=True, certify=True)
     return {
+        "optimizer_aware": Method(aware, "gradients"),
+        "optimizer_aware_all": Method(aware_of_all, "gradients"),
         "upgrad_tensor": Method(by_tensor, "by tensor"),
         "upgrad_channel": Method(by_channel, "grams by block"),
         "momentum_conflict_free": Method(

@@ -37,6 +37,10 @@ def make(app):
     made = {
         **{p.stem: from_notebook(p) for p in ROOT.glob("notebooks/*.ipynb")},
         **{p.stem: from_program(p) for p in ROOT.glob("examples/[a-z]*.py")},
+        **{
+            f"recipe_{p.stem}": from_program(p)
+            for p in ROOT.glob("examples/recipes/[a-z]*.py")
+        },
     }
     PAGES.mkdir(exist_ok=True)
     for old in PAGES.glob("*.md"):

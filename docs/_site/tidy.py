@@ -8,6 +8,12 @@ def skip_field(app, what, name, found, skipped, options):
     return True if type(found).__name__ == "_tuplegetter" else None
 
 
+def skip_state(app, what, name, found, skipped, options):
+    """On the page of `eagc_jax` itself: states are on the pages of their rooms."""
+    twice = isinstance(found, type) and found.__name__.endswith("State")
+    return True if twice and app.env.docname == "api/core" else None
+
+
 def skip_unwritten(app, docname, source):
     """Lines `NAME*` of the index whose page is not written yet.
 
@@ -24,5 +30,6 @@ def _written(line, project):
 
 def setup(app):
     app.connect("autodoc-skip-member", skip_field)
+    app.connect("autodoc-skip-member", skip_state)
     app.connect("source-read", skip_unwritten)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -15,12 +15,17 @@ from eagc_jax.aggregators.aligned_mtl import aligned_mtl
 from eagc_jax.aggregators.cagrad import cagrad
 from eagc_jax.aggregators.chebyshev import chebyshev
 from eagc_jax.aggregators.conflict_free import conflict_free
+from eagc_jax.aggregators.cosmos import cosmos
+from eagc_jax.aggregators.db_mtl import db_mtl
 from eagc_jax.aggregators.dualproj import dualproj
 from eagc_jax.aggregators.dwa import dwa
+from eagc_jax.aggregators.epo import epo
+from eagc_jax.aggregators.excess_mtl import excess_mtl
 from eagc_jax.aggregators.fairgrad import fairgrad
 from eagc_jax.aggregators.famo import famo
 from eagc_jax.aggregators.gcond import gcond
 from eagc_jax.aggregators.gem import gem
+from eagc_jax.aggregators.gls import gls
 from eagc_jax.aggregators.graddrop import graddrop
 from eagc_jax.aggregators.gradnorm import gradnorm
 from eagc_jax.aggregators.gradvac import gradvac
@@ -35,6 +40,7 @@ from eagc_jax.aggregators.momentum_conflict_free import momentum_conflict_free
 from eagc_jax.aggregators.nash_mtl import nash_mtl
 from eagc_jax.aggregators.pcd import PcdState, pcd
 from eagc_jax.aggregators.pcgrad import pcgrad
+from eagc_jax.aggregators.pmtl import pmtl
 from eagc_jax.aggregators.random_weighting import random_weighting
 from eagc_jax.aggregators.sam_gs import sam_gs
 from eagc_jax.aggregators.sdmgrad import sdmgrad
@@ -57,13 +63,18 @@ __all__ = [
     "cagrad",
     "chebyshev",
     "conflict_free",
+    "cosmos",
+    "db_mtl",
     "dualproj",
     "dwa",
+    "epo",
+    "excess_mtl",
     "fairgrad",
     "famo",
     "from_weighting",
     "gcond",
     "gem",
+    "gls",
     "graddrop",
     "gradnorm",
     "gradvac",
@@ -78,6 +89,7 @@ __all__ = [
     "nash_mtl",
     "pcd",
     "pcgrad",
+    "pmtl",
     "random_weighting",
     "sam_gs",
     "sdmgrad",

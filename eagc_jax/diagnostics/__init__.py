@@ -9,14 +9,15 @@ training does.
 from eagc_jax.diagnostics.decisions import Decision, decisions
 from eagc_jax.diagnostics.entanglement import gradient_deviation, subspace_overlap
 from eagc_jax.diagnostics.layers import gradient_norms, pairwise_cosines
-from eagc_jax.diagnostics.probe import probe
-from eagc_jax.diagnostics.probe_report import ProbeReport
+from eagc_jax.diagnostics.probing import AppliedReport, ProbeReport, Verdict, probe
 from eagc_jax.diagnostics.state_report import Report, report
 
 __all__ = [
+    "AppliedReport",
     "Decision",
     "ProbeReport",
     "Report",
+    "Verdict",
     "decisions",
     "gradient_deviation",
     "gradient_norms",

@@ -30,6 +30,7 @@ one objective a step                     :func:`value_and_grad_of_one`
 from eagc_jax.gradients._common import LossFunctions, Weighting
 from eagc_jax.gradients.at_feature import value_and_grads_at_feature
 from eagc_jax.gradients.by_batch import value_and_grads_by_batch
+from eagc_jax.gradients.conv_taps import conv_gram, tap_conv
 from eagc_jax.gradients.exact import value_and_grads
 from eagc_jax.gradients.from_representation import value_and_grad_from_representation
 from eagc_jax.gradients.of_one import value_and_grad_of_one
@@ -51,11 +52,13 @@ __all__ = [
     "LossFunctions",
     "StaleWeightsState",
     "Weighting",
+    "conv_gram",
     "dense_gram",
     "init_stale_weights",
     "per_example_two_phase",
     "stale_weights",
     "tap",
+    "tap_conv",
     "tap_dense",
     "tapped_grams",
     "tapped_two_phase",

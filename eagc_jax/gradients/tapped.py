@@ -145,10 +145,11 @@ def per_example_two_phase(
     layers, :math:`w = w(G)`, :math:`d = \nabla_\theta \sum_b w_b L_b`. The loss of
     example b reads row b alone, so one backward pass of the sum gives every layer the
     cotangents of all examples; :func:`tap_dense` makes a dense layer's part of G of them
-    without a gradient of an example. Work: two backward passes, the first without
-    gradients of weights, and the products of :func:`dense_gram`.
+    without a gradient of an example; so it does of attention's projections, dense layers
+    over a sequence, and :func:`tap_conv` of convolutions. Work: two backward passes, the
+    first without gradients of weights, and the products of :func:`dense_gram`.
 
-    Other parameters (scales, embeddings, convolutions): write the model for one example,
+    Other parameters (scales, embeddings): write the model for one example,
     ``jax.vmap`` it as below, and ``tap`` them there. Their gradients are then formed per
     example, ``(B, *shape)``, for one layer at a time; of small ones that costs little.
     What is tapped by neither doesn't count in G, but is trained by the weighted loss.

@@ -204,8 +204,8 @@ def tap_dense(
             f"{type(probe).__name__}: for K losses of one batch use tap on the weights."
         )
     _check_dense(np.shape(outputs), np.shape(inputs), np.shape(probe.rows))
-    inputs = jax.lax.stop_gradient(inputs)
-    return _dense_tap(bias)(outputs, inputs, probe.rows)
+    gram = functools.partial(dense_gram, bias=bias)
+    return layer_tap(gram, "tap_dense")(outputs, inputs, probe.rows)
 
 
 def _check_dense(
@@ -221,7 +221,16 @@ def _check_dense(
         )
 
 
-def _dense_tap(bias: bool) -> Callable[..., jax.Array]:
+def layer_tap(
+    gram: Callable[[jax.Array, jax.Array], jax.Array], name: str
+) -> Callable[..., jax.Array]:
+    """The tap ``(outputs, inputs, probe rows) -> outputs`` of one kind of layer.
+
+    Args:
+      gram: from inputs ``(B, ...)`` and cotangents of outputs ``(B, ...)`` to ``(B, B)``.
+      name: of the public function, for messages.
+    """
+
     @jax.custom_vjp
     def tapped(outputs: jax.Array, inputs: jax.Array, probe: jax.Array) -> jax.Array:
         del inputs
@@ -233,16 +242,20 @@ def _dense_tap(bias: bool) -> Callable[..., jax.Array]:
     def backward(residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array):
         inputs, zeros = residuals
         if zeros.ndim == 2:
-            rows = dense_gram(inputs, cotangent, bias=bias)
+            rows = gram(inputs, cotangent)
         else:
-            rows = _dense_row_of(zeros.shape[-1], bias)(inputs, cotangent)
+            rows = _layer_row_of(zeros.shape[-1], gram, name)(inputs, cotangent)
         return cotangent, None, zeros + rows.astype(zeros.dtype)
 
     tapped.defvjp(forward, backward)
-    return tapped
+    return lambda outputs, inputs, rows: tapped(
+        outputs, jax.lax.stop_gradient(inputs), rows
+    )
 
 
-def _dense_row_of(number: int, bias: bool) -> Callable[..., jax.Array]:
+def _layer_row_of(
+    number: int, gram: Callable[[jax.Array, jax.Array], jax.Array], name: str
+) -> Callable[..., jax.Array]:
     @jax.custom_batching.custom_vmap
     def row(inputs: jax.Array, cotangent: jax.Array) -> jax.Array:
         del inputs
@@ -254,7 +267,7 @@ def _dense_row_of(number: int, bias: bool) -> Callable[..., jax.Array]:
     ):
         if axis_size != number:
             raise ValueError(
-                f"tap_dense got the row of a probe for {number} examples under a "
+                f"{name} got the row of a probe for {number} examples under a "
                 f"jax.vmap over {axis_size}: map over the examples alone, and the probe "
                 "with them."
             )
@@ -262,7 +275,7 @@ def _dense_row_of(number: int, bias: bool) -> Callable[..., jax.Array]:
             x if batched else jnp.broadcast_to(x, (axis_size, *x.shape))
             for x, batched in zip((inputs, cotangents), in_batched, strict=True)
         ]
-        return dense_gram(*both, bias=bias), True
+        return gram(*both), True
 
     return row
 

@@ -17,7 +17,13 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from eagc_jax import aggregators, eagc, sum_objectives, value_and_grads
+from eagc_jax import (
+    aggregators,
+    eagc,
+    optimizer_aware,
+    sum_objectives,
+    value_and_grads,
+)
 from eagc_jax.features import elastic_projection
 
 K = 5  # krum needs that many
@@ -46,6 +52,12 @@ ROWS = {
         K, granularity="tensor", **place
     ),
     "modo_by_batches": lambda **place: _with_two_batches(aggregators.modo(K, **place)),
+    "optimizer_aware": lambda **place: optimizer_aware(
+        aggregators.upgrad(K, **place),
+        optax.adamw(0.1),
+        include_momentum=True,
+        certify=True,
+    ),
 }
 OTHERS = {"from_weighting", "accumulate_objectives"}
 OPTIONS = {
@@ -62,7 +74,11 @@ ROWS |= {
 REDUCTIONS = {
     "eagc_channel": 6,  # three kinds of energy, two shapes of blocks each
     "gcond": 3,  # who is finite, two Gram matrices
+    "db_mtl": 3,  # who is finite; of the averages, largest entries and norms
+    "excess_mtl": 3,  # the same of what the risks are the squares of
     "gradnorm": 3,  # who is finite; of the chosen layers, largest entries and norms
+    # Two Gram matrices, whether the metric is 0 for each, the applied update's norm.
+    "optimizer_aware": 5,
     "sam_gs": 7,  # who is finite; norms of gradients and of three trees, each in two
 }
 FEW = 2
@@ -71,6 +87,7 @@ FEW = 2
 DEFAULT = {
     *("sum", "eagc_global", "eagc_channel", "eagc_element", "elastic_projection"),
     *("upgrad", "nash_mtl", "modo_by_batches", "momentum_conflict_free"),
+    "optimizer_aware",
     *("graddrop", "krum", "gcond", "sam_gs", "moco", "gradnorm", "famo"),
 }
 SAME_WAY = set(ROWS) - DEFAULT

@@ -21,6 +21,7 @@ from eagc_jax.gcd.cli.label import Label
 from eagc_jax.gcd.cli.page import Page
 from eagc_jax.gcd.cli.predict import Predict
 from eagc_jax.gcd.cli.pretrain import Pretrain
+from eagc_jax.gcd.cli.probe import Probe
 from eagc_jax.gcd.cli.rehearse import Rehearse
 from eagc_jax.gcd.cli.train import Train
 from eagc_jax.gcd.cli.weights import Weights
@@ -74,6 +75,7 @@ def parse(arguments: Sequence[str]) -> Command:
         "compare": Annotated[Compare, tyro.conf.subcommand("compare")],
         "train": Annotated[Train, tyro.conf.subcommand("train", default=train)],
         "export": Annotated[Export, tyro.conf.subcommand("export")],
+        "probe": Annotated[Probe, tyro.conf.subcommand("probe")],
         "weights": Annotated[Weights, tyro.conf.subcommand("weights")],
     }
     every: Any = Union[tuple(kinds.values())]  # noqa: UP007  (made from a tuple)

@@ -1,4 +1,4 @@
-"""Do you need an aggregator? A few steps of your own training, measured."""
+"""The steps of a probe: batch after batch, trained on the plain sum."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ import optax
 
 from eagc_jax._checks import concrete
 from eagc_jax._trees import compute_dtype, named_leaves
-from eagc_jax.diagnostics.layers import gradient_norms, pairwise_cosines
-from eagc_jax.diagnostics.probe_report import ProbeReport
+from eagc_jax.diagnostics.probing.applying import Applied, apply
+from eagc_jax.diagnostics.probing.measuring import Measured, measure
+from eagc_jax.diagnostics.probing.report import AppliedReport, ProbeReport
 from eagc_jax.gradients import value_and_grads
 from eagc_jax.gradients._common import as_vector
-from eagc_jax.gram import cross_gram
-from eagc_jax.objectives import expand_to, weighted_sum
-from eagc_jax.solvers.nnqp import nnqp
 
 _AT_MOST = 100  # steps, where none are asked for: batches may never end
-_PRECISION = jax.lax.Precision.HIGHEST
+_SHARE = 0.02  # of a run's steps, where these are told
+_FIRST = 1  # values that say something of a step and the one before: step 0 has none
 
 
 def probe(
@@ -31,7 +30,9 @@ def probe(
     batches: Iterable[Any],
     *,
     optimizer: optax.GradientTransformation | float | None = None,
+    opt_state: Any = None,
     steps: int | None = None,
+    run_steps: int | None = None,
     names: Sequence[str] | None = None,
 ) -> ProbeReport:
     r"""Measures how the objectives' gradients stand to each other while you train.
@@ -52,8 +53,9 @@ def probe(
     what to do; the rules with their thresholds are in :class:`ProbeReport`.
 
     Cost: a step has one forward pass, K backward passes and some five passes over the
-    gradients; two sets of K gradients are in memory. One compilation, if all batches
-    have the same shapes.
+    gradients; two sets of K gradients are in memory. With an optimizer two more forward
+    passes, K + 2 updates of the optimizer, and three sets. One compilation, if all
+    batches have the same shapes.
 
     Args:
       losses_fn: ``losses_fn(params, batch)`` returns the losses: an array ``(K,)``, or
@@ -65,7 +67,10 @@ def probe(
       optimizer: an Optax optimizer, or a learning rate for gradient descent, that trains
         on the plain sum while it is measured; None measures at fixed ``params``.
         Without an aggregator: it gets one gradient.
+      opt_state: of a run that has come to ``params``; None for the optimizer's first.
       steps: at most so many batches are used; None for all, but no more than 100.
+      run_steps: how many steps the whole training has: at most 2 % of them are measured
+        (and at least 2).
       names: of the objectives, K strings in the order of the losses; None for the keys
         of a dict (sorted, as JAX has them), else "0", "1", ...
 
@@ -73,7 +78,8 @@ def probe(
       A ``ProbeReport`` of NumPy arrays.
 
     Raises:
-      ValueError: no batch, bad ``steps`` or ``names``, losses that are not K scalars.
+      ValueError: no batch, bad ``steps``, ``run_steps`` or ``names``, an ``opt_state``
+        without an optimizer, losses that are not K scalars.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -88,17 +94,17 @@ def probe(
       >>> print(found.advice[0])
       The plain sum increased no objective in 100 % of 3 steps: summing is fine.
     """
-    number = _AT_MOST if steps is None else steps
-    if not isinstance(number, int | np.integer) or number < 1:
-        raise ValueError(f"steps must be an int >= 1 or None, got {steps!r}.")
+    number = _number_of_steps(steps, run_steps)
     optimizer = _optimizer(optimizer)
+    if optimizer is None and opt_state is not None:
+        raise ValueError("opt_state was given without an optimizer: give both.")
     # Without weak types, which the first update would take off: one compilation.
     params = jax.tree.map(lambda p: jnp.asarray(p, dtype=jnp.result_type(p)), params)
     step, carry, found_names, rows = _compiled(losses_fn, optimizer), None, (), []
-    for batch in itertools.islice(batches, int(number)):
+    for batch in itertools.islice(batches, number):
         if carry is None:
             found_names = _names(names, jax.eval_shape(losses_fn, params, batch))
-            carry = _start(params, optimizer, len(found_names))
+            carry = _start(params, optimizer, opt_state, len(found_names))
         carry, measured = step(carry, batch)
         rows.append(jax.tree.map(np.asarray, measured))
     if not rows:
@@ -107,119 +113,89 @@ def probe(
             "before is at its end.)"
         )
     table = jax.tree.map(lambda *values: np.stack(values), *rows)
-    first = {"cosines_across": 1, "progress_across": 1}  # step 0 has none before it
+    raw = _but_for_the_first(table.raw, "cosines_across", "progress_across")
+    applied = None
+    if table.applied is not None:
+        changes = {"change": table.change, "next_change": table.next_change[_FIRST:]}
+        applied = AppliedReport(**table.applied._asdict(), **changes)
     return ProbeReport(
         names=found_names,
         layers=tuple(named_leaves(params)),
-        **{name: x[first.get(name, 0) :] for name, x in table._asdict().items()},
+        **raw,
         trained=optimizer is not None,
         gradient_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(params)),
+        applied=applied,
     )
 
 
-class _Measured(NamedTuple):
-    """One step. K objectives, L leaves."""
+class _Row(NamedTuple):
+    """What one step says."""
 
-    losses: jax.Array  # (K,)
-    norms: jax.Array  # (K,)
-    cosines: jax.Array  # (K, K)
-    progress: jax.Array  # (K,)
-    balanced_progress: jax.Array  # (K,)
-    attainable: jax.Array  # ()
-    layer_norms: jax.Array  # (K, L)
-    layer_cosines: jax.Array  # (K, K, L)
-    cosines_across: jax.Array  # (K, K)
-    progress_across: jax.Array  # (K,)
+    raw: Measured
+    applied: Applied | None = None
+    change: jax.Array | None = None  # (K,), of the losses on the batch
+    next_change: jax.Array | None = None  # (K,), by the step before, on this batch
 
 
 class _Carry(NamedTuple):
     params: Any
     opt_state: Any
     units: Any  # leaves (K, *shape), float32: the last step's gradients, of length 1.
+    before: Any  # the parameters that the last step started from.
 
 
-def _start(params: Any, optimizer: Any, number: int) -> _Carry:
+def _start(params: Any, optimizer: Any, opt_state: Any, number: int) -> _Carry:
     def zeros(leaf):
         return jnp.zeros((number, *leaf.shape), compute_dtype(leaf.dtype))
 
-    state = None if optimizer is None else optimizer.init(params)
-    return _Carry(params, state, jax.tree.map(zeros, params))
+    units = jax.tree.map(zeros, params)
+    if optimizer is None:
+        return _Carry(params, None, units, None)
+    state = optimizer.init(params) if opt_state is None else opt_state
+    return _Carry(params, state, units, params)
 
 
 def _compiled(losses_fn: Callable, optimizer: Any) -> Callable:
+    def losses_at(params, batch):
+        return as_vector(losses_fn(params, batch))
+
     @jax.jit
     def step(carry, batch):
-        losses, gradients = value_and_grads(losses_fn)(carry.params, batch)
-        measured, units = _measure(as_vector(losses), gradients, carry.units)
-        params, state = carry.params, carry.opt_state
-        if optimizer is not None:
-            total = jax.tree.map(
-                lambda g: weighted_sum(g, None).astype(g.dtype), gradients
-            )
-            updates, state = optimizer.update(total, state, params)
-            params = optax.apply_updates(params, updates)
-        return _Carry(params, state, units), measured
+        params = carry.params
+        losses, gradients = value_and_grads(losses_fn)(params, batch)
+        losses = as_vector(losses)
+        raw, units = measure(losses, gradients, carry.units)
+        if optimizer is None:
+            return carry._replace(units=units), _Row(raw)
+        update, state, applied = apply(
+            optimizer, gradients, units, raw.norms, carry.opt_state, params
+        )
+        after = optax.apply_updates(params, update)
+        row = _Row(
+            raw,
+            applied,
+            change=losses_at(after, batch) - losses,
+            next_change=losses - losses_at(carry.before, batch),
+        )
+        return _Carry(after, state, units, params), row
 
     return step
 
 
-def _measure(losses, gradients, last):
-    lengths = gradient_norms(gradients).flat  # (K, L)
-    within = pairwise_cosines(gradients).flat  # (K, K, L)
-    unit = jnp.max(lengths, axis=1)
-    share = lengths / _nonzero(unit)[:, None]
-    norms = unit * jnp.sqrt(jnp.sum(share * share, axis=1))
-    share = lengths / _nonzero(norms)[:, None]  # of the objective's length, by leaf
-    cosines = jnp.sum(within * share[:, None] * share[None], axis=-1)
-    units = jax.tree.map(lambda g: _over(g, _nonzero(norms)), gradients)
-    across = cross_gram(last, units).astype(norms.dtype)
-    relative = norms / _nonzero(jnp.max(norms))
-    even = (norms > 0).astype(norms.dtype)
-    measured = _Measured(
-        losses=losses,
-        norms=norms,
-        cosines=jnp.clip(cosines, -1.0, 1.0),
-        progress=_along_sum(cosines, cosines, relative),
-        balanced_progress=_along_sum(cosines, cosines, even),
-        attainable=_attainable(cosines),
-        layer_norms=lengths,
-        layer_cosines=within,
-        cosines_across=across,
-        progress_across=_along_sum(across, cosines, relative),
-    )
-    return measured, units
+def _but_for_the_first(measured: NamedTuple, *names: str) -> dict[str, np.ndarray]:
+    """The fields; of those named, without step 0."""
+    fields = measured._asdict()
+    return fields | {name: fields[name][_FIRST:] for name in names}
 
 
-def _over(leaf, lengths):
-    """``(K, *shape)`` over ``(K,)``, in the leaf's dtype or float32 at least."""
-    dtype = compute_dtype(leaf.dtype)
-    return leaf.astype(dtype) / expand_to(lengths, leaf.ndim).astype(dtype)
-
-
-def _along_sum(with_others, cosines, lengths):
-    """Cosine of each objective with the sum of all: ``(K,)``.
-
-    Args:
-      with_others: ``(K, K)``, cosines of the objective (row) with the summed ones.
-      cosines: ``(K, K)``, among the summed ones.
-      lengths: ``(K,)``, of these.
-    """
-    inner = jnp.matmul(with_others, lengths, precision=_PRECISION)
-    square = lengths @ jnp.matmul(cosines, lengths, precision=_PRECISION)
-    # A sum that cancels to rounding has no direction.
-    rounding = 10 * jnp.finfo(lengths.dtype).eps * jnp.sum(lengths) ** 2
-    usable = ~(square <= rounding)  # NaN stays NaN
-    size = jnp.sqrt(jnp.where(usable, square, 1.0))
-    return jnp.where(usable, jnp.clip(inner / size, -1.0, 1.0), 0.0)
-
-
-def _attainable(cosines):
-    """The norm of the shortest convex combination of the unit gradients."""
-    live = (jnp.diagonal(cosines) > 0).astype(cosines.dtype)
-    x, _ = nnqp(cosines + jnp.diag(1 - live), live)
-    weights = x / _nonzero(jnp.sum(x))
-    square = weights @ jnp.matmul(cosines, weights, precision=_PRECISION)
-    return jnp.sqrt(jnp.maximum(square, 0.0))
+def _number_of_steps(steps: int | None, run_steps: int | None) -> int:
+    for name, value in (("steps", steps), ("run_steps", run_steps)):
+        if value is not None and (not isinstance(value, int | np.integer) or value < 1):
+            raise ValueError(f"{name} must be an int >= 1 or None, got {value!r}.")
+    number = _AT_MOST if steps is None else int(steps)
+    if run_steps is None:
+        return number
+    return min(number, max(int(_SHARE * run_steps), 2))
 
 
 def _optimizer(optimizer: Any) -> Any:

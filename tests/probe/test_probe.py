@@ -1,4 +1,4 @@
-"""The probe against gradients that are known, and each of its rules."""
+"""The probe of raw gradients that are known, and each of its rules."""
 
 import itertools
 
@@ -114,7 +114,8 @@ def test_agrees_with_the_gradients_themselves(scale):
         found.conflict_by_layer, wanted.conflict_by_layer, atol=1e-5
     )
     assert found.conflict_by_layer.sum() == pytest.approx(1.0)
-    assert all(isinstance(x, np.ndarray) for x in found[2:-2])
+    assert all(isinstance(x, np.ndarray) for x in found[2:-3])
+    assert found.applied is None
 
 
 def two_bowls(w, batch):
@@ -152,7 +153,8 @@ def test_compiles_once_and_takes_at_most_a_hundred_of_endless_batches():
 
     found = probe(losses_fn, 1.0, map(np.float32, itertools.count()), optimizer=0.01)
     assert len(found.norms) == 100
-    assert len(traces) == 2  # the form of the losses, and the step
+    # The form of the losses; gradients, and losses after this step and the last one.
+    assert len(traces) == 4
     assert len(probe(losses_fn, 1.0, itertools.repeat(2.0), steps=2).norms) == 2
 
 
@@ -332,7 +334,10 @@ def test_the_table():
     # The sum is (2, 1): cosines -1 / sqrt(10) and 2 / sqrt(5).
     assert lines[3].split() == ["a", "1.41", "1", "-0.32", "-0.32", "100", "%", "1.00"]
     assert lines[4].split() == ["b", "3", "1", "+0.89", "+0.89", "0", "%", "1.00"]
-    assert lines[7].split() == ["a,", "b", "-0.71", "0.00", "100", "%", "-0.71"]
+    assert lines[7].split() == [
+        *("a,", "b", "-0.71", "0.00", "100", "%", "-0.71"),
+        *("-0.71", "-0.71", "-0.71"),  # without noise, and its interval
+    ]
 
 
 def test_under_x64():
