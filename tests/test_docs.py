@@ -21,16 +21,8 @@ PAGES = [
 ]
 FENCE = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 NOT_RUN = "# Not run by the tests: "
-LANGUAGES = {
-    "python",
-    "sh",
-    "text",
-    "yaml",
-    "json",
-    "{toctree}",
-    "{eval-rst}",
-    "{include}",
-}
+LANGUAGES = {"", "python", "sh", "text", "yaml", "json"}
+LANGUAGES |= {"{toctree}", "{eval-rst}", "{include}"}
 
 # Pages whose own test runs their code and looks at what comes out.
 TESTED_BY = {
@@ -89,6 +81,8 @@ def test_every_block_says_what_it_is(page):
     for _, name, code in found:
         if name == "python":
             compile(code, page.name, "exec")  # those that don't run, too
+        if name == "":  # what was printed: no program that nobody runs
+            assert not re.search(r"^(import|from|pip|python|make) ", code, re.MULTILINE)
 
 
 def test_readme_is_short_and_its_code_is_15_lines():
