@@ -111,9 +111,7 @@ def _others() -> dict[str, Method]:
         return aggregators.upgrad(number, granularity="channel")
 
     def aware(number, **options):
-        return optimizer_aware(
-            aggregators.upgrad(number), optax.adamw(1e-3), **options
-        )
+        return optimizer_aware(aggregators.upgrad(number), optax.adamw(1e-3), **options)
 
     aware_of_all = functools.partial(aware, include_momentum=True, certify=True)
     return {

@@ -84,10 +84,12 @@ def optimizer_aware(
     included; the optimizer's state doesn't see it.
 
     Cost: the plain aggregator reads the gradients twice, this one three times (for d',
-    for H and c together, for :math:`J^\top w`). The optimizer is run on one gradient
-    up to three times more, without reading the K. ``certify`` reads them once more, and
-    another time in steps that it corrects. Memory: for P, d' and r a copy of the
-    parameters each; for Muon's matrices one of the gradients.
+    for H and c together, for :math:`J^\top w`); where the Gram matrix is made entry by
+    entry, on accelerators, c may be a read of its own, which is the compiler's choice.
+    The optimizer is run on one gradient up to three times more, without reading the K.
+    ``certify`` reads them once more, and another time in steps that it corrects. Memory:
+    for P, d' and r a copy of the parameters each; for Muon's matrices one of the
+    gradients.
 
     Args:
       aggregator: from :mod:`eagc_jax.aggregators`, one that works on the Gram matrix;
