@@ -143,6 +143,7 @@ class Bench:
             self.seeds_of(arm, weights)
 
     def seeds_of(self, arm: Arm, weights: tuning.Weights | None) -> None:
+        """The seeds of one arm that are missing, side by side."""
         options = self.options
         first = FIRST_SEED[options.split] + options.first_seed
         setting = table.shown(weights) if weights else ""
@@ -196,7 +197,10 @@ class Bench:
     def _train(self, arm, seeds, split, weights, steps, cost) -> None:
         repeated = None if weights is None else np.tile(weights, (len(seeds), 1))
         found = training.train(
-            self._runs(arm, steps), seeds, repeated, lambda line: self._say(arm.name, line)
+            self._runs(arm, steps),
+            seeds,
+            repeated,
+            lambda line: self._say(arm.name, line),
         )
         setting = table.shown(weights) if weights else ""
         self._keep(arm, list(seeds), [setting] * len(seeds), split, steps, cost, found)
@@ -231,9 +235,7 @@ class Bench:
         ]
         table.append(self.options.out, new)
         self.rows += new
-        seen = statistics.spread(
-            list(statistics.errors(new, self.task.failed).values())
-        )
+        seen = statistics.spread(list(statistics.errors(new).values()))
         self._say(
             arm.name,
             f"{self.task.metric} {seen.geometric_mean:.4g} (worst {seen.worst:.4g}), "
@@ -248,7 +250,7 @@ class Bench:
             and (row.split, row.setting) == ("tuning", setting)
             and row.seed in seeds
         ]
-        values = statistics.errors(chosen_rows, self.task.failed).values()
+        values = statistics.errors(chosen_rows).values()
         return float(np.log(list(values)).mean())
 
     def _runs(self, arm: Arm, steps: int) -> training.Runs:

@@ -62,7 +62,6 @@ class Task:
     data: Any = ()
     optimizer: Callable[[int], optax.GradientTransformation] = decayed_adam
     metric: str = "error"  # lower is better, > 0: it is compared by its logarithm
-    failed: float = 10.0  # what counts for a run that ended with a NaN or worse than it
 
     @property
     def number(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -99,7 +100,7 @@ def train(
     runs.reset(seeds, weights)
     began = time.perf_counter()
     ends = np.linspace(0, runs.steps, CHUNKS + 1).round().astype(int)
-    for first, last in zip(ends[:-1], ends[1:], strict=True):
+    for first, last in itertools.pairwise(ends):
         jax.block_until_ready(runs.advance(int(first), int(last)))
         say(f"step {last} of {runs.steps}, {time.perf_counter() - began:.0f} s")
     seconds = time.perf_counter() - began

@@ -11,9 +11,7 @@ import optax
 
 def cross_entropy(logits: jax.Array, classes: jax.Array) -> jax.Array:
     """Mean over the batch."""
-    return jnp.mean(
-        optax.softmax_cross_entropy_with_integer_labels(logits, classes)
-    )
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, classes))
 
 
 def error_rate(logits: jax.Array, classes: jax.Array) -> jax.Array:

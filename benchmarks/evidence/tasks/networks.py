@@ -53,9 +53,7 @@ def derivatives(
       second: the coordinates whose second derivative is wanted.
     """
     count, dimension = points.shape
-    axes = jnp.broadcast_to(
-        jnp.eye(dimension)[:, None], (dimension, count, dimension)
-    )
+    axes = jnp.broadcast_to(jnp.eye(dimension)[:, None], (dimension, count, dimension))
     zeros = jnp.zeros((len(second), count, dimension))
     carried = jnp.concatenate([points[None], axes, zeros])
     chosen = jnp.asarray(second, int) + 1

@@ -60,7 +60,10 @@ def arrays(sessions: Sequence[Halves]) -> dict[str, jax.Array]:
 
 def flattened(found: Halves) -> Halves:
     return Halves(
-        *(part._replace(items=part.items.reshape(len(part.items), -1)) for part in found)
+        *(
+            part._replace(items=part.items.reshape(len(part.items), -1))
+            for part in found
+        )
     )
 
 
@@ -122,7 +125,6 @@ def build(name: str, source: str, kind: str, given: Given) -> Task:
         20 if given.small else 2000,
         data,
         lambda steps: optax.adam(1e-3),
-        failed=1.0,
     )
 
 

@@ -25,7 +25,9 @@ def intents(given: Given) -> Task:
     try:
         domains = np.array([numbers[name] for name in labeled.names], np.int32)
     except KeyError as error:
-        raise ValueError(f"clinc150 should have the known intents, has {error}") from error
+        raise ValueError(
+            f"clinc150 should have the known intents, has {error}"
+        ) from error
     data = {
         **sources.on_device(found.train),
         **sources.on_device(found.test, "test_"),
@@ -81,5 +83,4 @@ def intents(given: Given) -> Task:
         20 if given.small else 2000,
         data,
         functools.partial(decayed_adam, learning_rate=2e-3),
-        failed=1.0,
     )

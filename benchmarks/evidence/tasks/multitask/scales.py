@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -63,7 +62,6 @@ def build(name: str, table: str, inputs: slice, outputs: slice, given: Given) ->
         20 if given.small else 3000,
         data,
         functools.partial(decayed_adam, learning_rate=2e-3),
-        failed=10.0,
     )
 
 

@@ -95,7 +95,6 @@ def build(name: str, source: str, given: Given) -> Task:
         20 if given.small else 2000,
         data,
         functools.partial(decayed_adam, learning_rate=1e-3),
-        failed=1.0,
     )
 
 

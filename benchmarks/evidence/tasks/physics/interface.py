@@ -67,8 +67,9 @@ def interface(given: Given) -> Task:
 
     def evaluate(params, data):
         points = data["points"]
-        sides = common.value(params["left"], points), common.value(
-            params["right"], points
+        sides = (
+            common.value(params["left"], points),
+            common.value(params["right"], points),
         )
         found = jnp.where(points[:, 0] < 0, *sides)
         return {"error": common.relative_error(found, data["values"])}
@@ -88,5 +89,7 @@ def interface(given: Given) -> Task:
         losses,
         evaluate,
         size.steps,
-        common.grid(x[every // 2 :: every], y[::every], u[every // 2 :: every, ::every]),
+        common.grid(
+            x[every // 2 :: every], y[::every], u[every // 2 :: every, ::every]
+        ),
     )
