@@ -24,12 +24,14 @@ if typing.TYPE_CHECKING:
         sum_objectives,
         unstack_objectives,
     )
+    from eagc_jax.optimizers import OptimizerAwareState, optimizer_aware
 
 # Loaded when they are used: the command `eagc` answers `--help` without JAX.
 _PLACES = {
     "AssessEnergyState": "energy",
     "AssessedUpdates": "objectives",
     "ElasticProjectionState": "features",
+    "OptimizerAwareState": "optimizers",
     "SoftGateState": "gating",
     "assess_energy": "energy",
     "cross_gram": "gram",
@@ -37,6 +39,7 @@ _PLACES = {
     "elastic_projection": "features",
     "gram_matrix": "gram",
     "minimum_temperature": "gating",
+    "optimizer_aware": "optimizers",
     "soft_gate": "gating",
     "stack_objectives": "objectives",
     "sum_objectives": "objectives",
@@ -50,6 +53,7 @@ __all__ = [
     "AssessEnergyState",
     "AssessedUpdates",
     "ElasticProjectionState",
+    "OptimizerAwareState",
     "SoftGateState",
     "__version__",
     "aggregators",
@@ -61,6 +65,7 @@ __all__ = [
     "features",
     "gram_matrix",
     "minimum_temperature",
+    "optimizer_aware",
     "scaling",
     "soft_gate",
     "stack_objectives",

@@ -13,13 +13,16 @@ from eagc_jax.gram.matrices import (
     gram_matrix,
     gram_of_tree,
     grams_by_leaf,
+    metric_blocks,
 )
 from eagc_jax.gram.norms import row_norms
 from eagc_jax.gram.parts import Gram, from_scaled, power_of_two, split_gram
-from eagc_jax.gram.products import may_be_sharded, sum_over_blocks
+from eagc_jax.gram.products import LeafMetric, Metric, may_be_sharded, sum_over_blocks
 
 __all__ = [
     "Gram",
+    "LeafMetric",
+    "Metric",
     "check_gram_granularity",
     "cross_gram",
     "exponents_for",
@@ -29,6 +32,7 @@ __all__ = [
     "gram_of_tree",
     "grams_by_leaf",
     "may_be_sharded",
+    "metric_blocks",
     "power_of_two",
     "row_norms",
     "split_gram",

@@ -23,6 +23,7 @@ from eagc_jax._trees import named_leaves
 from eagc_jax.blocks import GLOBAL, Granularity, Layout
 from eagc_jax.gram import products
 from eagc_jax.gram.parts import Gram, from_scaled, power_of_two
+from eagc_jax.gram.products import LeafMetric, Metric
 
 
 def gram_matrix(
@@ -140,6 +141,21 @@ def gram_blocks(
 ) -> tuple[Gram, jax.Array]:
     """The Gram of every block in parts, with a leading axis of blocks; who is finite.
 
+    In the plain metric: see :func:`metric_blocks`.
+    """
+    parts, finite, _ = metric_blocks(leaves, layout, active, names)
+    return parts, finite
+
+
+def metric_blocks(
+    leaves: dict[str, jax.Array],
+    layout: Layout,
+    active: jax.Array,
+    names: tuple[str, ...] = (),
+    metric: Metric | None = None,
+) -> tuple[Gram, jax.Array, jax.Array | None]:
+    """The Gram of every block in a metric, in one pass; and products with one row more.
+
     Squares leave float32's range long before the gradients do. So the matrix is computed
     as it is, and only where a diagonal entry is close to that range's ends it is computed
     again, from rows multiplied by a power of two: by the same operations, in a loop that
@@ -150,16 +166,23 @@ def gram_blocks(
       layout: of the blocks.
       active: ``(K,)`` bool: objectives that take part; the others' entries are ignored.
       names: inside ``shard_map``, the mesh axes over which leaves may be split.
+      metric: None for the plain one, which is taken for one that is 0 everywhere, too:
+        an optimizer's at a learning rate of 0.
 
     Returns:
-      ``Gram`` with leaves (B, K, K), (B, K), (B,), blocks in the layout's order, and a
-      ``(K,)`` bool: active objectives without a NaN or an infinity, or inactive ones. A
-      non-finite one takes no part.
+      ``Gram`` with leaves (B, K, K), (B, K), (B,), blocks in the layout's order; a
+      ``(K,)`` bool, active objectives without a NaN or an infinity, or inactive ones (a
+      non-finite one takes no part); and the products of unit gradients with ``rest``,
+      over ``scale``, ``(B, K)``, or None.
     """
     number = active.shape[0]
+    by_leaf = None
+    if metric is not None:
+        leaves = leaves | metric.coordinates
+        by_leaf = _plain_if_zero(metric.leaves, leaves, names)
 
     def measure(powers):
-        return _block_grams(leaves, layout, powers, names)
+        return _block_grams(leaves, layout, powers, names, by_leaf)
 
     def body(carry):
         turn, exponents, powers, _ = carry
@@ -182,9 +205,32 @@ def gram_blocks(
     _, exponents, _, grams = jax.lax.while_loop(lambda carry: carry[0] < 2, body, start)
     finite = jnp.isfinite(_squares(grams))
     keep = active & finite
+    grams, rest = grams[..., :number], grams[..., number:]
     grams = jnp.where(keep[:, None] & keep[None, :], grams, 0.0)
     parts = jax.vmap(from_scaled, in_axes=(0, None))(grams, exponents)
-    return parts, finite | ~active
+    if not rest.shape[2]:
+        return parts, finite | ~active, None
+    lengths = jnp.sqrt(jnp.diagonal(grams, axis1=1, axis2=2)) * parts.scale[:, None]
+    some = lengths > 0
+    rest = jnp.where(some, rest[..., 0] / jnp.where(some, lengths, 1.0), 0.0)
+    return parts, finite | ~active, rest
+
+
+def _plain_if_zero(
+    metric: dict[str, LeafMetric],
+    leaves: dict[str, jax.Array],
+    names: tuple[str, ...],
+) -> dict[str, LeafMetric]:
+    """The same, but ones where every leaf's diagonal is 0."""
+    found = [one.diagonal for one in metric.values() if one.diagonal is not None]
+    if len(found) < len(metric):
+        return metric
+    tops = _shards.alike([jnp.max(diagonal, initial=0.0) for diagonal in found])
+    zero = _shards.max_leaves(tops, list(leaves.values()), names) == 0
+    return {
+        name: one._replace(diagonal=jnp.where(zero, 1.0, diagonal))
+        for (name, one), diagonal in zip(metric.items(), found, strict=True)
+    }
 
 
 def _squares(grams: jax.Array) -> jax.Array:
@@ -231,14 +277,15 @@ def _block_grams(
     layout: Layout,
     powers: jax.Array | None = None,
     names: tuple[str, ...] = (),
+    metric: dict[str, LeafMetric] | None = None,
 ) -> jax.Array:
-    """``(B, K, K)``, blocks in the layout's order; B = 1 for "global"."""
+    """``(B, K, K)``, or with a rest ``(B, K, K + 1)``, blocks in the layout's order."""
     if layout.alone:
         raise ValueError(
             "a granularity for Gram matrices must let a block span at least one axis of "
             f"a matrix; it spans none of leaf '{layout.alone[0]}'."
         )
-    by_leaf = grams_by_leaf(leaves, layout, powers)
+    by_leaf = grams_by_leaf(leaves, layout, powers, metric)
     if layout.granularity == GLOBAL:
         return _shards.sum_leaves(list(by_leaf.values()), list(leaves.values()), names)[
             None
@@ -251,6 +298,7 @@ def grams_by_leaf(
     leaves: dict[str, jax.Array],
     layout: Layout,
     powers: jax.Array | None = None,
+    metric: dict[str, LeafMetric] | None = None,
 ) -> dict[str, jax.Array]:
     """``(K, K, *kept)`` by leaf, of this device: sums over the axes that a block spans.
 
@@ -258,12 +306,16 @@ def grams_by_leaf(
       leaves: by name, ``(K, *shape)``.
       layout: of the blocks.
       powers: as for ``products.leaf_grams``.
+      metric: of every leaf, or None.
     """
     kept = {name: _kept_axes(layout, name) for name in leaves}
     halves = {name: products.real_parts(leaf) for name, leaf in leaves.items()}
     flat = [half for parts in halves.values() for half in parts]
     axes = [kept[name] for name, parts in halves.items() for _ in parts]
-    found = iter(products.leaf_grams(flat, axes, powers))
+    metrics = None
+    if metric is not None:
+        metrics = [metric[name] for name, parts in halves.items() for _ in parts]
+    found = iter(products.leaf_grams(flat, axes, powers, metrics))
     return {
         name: functools.reduce(jnp.add, [next(found) for _ in parts])
         for name, parts in halves.items()
@@ -285,12 +337,12 @@ def _of_group(layout: Layout, group: str, by_leaf: dict[str, jax.Array]) -> jax.
         found = [
             jax.sharding.reshard(x, PartitionSpec(*[None] * x.ndim)) for x in found
         ]
-    number = found[0].shape[0]
-    stacked = jnp.stack([x.reshape(number, number, -1) for x in found], axis=2)
+    matrix = found[0].shape[:2]
+    stacked = jnp.stack([x.reshape(*matrix, -1) for x in found], axis=2)
     split = layout.splits.get(names[0], blocks_lib.Split())
     if split.within:
         stacked = jax.lax.psum(stacked, split.within)
-    return stacked.reshape(number, number, -1).transpose(2, 0, 1)
+    return stacked.reshape(*matrix, -1).transpose(2, 0, 1)
 
 
 def _in_tree_order(layout: Layout) -> np.ndarray:

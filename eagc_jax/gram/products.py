@@ -22,7 +22,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,10 +51,37 @@ _GPU_PRODUCT_FROM = 5
 _PRODUCT_FROM = 33
 
 
+class LeafMetric(NamedTuple):
+    """In what metric one leaf's inner products are, and with what else."""
+
+    # (*shape), >= 0: g_k . g_l is the sum of ``diagonal * g_k * g_l``; None for ones.
+    diagonal: jax.Array | None = None
+    # (*shape): one more column, the products of every row with it; None for none.
+    rest: jax.Array | None = None
+
+
+class Metric(NamedTuple):
+    """In what metric a tree's inner products are."""
+
+    leaves: dict[str, LeafMetric]  # of every leaf, all with or all without a ``rest``.
+    # (K, *shape), of leaves whose metric isn't diagonal: their gradients, and ``rest``,
+    # in coordinates in which it is.
+    coordinates: dict[str, jax.Array]
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether there is a row more."""
+        return any(leaf.rest is not None for leaf in self.leaves.values())
+
+
+PLAIN = LeafMetric()
+
+
 def leaf_grams(
     leaves: list[jax.Array],
     kept: list[tuple[int, ...]],
     powers: jax.Array | None = None,
+    metrics: list[LeafMetric] | None = None,
 ) -> list[jax.Array]:
     """``(K, K, *kept)`` of every leaf, by the kernel of the platform it is lowered for.
 
@@ -64,27 +91,33 @@ def leaf_grams(
       powers: ``(K, K)`` float: row k is multiplied by any entry of its row k, all of them
         the same power of two; None for ones. A matrix, since XLA would write out rows
         that are multiplied by a vector of its own before it multiplies pairs of them.
+      metrics: one for every leaf, all with or all without ``rest``; None for plain ones.
 
     Returns:
-      Float32, or the leaf's dtype where that is wider.
+      Float32, or the leaf's dtype where that is wider; ``(K, K + 1, *kept)`` with a
+      ``rest``.
     """
     if not leaves:
         return []
+    metrics = metrics or [PLAIN] * len(leaves)
 
-    def everywhere(leaves):
+    def everywhere(leaves, metrics):
         entries = leaves[0].shape[0] < _PRODUCT_FROM
         kernel = _entry_by_entry if entries else _product
-        return [kernel(x, k, powers) for x, k in zip(leaves, kept, strict=True)]
+        rows = zip(leaves, kept, metrics, strict=True)
+        return [kernel(x, k, powers, m) for x, k, m in rows]
 
-    def on_cpu(leaves):
-        return [_on_cpu(x, k, powers) for x, k in zip(leaves, kept, strict=True)]
+    def on_cpu(leaves, metrics):
+        rows = zip(leaves, kept, metrics, strict=True)
+        return [_on_cpu(x, k, powers, m) for x, k, m in rows]
 
-    def on_gpu(leaves):
+    def on_gpu(leaves, metrics):
         def with_powers():
-            return everywhere(leaves)
+            return everywhere(leaves, metrics)
 
         def unscaled():  # a scaled operand would be written out first
-            return [_product(x, k, None) for x, k in zip(leaves, kept, strict=True)]
+            rows = zip(leaves, kept, metrics, strict=True)
+            return [_product(x, k, None, m) for x, k, m in rows]
 
         if powers is None:
             return unscaled()
@@ -93,7 +126,9 @@ def leaf_grams(
     others = {"cuda": on_gpu, "rocm": on_gpu}
     if leaves[0].shape[0] < _GPU_PRODUCT_FROM:
         others = {}
-    return jax.lax.platform_dependent(leaves, cpu=on_cpu, default=everywhere, **others)
+    return jax.lax.platform_dependent(
+        leaves, metrics, cpu=on_cpu, default=everywhere, **others
+    )
 
 
 # ---------------------------------------------------------------------------
@@ -102,23 +137,26 @@ def leaf_grams(
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _entry_by_entry(leaf, kept, powers):
+def _entry_by_entry(leaf, kept, powers, metric=PLAIN):
     wide = leaf.astype(wide_dtype(leaf))
-    left, right = wide[:, None], wide[None]
+    left, right = wide[:, None], _with_rest(wide, metric)[None]
     if powers is not None:
-        left = left * expand_to(powers.astype(wide.dtype), wide.ndim + 1)
-        right = right * expand_to(powers.T.astype(wide.dtype), wide.ndim + 1)
+        first, second = _powers_of_pairs(powers.astype(wide.dtype), metric)
+        left = left * expand_to(first, wide.ndim + 1)
+        right = right * expand_to(second, wide.ndim + 1)
+    if metric.diagonal is not None:  # of pairs: scaled rows would be written out first
+        left = left * metric.diagonal.astype(wide.dtype)[None, None]
     axes = tuple(axis + 1 for axis in range(1, leaf.ndim) if axis not in kept)
     return jnp.sum(left * right, axis=axes)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _product(leaf, kept, powers):
+def _product(leaf, kept, powers, metric=PLAIN):
     summed = tuple(axis for axis in range(1, leaf.ndim) if axis not in kept)
     wide = scaled(leaf, powers)
     found = jax.lax.dot_general(
-        wide,
-        wide,
+        _weighed(wide, metric),
+        _with_rest(wide, metric),
         ((summed, summed), (kept, kept)),
         precision=HIGHEST,
         out_sharding=explicit(leaf, kept),
@@ -127,30 +165,66 @@ def _product(leaf, kept, powers):
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _on_cpu(leaf, kept, powers):
+def _on_cpu(leaf, kept, powers, metric=PLAIN):
     number = leaf.shape[0]
     summed = tuple(axis for axis in range(1, leaf.ndim) if axis not in kept)
     plain = _entry_by_entry if number < _PRODUCT_FROM else _product
     # Slices of a sharded axis would move it; (K, *summed, *kept) is the usual order.
     if may_be_sharded(leaf) or not leaf.size or (kept and min(kept) < max(summed)):
-        return plain(leaf, kept, powers)
+        return plain(leaf, kept, powers, metric)
     if not kept:
         block = _block_columns(number)
         if leaf.size // number < 2 * block:
-            return plain(leaf, kept, powers)
-        shape, pairs = (number, leaf.size // number), number <= _PAIRS_OF_ROWS
+            return plain(leaf, kept, powers, metric)
+        shape, pairs = (leaf.size // number,), number <= _PAIRS_OF_ROWS
         kernel = _pairs if pairs else _rows_gram
     else:
         rows = math.prod(leaf.shape[axis] for axis in summed)
-        shape = (number, rows, leaf.size // (number * rows))
+        shape = (rows, leaf.size // (number * rows))
         block, pairs = _CHANNEL_ROWS, number <= _PAIRS_OF_CHANNELS
         kernel = _pairs if pairs else _column_grams
+    given = [(name, x) for name, x in metric._asdict().items() if x is not None]
+
+    def of_block(part, *others):
+        part = scaled(part, powers)
+        names = [name for name, _ in given]
+        own = LeafMetric(**{n: x[0] for n, x in zip(names, others, strict=True)})
+        return kernel(_weighed(part, own), _with_rest(part, own))
+
     found = sum_over_blocks(
-        [leaf], [shape], block, lambda part: kernel(scaled(part, powers))
+        [leaf, *[x for _, x in given]],
+        [(number, *shape)] + [(1, *shape)] * len(given),
+        block,
+        of_block,
     )
     found = _square(found, number) if pairs else found
     sizes = tuple(leaf.shape[axis] for axis in kept)
-    return found.reshape(number, number, *sizes)
+    return found.reshape(*found.shape[:2], *sizes)
+
+
+def _weighed(rows: jax.Array, metric: LeafMetric) -> jax.Array:
+    """The left factor of every product."""
+    if metric.diagonal is None:
+        return rows
+    return rows * metric.diagonal.astype(rows.dtype)[None]
+
+
+def _with_rest(rows: jax.Array, metric: LeafMetric) -> jax.Array:
+    """The right factor: ``(K, ...)``, or ``(K + 1, ...)``."""
+    if metric.rest is None:
+        return rows
+    return jnp.concatenate([rows, metric.rest.astype(rows.dtype)[None]], axis=0)
+
+
+def _powers_of_pairs(
+    powers: jax.Array, metric: LeafMetric
+) -> tuple[jax.Array, jax.Array]:
+    """Of left and right factors, ``(K, K)`` or ``(K, K + 1)``: the rest is as it is."""
+    if metric.rest is None:
+        return powers, powers.T
+    ones = jnp.ones_like(powers[:, :1])
+    left = jnp.concatenate([powers, powers[:, :1]], axis=1)
+    return left, jnp.concatenate([powers.T, ones], axis=1)
 
 
 def _block_columns(number: int) -> int:
@@ -202,24 +276,29 @@ def sum_over_blocks(
     return total + function(*last) if rest else total
 
 
-def _rows_gram(rows: jax.Array) -> jax.Array:
-    """``(K, n)`` to ``(K, K)``."""
-    return jax.lax.dot_general(rows, rows, (((1,), (1,)), ((), ())), precision=HIGHEST)
+def _rows_gram(left: jax.Array, right: jax.Array) -> jax.Array:
+    """``(K, n)`` and ``(L, n)`` to ``(K, L)``."""
+    return jax.lax.dot_general(left, right, (((1,), (1,)), ((), ())), precision=HIGHEST)
 
 
-def _column_grams(rows: jax.Array) -> jax.Array:
-    """``(K, rows, columns)`` to ``(K, K, columns)``: a sum over rows, per column."""
-    return jnp.sum(rows[:, None] * rows[None], axis=2)
+def _column_grams(left: jax.Array, right: jax.Array) -> jax.Array:
+    """``(K, rows, columns)`` to ``(K, L, columns)``: a sum over rows, per column."""
+    return jnp.sum(left[:, None] * right[None], axis=2)
 
 
-def _pairs(rows: jax.Array) -> jax.Array:
-    """``(K, n, ...)`` to ``(pairs k <= l, ...)``: a sum over n of their products."""
-    number = rows.shape[0]
+def _pairs(left: jax.Array, right: jax.Array) -> jax.Array:
+    """``(K, n, ...)`` to ``(pairs k <= l, ...)``: a sum over n of their products.
+
+    Behind them, where the right side has a row more, those with it.
+    """
+    number = left.shape[0]
     found = [
-        jnp.sum(rows[k] * rows[m], axis=0)
+        jnp.sum(left[k] * right[m], axis=0)
         for k in range(number)
         for m in range(k, number)
     ]
+    for row in right[number:]:
+        found += [jnp.sum(left[k] * row, axis=0) for k in range(number)]
     return jnp.stack(found)
 
 
@@ -231,10 +310,13 @@ def _cross_pairs(left: jax.Array, right: jax.Array) -> jax.Array:
 
 
 def _square(found: jax.Array, number: int) -> jax.Array:
-    """``(pairs, ...)`` to ``(K, K, ...)``."""
+    """``(pairs, ...)`` to ``(K, K, ...)``, or ``(K, K + 1, ...)``."""
     rows, columns = np.triu_indices(number)
-    index = np.zeros((number, number), np.int32)
+    wide = 1 + (len(found) > len(rows))
+    index = np.zeros((number, number + wide - 1), np.int32)
     index[rows, columns] = index[columns, rows] = np.arange(len(rows))
+    if wide > 1:
+        index[:, -1] = len(rows) + np.arange(number)
     return found[index]
 
 

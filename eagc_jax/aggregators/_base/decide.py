@@ -13,12 +13,12 @@ from eagc_jax import blocks as blocks_lib
 from eagc_jax._shards import max_leaves
 from eagc_jax._trees import compute_dtype, counted
 from eagc_jax.aggregators._base.averages import GramAverage, smooth_gram, smooth_weights
-from eagc_jax.aggregators._base.length import certified, rescaled
+from eagc_jax.aggregators._base.length import certified, cleared, rescaled
 from eagc_jax.aggregators._base.options import Options
 from eagc_jax.aggregators._base.state import AggregateState, as_shown, from_shown
 from eagc_jax.aggregators._weighting import Problem, Weighting, share
 from eagc_jax.blocks import Layout
-from eagc_jax.gram import Gram, gram_blocks
+from eagc_jax.gram import Gram, Metric, metric_blocks
 from eagc_jax.objectives import finite_rows
 
 
@@ -30,14 +30,15 @@ class Step(NamedTuple):
     mask: jax.Array  # shape=(K,), bool.
     extra: dict[str, Any]  # fields of the problem that don't come from gradients.
     names: tuple[str, ...]  # mesh axes over which shard_map may have split leaves.
+    metric: Metric | None = None  # of inner products; its rest is that of the step.
 
 
 def decide(
     step: Step, state: AggregateState, options: Options, weighting: Weighting
 ) -> tuple[jax.Array, jax.Array, AggregateState]:
     """Weights ``(B, K)`` from this step's gradients; who is finite; the state then."""
-    gram, finite = _look(step, state, options, weighting)
-    active = step.mask & finite
+    gram, finite, rest = _look(step, state, options, weighting)
+    active, seen = step.mask & finite, gram
     gram, gram_average = smooth_gram(
         gram, state.gram_average, active, options.gram_smoothing
     )
@@ -65,6 +66,10 @@ def decide(
         weights, stepped_in = _over_blocks(certified, number_of_blocks)(weights, gram)
         weights = jnp.where(active, weights, 0.0)
         fallbacks = counted(fallbacks, jnp.sum(stepped_in, dtype=jnp.int32))
+    if rest is not None:
+        weights, capped = _over_blocks(cleared, number_of_blocks)(weights, seen, rest)
+        weights = jnp.where(active, weights, 0.0)
+        fallbacks = counted(fallbacks, jnp.sum(capped, dtype=jnp.int32))
     new_state = state._replace(
         weights=as_shown(weights, step.layout),
         residual=jnp.max(info.residual, initial=0.0).astype(jnp.float32),
@@ -80,15 +85,21 @@ def decide(
 
 def _look(
     step: Step, state: AggregateState, options: Options, weighting: Weighting
-) -> tuple[Gram, jax.Array]:
-    """The Gram of every block, or a stand-in where nothing needs it; who is finite."""
+) -> tuple[Gram, jax.Array, jax.Array | None]:
+    """The Gram of every block, or a stand-in where nothing needs it; who is finite.
+
+    With a rest of the step, products of unit gradients with it as well.
+    """
     if (
         weighting.needs_gram
         or options.certify
         or options.rescale == "norm_of_mean"
         or isinstance(state.gram_average, GramAverage)
+        or (step.metric is not None and step.metric.has_rest)
     ):
-        return gram_blocks(step.leaves, step.layout, step.mask, step.names)
+        return metric_blocks(
+            step.leaves, step.layout, step.mask, step.names, step.metric
+        )
     finite = _finite_objectives(step)
     dtypes = [compute_dtype(leaf.real.dtype) for leaf in step.leaves.values()]
     blocks = step.layout.number_of_blocks()
@@ -96,7 +107,8 @@ def _look(
     one = Gram(
         jnp.eye(options.number, dtype=norms.dtype), norms, jnp.ones([], norms.dtype)
     )
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (blocks, *x.shape)), one), finite
+    gram = jax.tree.map(lambda x: jnp.broadcast_to(x, (blocks, *x.shape)), one)
+    return gram, finite, None
 
 
 def _finite_objectives(step: Step) -> jax.Array:

@@ -82,7 +82,8 @@ def from_weighting(
       dtype; its state is an :class:`AggregateState`. ``update`` takes two more keyword
       arguments: ``active_mask``, ``(K,)`` bool, False for objectives that this batch
       doesn't have (weight 0, state kept, whatever their gradients hold); and ``value``,
-      the ``(K,)`` losses, for methods that need them.
+      the ``(K,)`` losses, for methods that need them. :func:`eagc_jax.optimizer_aware`
+      passes a third, ``metric``.
 
     Raises:
       ValueError: bad arguments (at once); updates that don't fit (when traced).
@@ -106,7 +107,14 @@ def from_weighting(
         return initial_state(params, options, weighting)
 
     def update_fn(
-        updates, state, params=None, *, active_mask=None, value=None, **extra_args
+        updates,
+        state,
+        params=None,
+        *,
+        active_mask=None,
+        value=None,
+        metric=None,
+        **extra_args,
     ):
         check_objective_axis(updates, options.number, params)
         leaves = named_leaves(updates)
@@ -122,7 +130,12 @@ def from_weighting(
             )
         mask = check_mask(active_mask, options.number)
         extra = {"values": value, **weighting.reads(extra_args)}
-        step = Step(leaves, layout, mask, extra, options.names)
+        if metric is not None and extra.get("cross_gram") is not None:
+            raise ValueError(
+                f"{weighting.name} takes inner products of further batches, which aren't "
+                "in the optimizer's metric: use it without them in optimizer_aware."
+            )
+        step = Step(leaves, layout, mask, extra, options.names, metric)
         if recompute_every == 1:
             decided = decide(step, state, options, weighting)
         else:
@@ -133,6 +146,8 @@ def from_weighting(
             )
         return applied(updates, step, decided, state, options)
 
+    # What tells optimizer_aware that this takes a metric, and over which axes it sums.
+    update_fn.takes_metric = options.names  # pyright: ignore[reportFunctionMemberAccess]
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 

@@ -1,4 +1,4 @@
-"""The update's length, and the certificate that it conflicts with no objective."""
+"""The update's length; weights added so that it, or a whole step, raises no loss."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from eagc_jax.aggregators._weighting import Problem, unscale
 from eagc_jax.gram import Gram
 from eagc_jax.solvers.entrywise import dot, matvec
 from eagc_jax.solvers.nnqp import nnqp
+
+# Weights added for the rest of a step, of unit gradients, relative to the largest before.
+CAP = 100.0
 
 
 def rescaled(
@@ -47,3 +50,30 @@ def certified(weights: jax.Array, gram: Gram) -> tuple[jax.Array, jax.Array]:
     conflicts = jnp.any((slopes < -allowed) & (gram.norms > 0))
     added, _ = nnqp(gram.cosines, jnp.where(conflicts, -slopes, 0.0))
     return weights + unscale(added, gram.norms), conflicts
+
+
+def cleared(
+    weights: jax.Array, gram: Gram, rest: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    r"""The least weights added so that a step with a rest conflicts with no objective.
+
+    The step goes along :math:`r + \sum_k w_k g_k`, in the metric of the Gram matrix H.
+    With :math:`c_k = \langle g_k, r \rangle` the added weights are
+    :math:`\arg\min_{x \ge 0} \frac12 x^\top H x + x^\top (H w + c)`, solved for unit
+    gradients. Each is at most ``CAP`` times the largest of w, of unit gradients too.
+
+    Args:
+      weights: w, ``(K,)``.
+      gram: of one block.
+      rest: ``(K,)``, products of unit gradients with r, over the Gram's scale.
+
+    Returns:
+      Weights ``(K,)``, nowhere less; whether one was capped, and a conflict may be left.
+    """
+    scaled = weights * gram.norms
+    slopes = matvec(gram.cosines, scaled) + rest
+    added, _ = nnqp(gram.cosines, jnp.where(gram.norms > 0, -slopes, 0.0))
+    most = CAP * jnp.max(jnp.abs(scaled))
+    capped = added > most
+    added = jnp.where(capped, most, added)
+    return weights + unscale(added, gram.norms), jnp.any(capped)

@@ -25,7 +25,9 @@ class AggregateState(NamedTuple):
     weights: jax.Array | ByLeaf
     residual: jax.Array  # shape=(), float32: of the last solve, the worst block's.
     iterations: jax.Array  # shape=(), int32: the same.
-    fallbacks: jax.Array  # shape=(), int32: blocks in which ``certify`` stepped in.
+    # shape=(), int32: blocks in which ``certify`` stepped in, or in which weights added
+    # for the rest of a step (``optimizer_aware``) were capped.
+    fallbacks: jax.Array
     nonfinite_count: jax.Array  # shape=(K,), int32: steps with a NaN or an infinity.
     count: jax.Array  # shape=(), int32: steps that were not skipped.
     gram_average: Any  # GramAverage, or () without gram_smoothing.

@@ -1,0 +1,55 @@
+"""A preconditioner that scales every entry by itself: that of Adam and its kin."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eagc_jax.gram import LeafMetric
+
+
+class DiagonalGain(NamedTuple):
+    r"""Of one leaf, the step as :math:`k (r + d)`, entry by entry, d the gradient."""
+
+    factor: jax.Array  # k, (*shape): negative where the optimizer descends.
+    rest: jax.Array | None  # r, (*shape): momentum and weight decay, as a gradient.
+
+    def metric(self) -> LeafMetric:
+        """Products weighed by ``|k|``, and those with the rest."""
+        return LeafMetric(jnp.abs(self.factor), self.rest)
+
+    def coordinates(self, leaf: jax.Array) -> jax.Array | None:
+        """None: gradients stay as they are."""
+        del leaf
+        return None
+
+    def with_rest_of(self, step: jax.Array) -> DiagonalGain:
+        """With the gradient of which the optimizer would make this step as the rest."""
+        return self._replace(rest=divided(step, self.factor))
+
+    def step_of(self, gradient: jax.Array) -> jax.Array:
+        """``k d``."""
+        return self.factor * gradient.astype(self.factor.dtype)
+
+    def square_of_rest(self) -> jax.Array:
+        """The rest's squared norm in the metric."""
+        rest = jnp.zeros_like(self.factor) if self.rest is None else self.rest
+        return jnp.sum(jnp.abs(self.factor) * rest * rest)
+
+
+def divided(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """``numerator / denominator``, 0 where the denominator is."""
+    some = denominator != 0
+    numerator = numerator.astype(denominator.dtype)
+    return jnp.where(some, numerator / jnp.where(some, denominator, 1), 0)
+
+
+def of_probe(
+    gradient: jax.Array, alone: jax.Array, whole: jax.Array | None
+) -> DiagonalGain:
+    """From the steps of a gradient alone, and with momentum and weight decay."""
+    factor = divided(alone, gradient)
+    rest = None if whole is None else divided(whole - alone, factor)
+    return DiagonalGain(factor, rest)

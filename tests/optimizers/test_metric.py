@@ -1,0 +1,140 @@
+"""Gram matrices in a metric, with a row more, against float64: kernels and sizes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eagc_jax import blocks, gram
+from eagc_jax.gram import products
+from tests.optimizers.problems import EPS, upgrad
+from tests.test_gram import SHAPES, looped  # noqa: F401  (a fixture)
+
+
+def problem(number, sizes=None, seed=0):
+    rng = np.random.default_rng(seed)
+    leaves, metric = {}, {}
+    for name, shape in SHAPES.items():
+        leaf = rng.normal(size=(number, *shape))
+        if sizes is not None:
+            leaf = leaf * sizes.reshape(-1, *(1,) * len(shape))
+        leaves[name] = jnp.asarray(leaf, jnp.float32)
+        diagonal = np.exp(rng.normal(size=shape))
+        metric[name] = gram.LeafMetric(
+            jnp.asarray(diagonal, jnp.float32),
+            jnp.asarray(rng.normal(size=shape), jnp.float32),
+        )
+    return leaves, metric
+
+
+def measured(leaves, metric, granularity="global"):
+    layout = blocks.layout_of_updates(granularity, leaves)
+    active = jnp.ones((len(leaves["bias"]),), bool)
+    return gram.metric_blocks(leaves, layout, active, (), gram.Metric(metric, {}))
+
+
+def oracle(leaves, metric):
+    """``(K, K)`` and ``(K,)`` of the whole tree, float64."""
+    found, extra = 0.0, 0.0
+    for name, leaf in leaves.items():
+        g = np.asarray(leaf, np.float64).reshape(len(leaf), -1)
+        p, e = (np.asarray(x, np.float64).ravel() for x in metric[name])
+        found, extra = found + (g * p) @ g.T, extra + (g * p) @ e
+    return found, extra
+
+
+@pytest.mark.parametrize(
+    ("number", "path"),
+    [(1, "whole"), (5, "whole"), (34, "whole"), (2, "looped"), (9, "looped")],
+)
+def test_agrees_with_float64(number, path, request):
+    if path == "looped":
+        request.getfixturevalue("looped")
+    leaves, metric = problem(number)
+    parts, finite, rest = jax.jit(measured)(leaves, metric)
+    matrix, extra = oracle(leaves, metric)
+    norms = np.sqrt(np.diagonal(matrix))
+    one = jax.tree.map(lambda x: x[0], parts)
+    found = np.asarray(one.matrix * one.scale**2)
+    # Sums of some 700 products of numbers near 1: rounding grows as their root.
+    np.testing.assert_allclose(found, matrix, rtol=0, atol=30 * EPS * norms.max() ** 2)
+    slopes = np.asarray(rest[0] * parts.scale[0])
+    np.testing.assert_allclose(slopes, extra / norms, rtol=0, atol=3e3 * EPS)
+    assert bool(jnp.all(finite))
+
+
+@pytest.mark.parametrize(
+    ("granularity", "path"),
+    [("tensor", "whole"), ("channel", "whole"), ("channel", "looped")],
+)
+def test_by_block_they_sum_to_the_whole(granularity, path, request):
+    if path == "looped":
+        request.getfixturevalue("looped")
+    leaves, metric = problem(3)
+    parts, _, rest = jax.jit(lambda *x: measured(*x, granularity))(leaves, metric)
+    matrix, extra = oracle(leaves, metric)
+    scale = parts.scale[:, None]
+    found = jax.vmap(lambda part: part.matrix * part.scale**2)(parts).sum(axis=0)
+    np.testing.assert_allclose(found, matrix, rtol=0, atol=1e4 * EPS)
+    lengths = parts.norms * scale
+    np.testing.assert_allclose(
+        (rest * scale * lengths).sum(axis=0), extra, rtol=0, atol=1e4 * EPS
+    )
+
+
+@pytest.mark.parametrize("size", [1e-24, 1e24])
+def test_squares_that_leave_the_range(size):
+    """Rows are scaled before they are squared; the row more is as it is."""
+    sizes = np.array([1.0, size, 1.0])
+    leaves, metric = problem(3, sizes)
+    parts, _, rest = jax.jit(measured)(leaves, metric)
+    matrix, extra = oracle(leaves, metric)
+    norms = np.sqrt(np.diagonal(matrix))
+    np.testing.assert_allclose(
+        parts.cosines[0], matrix / norms / norms[:, None], atol=1e-5
+    )
+    np.testing.assert_allclose(
+        np.asarray(rest[0], np.float64) * float(parts.scale[0]),
+        extra / norms,
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_a_metric_of_zeros_is_the_plain_one():
+    leaves, metric = problem(3)
+    zeros = {n: gram.LeafMetric(jnp.zeros_like(m.diagonal)) for n, m in metric.items()}
+    found, _, rest = measured(leaves, zeros)
+    layout = blocks.layout_of_updates("global", leaves)
+    plain, _ = gram.gram_blocks(leaves, layout, jnp.ones((3,), bool))
+    assert rest is None
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=4 * EPS), found, plain
+    )
+
+
+def test_the_oracle_knows_upgrad():
+    """Of two unit gradients each is projected to be orthogonal to the other."""
+    np.testing.assert_allclose(upgrad(np.array([[1, -0.5], [-0.5, 1]])), [0.75, 0.75])
+
+
+def test_products_are_of_the_platform():
+    """The GPU's matrix product and the rest's column, which no test here runs."""
+    leaves, metric = problem(6)
+    names = list(leaves)
+
+    def function(leaves, metric):
+        kept = [()] * len(names)
+        ones = jnp.ones((6, 6), jnp.float32)
+        given = [metric[n] for n in names]
+        return products.leaf_grams([leaves[n] for n in names], kept, ones, given)
+
+    traced = jax.jit(function).trace(leaves, metric)
+    for platform in ("cuda", "tpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert ("dot_general" in text) == (platform == "cuda")
+    for name in names:  # the same numbers
+        one = products._product(leaves[name], (), None, metric[name])
+        other = products._entry_by_entry(leaves[name], (), None, metric[name])
+        assert one.shape == other.shape == (6, 7)
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e4 * EPS)

@@ -1,0 +1,184 @@
+"""The measured preconditioner against the optimizer's own step, and against formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optax import contrib
+
+from eagc_jax import aggregators, optimizer_aware
+from eagc_jax._trees import named_leaves
+from eagc_jax.optimizers.probe import expect, metric_of, probe
+from tests.optimizers.problems import (
+    EPS,
+    NOT_LINEAR,
+    OPTIMIZERS,
+    K,
+    flat,
+    gradients,
+    rows,
+    tree,
+)
+
+PARAMS = tree(0)
+ALL = jnp.ones((K,), bool)
+WEIGHTS = jnp.asarray([0.5, 2.0, 0.0])
+
+
+def after_some_steps(optimizer, steps=3):
+    state, update = optimizer.init(PARAMS), jax.jit(optimizer.update)
+    for seed in range(steps):
+        _, state = update(tree(seed + 1), state, PARAMS)
+    return state
+
+
+def probed(optimizer, state, updates, include_momentum=True):
+    def run(state, updates):
+        expected = expect(updates, WEIGHTS, ALL)
+        gains = probe(
+            optimizer.update, state, PARAMS, expected, include_momentum=include_momentum
+        )
+        return expected.gradient, gains
+
+    return jax.jit(run)(state, updates)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_gain_times_gradient_and_rest_is_the_step(name):
+    """Momentum, weight decay, bias corrections: of whatever Optax does, all is there."""
+    optimizer = OPTIMIZERS[name]()
+    state = after_some_steps(optimizer)
+    expected, gains = probed(optimizer, state, gradients(1))
+    step, _ = jax.jit(optimizer.update)(expected, state, PARAMS)
+    expected = named_leaves(expected)
+    for leaf, own in named_leaves(step).items():
+        gain = gains[leaf]
+        found = gain.factor * (gain.rest + expected[leaf])
+        # A division and a multiplication of each of two terms.
+        size = np.abs(gain.factor) * (np.abs(gain.rest) + np.abs(expected[leaf]))
+        assert np.all(np.abs(found - own) <= 8 * EPS * np.maximum(size, np.abs(own)))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "partition"])
+def test_the_gain_does_not_depend_on_how_momentum_points(name):
+    """Not only at the probe: the step is affine in momentum, at another momentum too."""
+    optimizer = OPTIMIZERS[name]()
+    state = after_some_steps(optimizer)
+    _, gains = probed(optimizer, state, gradients(1))
+    field = {"rmsprop": "trace"}.get(name, "mu")
+    means = jax.tree.map(lambda x: -3 * x, optax.tree.get(state, field))
+    turned = optax.tree.set(state, **{field: means})
+    _, others = probed(optimizer, turned, gradients(1))
+    for leaf, gain in gains.items():
+        np.testing.assert_array_equal(gain.factor, others[leaf].factor)
+
+
+def test_adam_by_its_formula():
+    """float64: P is the learning rate's, the bias corrections' and the new root's."""
+    lr, b1, b2, eps, root, count = 0.1, 0.8, 0.95, 1e-3, 1e-5, 4
+    optimizer = OPTIMIZERS["adam"]()
+    state = after_some_steps(optimizer, count - 1)
+    updates = gradients(2)
+    _, gains = probed(optimizer, state, updates)
+    d = np.asarray(WEIGHTS, np.float64) @ rows(updates)
+    m, v = (flat(optax.tree.get(state, name)) for name in ("mu", "nu"))
+    v = (b2 * v + (1 - b2) * d**2) / (1 - b2**count)
+    factor = -lr * (1 - b1) / (1 - b1**count) / (np.sqrt(v + root) + eps)
+    found = flat([gain.factor for gain in gains.values()])
+    np.testing.assert_allclose(found, factor, rtol=2e-5)
+    rest = flat([gain.rest for gain in gains.values()])
+    # What Optax adds up is rounded relative to the larger of momentum and gradient.
+    aim = b1 / (1 - b1) * m
+    assert np.all(np.abs(rest - aim) <= 2e-6 * (np.abs(aim) + np.abs(d) + 1e-3))
+
+
+@pytest.mark.parametrize("name", ["lion", "muon", "muon_tall"])
+def test_what_is_not_linear_at_the_expected_step(name):
+    """Lion: the sign times 1 / |m|. Muon: the factor times M gives an orthogonal one."""
+    optimizer = NOT_LINEAR[name]()
+    state = after_some_steps(optimizer)
+    updates = gradients(1)
+    expected, gains = probed(optimizer, state, updates, include_momentum=False)
+    nowhere = jax.tree.map(jnp.zeros_like, PARAMS)
+    step, new = optimizer.update(expected, state, nowhere)
+    if name == "lion":
+        mean = named_leaves(optax.tree.get(new, "mu"))
+        sizes = {
+            leaf: np.tensordot(WEIGHTS, np.abs(x), 1)
+            for leaf, x in named_leaves(updates).items()
+        }
+        for leaf, gain in gains.items():
+            size = np.maximum(np.abs(mean[leaf]), 0.01 * sizes[leaf])
+            np.testing.assert_allclose(gain.factor * size, -0.1 + 0 * size, rtol=1e-5)
+        return
+    mean = next(
+        x.mu
+        for x in jax.tree.leaves(
+            new, is_leaf=lambda x: isinstance(x, contrib.MuonState)
+        )
+        if isinstance(x, contrib.MuonState)
+    )["kernel"]
+    gain, own = gains["kernel"], np.asarray(step["kernel"], np.float64)
+    u, s, vt = np.linalg.svd(np.asarray(mean, np.float64), full_matrices=False)
+    orthogonal = -u @ vt  # downhill
+    # Up to the share of the gradient in the mean, 1 - beta.
+    found = np.asarray(gain.step_of(mean), np.float64) / 0.05
+    cosine = (
+        np.sum(found * orthogonal) / np.linalg.norm(found) / np.linalg.norm(orthogonal)
+    )
+    assert cosine > 0.999 or s[-1] / np.linalg.norm(s) < 0.05
+    # Muon's own polynomials, and Nesterov's look-ahead, are near it.
+    cosine = np.sum(found * own) / np.linalg.norm(found) / np.linalg.norm(own)
+    assert cosine > (0.97 if name == "muon_tall" else 0.8), cosine
+    np.testing.assert_allclose(np.linalg.norm(found), np.linalg.norm(own), rtol=0.3)
+
+
+def test_muon_coordinates_are_roots_of_its_factor():
+    optimizer = contrib.muon(0.1)
+    state = after_some_steps(optimizer)
+    updates = gradients(1)
+    _, gains = probed(optimizer, state, updates)
+    metric = metric_of(gains, named_leaves(updates))
+    assert list(metric.coordinates) == ["kernel"]
+    x = rows({"k": metric.coordinates["kernel"]})
+    g = np.asarray(updates["kernel"], np.float64)
+    steps = np.stack(
+        [np.asarray(gains["kernel"].step_of(one)) for one in updates["kernel"]]
+    )
+    np.testing.assert_allclose(
+        x @ x.T,
+        -np.einsum("kab,lab->kl", g, steps),
+        rtol=1e-4,
+        atol=1e-4 * np.max(x @ x.T),
+    )
+    # A step, and the gradient that gives it.
+    gain = gains["kernel"]
+    undone = gain.undone(gain.step_of(updates["kernel"][0]))
+    np.testing.assert_allclose(
+        undone, metric.coordinates["kernel"][0], rtol=1e-3, atol=1e-4
+    )
+
+
+def test_the_expected_gradient():
+    """Last weights, equal ones before; what isn't finite or absent counts for nothing."""
+    updates = {
+        "a": jnp.asarray([[1.0, 2.0, 5.0], [-1.0, np.nan, 0.0], [9.0, 9.0, 9.0]])
+    }
+    active = jnp.asarray([True, True, False])
+    first = expect(updates, jnp.zeros(3), active).gradient["a"]
+    # Where gradients cancel, a hundredth of their sizes is left.
+    np.testing.assert_allclose(first, [2 / 300, 2 / 3, 5 / 3], rtol=1e-6)
+    later = expect(updates, jnp.asarray([1.0, 3.0, 1.0]), active).gradient["a"]
+    np.testing.assert_allclose(later, [-2.0, 2.0, 5.0], rtol=1e-6)
+
+
+def test_weights_by_block_are_expected_too():
+    tx = optimizer_aware(aggregators.upgrad(K, granularity="tensor"), optax.adam(0.1))
+    updates = gradients(0)
+    _, state = jax.jit(tx.update)(updates, tx.init(PARAMS), PARAMS)
+    weights = state.aggregator.weights
+    found = named_leaves(expect(updates, weights, ALL).gradient)
+    for name, leaf in named_leaves(updates).items():
+        aim = jnp.tensordot(weights[name].reshape(K), leaf, 1)
+        np.testing.assert_allclose(found[name], aim, rtol=0.02, atol=0.02)
