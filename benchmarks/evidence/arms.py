@@ -57,7 +57,7 @@ def _famo(task: Task, steps: int) -> rules.Rule:
 def _aware(name: str, momentum: bool, task: Task, steps: int) -> rules.Rule:
     """A Gram method in the metric of the optimizer, of the step with ``momentum``."""
     method = getattr(aggregators, name)(task.number)
-    coordinated = eagc_jax.optimizer_aware(  # pyright: ignore
+    coordinated = eagc_jax.optimizer_aware(
         method, task.optimizer(steps), include_momentum=momentum
     )
     return rules.of_gradients(task, coordinated)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -83,13 +83,14 @@ def halves(labeled: Labeled, given: Given, test: float = 0.25) -> Halves:
 
 def table(name: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """A table that scikit-learn bundles: (N, columns), standardized, and their names."""
-    found = {
+    loaders = {
         "breast-cancer": datasets.load_breast_cancer,
         "wine": datasets.load_wine,
-    }[name]()
-    columns = found.data
+    }
+    found: Any = loaders[name]()
+    columns = np.asarray(found["data"])
     standard = (columns - columns.mean(0)) / columns.std(0)
-    return standard.astype(np.float32), tuple(found.feature_names)
+    return standard.astype(np.float32), tuple(found["feature_names"])
 
 
 def on_device(labeled: Labeled, prefix: str = "") -> dict[str, jnp.ndarray]:

@@ -65,7 +65,9 @@ def read(path: pathlib.Path, say: Callable[[str], None] = print) -> list[Row]:
     rows: dict[tuple, Row] = {}
     for number, cells in enumerate(csv.reader(lines[1:]), start=2):
         try:
-            row = Row(*(kind(cell) for kind, cell in zip(_TYPES, cells, strict=True)))
+            row = Row._make(
+                kind(cell) for kind, cell in zip(_TYPES, cells, strict=True)
+            )
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
         if row.key in rows:

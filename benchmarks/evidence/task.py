@@ -38,7 +38,7 @@ def decayed_adam(
     steps: int, learning_rate: float = 2e-3
 ) -> optax.GradientTransformation:
     """Adam, its learning rate halved with each quarter of the steps, continuously."""
-    schedule = optax.exponential_decay(learning_rate, max(steps / 4, 1), 0.5)
+    schedule = optax.exponential_decay(learning_rate, max(steps // 4, 1), 0.5)
     return optax.adam(schedule)
 
 

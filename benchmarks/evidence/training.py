@@ -40,7 +40,8 @@ class Runs:
         self.task, self.steps = task, task.steps if steps is None else steps
         self._rule = build(task, self.steps)
         self._programs: dict[int, Any] = {}
-        self._seeds = self.carry = None
+        self._seeds = jnp.zeros((0,), jnp.uint32)
+        self.carry: Any = None
 
     def reset(self, seeds: Sequence[int], weights: np.ndarray | None = None) -> None:
         """The start of N runs; compiles where N is new.
@@ -83,7 +84,7 @@ class Runs:
             def body(step, carry):
                 at_step = jax.random.fold_in(key, step)
                 draw = Draw(data, at_step, step, step / self.steps)
-                return self._rule.step(*carry, draw)
+                return self._rule.step(carry[0], carry[1], draw)
 
             return jax.lax.fori_loop(first, last, body, (params, state))
 

@@ -62,7 +62,7 @@ def _along(objective: int, best: Weights, score, scores) -> Weights:
     def at(decade: int) -> Weights:
         return (*best[:objective], float(10.0**decade), *best[objective + 1 :])
 
-    decades = list(DECADES)
+    decades: list[int] = list(DECADES)
     score([at(decade) for decade in decades])
     for _ in range(EXTENSIONS):
         leader = min(decades, key=lambda decade: scores[at(decade)])

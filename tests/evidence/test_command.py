@@ -131,8 +131,8 @@ def test_a_run_is_in_the_table_once(tmp_path):
     rows.append(path, [one])
     assert rows.read(path) == [one]
     rows.append(path, [one])
-    with pytest.raises(ValueError, match="line 3: .* is there twice"):
+    with pytest.raises(ValueError, match=r"line 3: .* is there twice"):
         rows.read(path)
     path.write_text(path.read_text().replace("0.5", "half", 1))
-    with pytest.raises(ValueError, match="line 2: could not convert"):
+    with pytest.raises(ValueError, match=r"line 2: could not convert"):
         rows.read(path)

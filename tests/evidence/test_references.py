@@ -121,7 +121,7 @@ def test_diffusion_is_of_second_order():
         return relative(u[-1], np.sin(np.pi * x) * np.exp(-0.1 * np.pi**2))
 
     assert 3.6 < error(16, 4) / error(32, 8) < 4.4
-    x, _, u = inverse.reference(200, 4)
+    _, _, u = inverse.reference(200, 4)
     _, _, finer = inverse.reference(400, 8)
     assert relative(u, finer[:, ::2]) < 1e-3
 

@@ -31,7 +31,7 @@ def vocabulary(texts: Iterable[str], size: int) -> dict[str, int]:
 
 
 def encoded(
-    texts: Sequence[str],
+    texts: Sequence[str] | np.ndarray,
     known: dict[str, int],
     length: int,
     answers: Sequence[str] | None = None,

@@ -43,8 +43,9 @@ def within(
     key: jax.Array, count: int, low: tuple[float, ...], high: tuple[float, ...]
 ) -> jax.Array:
     """``(count, D)`` points, uniform in a box."""
-    low, high = jnp.asarray(low), jnp.asarray(high)
-    return low + (high - low) * jax.random.uniform(key, (count, len(low)))
+    corner, opposite = jnp.asarray(low), jnp.asarray(high)
+    shares = jax.random.uniform(key, (count, len(low)))
+    return corner + (opposite - corner) * shares
 
 
 def along(key: jax.Array, count: int, low: float, high: float) -> jax.Array:

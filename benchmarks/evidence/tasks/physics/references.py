@@ -41,11 +41,11 @@ def periodic(
     half = np.exp(-diffusion * waves**2 * step / 2)
 
     def slope(modes: np.ndarray) -> np.ndarray:
-        u = fft.irfft(modes, points)
-        change = fft.rfft(reaction(u)) - 1j * waves * fft.rfft(flux(u))
+        u = np.fft.irfft(modes, points)
+        change = np.fft.rfft(reaction(u)) - 1j * waves * np.fft.rfft(flux(u))
         return change * kept
 
-    modes = fft.rfft(start(x))
+    modes = np.fft.rfft(start(x))
     found = [start(x)]
     for _ in times[1:]:
         for _ in range(substeps):
@@ -56,7 +56,7 @@ def periodic(
             modes = half**2 * (modes + step / 6 * a) + step / 6 * (
                 2 * half * (b + c) + d
             )
-        found.append(fft.irfft(modes, points))
+        found.append(np.fft.irfft(modes, points))
     return x, np.stack(found)
 
 
@@ -72,9 +72,9 @@ def sines(
     """
     nodes = -1 + 2 * np.arange(1, points + 1) / (points + 1)
     waves = (np.pi / 2 * np.arange(1, points + 1)) ** 2
-    modes = fft.dstn(source(nodes[:, None], nodes[None]), type=1)
+    modes = np.asarray(fft.dstn(source(nodes[:, None], nodes[None]), type=1))
     modes /= shift - waves[:, None] - waves[None]
-    return nodes, fft.idstn(modes, type=1)
+    return nodes, np.asarray(fft.idstn(modes, type=1))
 
 
 def layered(
@@ -103,7 +103,7 @@ def layered(
     # At the walls the value is known half a cell away.
     west = np.concatenate([[2 * a[0] / width**2], inner])
     east = np.concatenate([inner, [2 * a[-1] / width**2]])
-    modes = fft.dst(source(x[:, None], y[None]), type=1, axis=1)
+    modes = np.asarray(fft.dst(source(x[:, None], y[None]), type=1, axis=1))
     for mode in range(cells - 1):
         wave = (np.pi / 2 * (mode + 1)) ** 2
         bands = np.zeros((3, cells))
@@ -111,7 +111,7 @@ def layered(
         bands[1] = west + east + a * wave
         bands[2, :-1] = -inner
         modes[:, mode] = linalg.solve_banded((1, 1), bands, modes[:, mode])
-    return x, y, fft.idst(modes, type=1, axis=1)
+    return x, y, np.asarray(fft.idst(modes, type=1, axis=1))
 
 
 def diffusing(
