@@ -155,7 +155,7 @@ class Bench:
         if not seeds:
             return
         cost, steps = np.nan, self.steps
-        if options.budget == "time":
+        if self._budget(arm.name, options.split) == "time":
             cost = self.cost(arm, seeds)
             steps = max(round(self.steps / cost), 1)
         self._train(arm, seeds, options.split, weights, steps, cost)
@@ -185,8 +185,6 @@ class Bench:
 
     def cost(self, arm: Arm, seeds: Sequence[int]) -> float:
         """Of a step, over the sum's; measured once, then from the table."""
-        if arm.name in (SUM, TUNED):
-            return 1.0
         for row in self.rows:
             if self._is_mine(row) and row.arm == arm.name and np.isfinite(row.cost):
                 return row.cost
@@ -222,7 +220,7 @@ class Bench:
         new = [
             Row(
                 *(*self._name(), arm.name, seed, split),
-                "steps" if split == "tuning" else self.options.budget,
+                self._budget(arm.name, split),
                 settings[i],
                 self.task.metric,
                 float(f"{values[i]:.6g}"),
@@ -260,8 +258,13 @@ class Bench:
         return self._compiled[key]
 
     def _key(self, arm: str, seed: int, split: str, setting: str) -> tuple[str, ...]:
-        budget = "steps" if split == "tuning" else self.options.budget
+        budget = self._budget(arm, split)
         return (*self._name(), arm, str(seed), split, budget, setting)
+
+    def _budget(self, arm: str, split: str) -> str:
+        """Sums cost what the sum costs: their runs count for both budgets."""
+        same = split == "tuning" or arm in (SUM, TUNED, STATIC)
+        return "steps" if same else self.options.budget
 
     def _done(self) -> set[tuple[str, ...]]:
         return table.done(self.rows)

@@ -44,7 +44,7 @@ def images(name: str, given: Given) -> Labeled:
 
 def sentences(name: str, given: Given) -> Labeled:
     """``(N,)`` texts of a named data set."""
-    records = _sentences(name, given)
+    records = _records(name, given.data.get(name))
     texts = np.array([str(records.items[i]) for i in range(len(records))], object)
     return _labeled(texts, records)
 
@@ -57,7 +57,7 @@ def features(name: str, given: Given) -> Labeled:
     Raises:
       FileNotFoundError, ImportError: the data, or the backbone's weights, aren't there.
     """
-    records = _sentences(name, given)
+    records = _records(name, given.data.get(name))
     if given.small:
         rows = np.random.default_rng(0).normal(size=(len(records), 12))
     else:
@@ -99,11 +99,6 @@ def on_device(labeled: Labeled, prefix: str = "") -> dict[str, jnp.ndarray]:
         f"{prefix}x": jnp.asarray(labeled.items, jnp.float32),
         f"{prefix}y": jnp.asarray(labeled.classes, jnp.int32),
     }
-
-
-def _sentences(name: str, given: Given) -> Records:
-    path = given.data.get(name)
-    return _records(name, path)
 
 
 @functools.cache

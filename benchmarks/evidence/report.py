@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from benchmarks.evidence.statistics import (
     holm,
     spread,
 )
+from benchmarks.evidence.task import builders
 
 _SPLITS = {"dev": "development seeds", "fresh": "fresh seeds"}
 _BUDGETS = {"steps": "equal steps", "time": "equal time"}
@@ -65,6 +67,7 @@ class ArmTable(NamedTuple):
 class TaskTable(NamedTuple):
     """A task under one budget, on one split's seeds."""
 
+    family: str
     task: str
     budget: str
     split: str
@@ -111,16 +114,12 @@ def write(rows: Sequence[Row], table: pathlib.Path, page: pathlib.Path) -> int:
 
 def commands(rows: Sequence[Row], table: pathlib.Path) -> Iterator[str]:
     """What gives these rows: a command for all tasks with the same arms and seeds."""
-    of_task: dict[tuple, dict[str, set]] = {}
-    for row in rows:
-        if row.split != "tuning":
-            found = of_task.setdefault((row.task, row.budget, row.split), {})
-            found.setdefault("arms", set()).add(row.arm)
-            found.setdefault("seeds", set()).add(row.seed - FIRST_SEED[row.split])
     groups: dict[tuple, list[str]] = {}
-    for (task, budget, split), found in of_task.items():
-        arms = tuple(name for name in ARMS if name in found["arms"])
-        group = (budget, split, arms, min(found["seeds"]), max(found["seeds"]))
+    for (task, budget, split), mine in grouped(rows).items():
+        present = {row.arm for row in mine}
+        arms = tuple(name for name in ARMS if name in present)
+        seeds = [row.seed - FIRST_SEED[split] for row in mine]
+        group = (budget, split, arms, min(seeds), max(seeds))
         groups.setdefault(group, []).append(task)
     for (budget, split, arms, first, last), tasks in groups.items():
         yield (
@@ -131,13 +130,29 @@ def commands(rows: Sequence[Row], table: pathlib.Path) -> Iterator[str]:
         )
 
 
+def grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    """Rows by task, budget and split; sums take equal steps and equal time at once."""
+    found: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        if row.split != "tuning":
+            found.setdefault((row.task, row.budget, row.split), []).append(row)
+    for (task, budget, split), mine in found.items():
+        if budget == "time":
+            same = found.get((task, "steps", split), [])
+            mine += [row for row in same if row.arm in (SUM, TUNED)]
+    return found
+
+
+def description(family: str, task: str) -> str:
+    """The first paragraph of what builds the task; empty for one that is gone."""
+    builder = builders(family).get(task)
+    text = inspect.getdoc(getattr(builder, "func", builder)) if builder else ""
+    return " ".join((text or "").partition("\n\n")[0].split())
+
+
 def task_tables(rows: Sequence[Row]) -> Iterator[TaskTable]:
     """All tasks of a family."""
-    keys = dict.fromkeys(
-        (row.task, row.budget, row.split) for row in rows if row.split != "tuning"
-    )
-    for task, budget, split in keys:
-        mine = [r for r in rows if (r.task, r.budget, r.split) == (task, budget, split)]
+    for (task, budget, split), mine in grouped(rows).items():
         by_arm = {
             name: [row for row in mine if row.arm == name]
             for name in ARMS
@@ -158,7 +173,7 @@ def task_tables(rows: Sequence[Row]) -> Iterator[TaskTable]:
         ]
         steps = max(row.steps for row in mine)
         note = _tuning(rows, task, by_arm.get(TUNED, []))
-        yield TaskTable(task, budget, split, steps, arms, note)
+        yield TaskTable(mine[0].family, task, budget, split, steps, arms, note)
 
 
 def sections(tables: Sequence[TaskTable]) -> Iterator[str]:
@@ -167,6 +182,7 @@ def sections(tables: Sequence[TaskTable]) -> Iterator[str]:
     for table in tables:
         title = f"{table.task}: {_BUDGETS[table.budget]}, {_SPLITS[table.split]}"
         yield f"\n### {title}, {table.steps:,} steps\n"
+        yield f"{description(table.family, table.task)}\n"
         yield (
             "| arm | seeds | median | geometric mean | 90 % | worst | failed | parts | "
             "cost | to the sum | p | to tuned weights | p |"

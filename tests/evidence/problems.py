@@ -9,6 +9,7 @@ from benchmarks.evidence.task import Given, Task
 
 def two_wells(given=None, *, optimizer=None, steps=6) -> Task:
     """Two quadratic losses of two numbers, the second's gradient 100 times as long."""
+    """Two quadratic losses."""
     del given
 
     def losses(params, draw):

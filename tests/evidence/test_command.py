@@ -83,7 +83,9 @@ def test_tuned_weights_page_and_figures(program, count, capsys):
     assert run(*arms) == 0
     assert len(count) == before
     assert run("--arms", "upgrad", "--seeds", "2", "--budget", "time") == 0
+    assert run("--arms", "sum", "tuned", "--budget", "time", "--seeds", "3") == 0
     timed = [row for row in rows.read(path) if row.budget == "time"]
+    assert {row.arm for row in timed} == {"upgrad"}  # sums take as long as the sum
     assert all(row.cost > 0 for row in timed)
     assert {row.steps for row in timed} == {max(round(6 / timed[0].cost), 1)}
     # A further seed keeps the cost that was measured, and so the steps.
@@ -94,7 +96,9 @@ def test_tuned_weights_page_and_figures(program, count, capsys):
     assert command.main(["--report", "--out", str(path)]) == 0
     page = path.with_suffix(".md").read_text()
     assert "### two-wells: equal steps, development seeds, 6 steps" in page
-    assert "| plain sum | 3 |" in page
+    assert page.count("| plain sum | 3 |") == 2
+    assert "### two-wells: equal time, development seeds, 6 steps" in page
+    assert page.count("Two quadratic losses") == 2
     assert f"Tuned weights: {setting}; {len(tuning)} runs" in page
     assert "--tasks two-wells --arms sum tuned upgrad --seeds 3" in page
     assert "](evidence/physics_steps_dev.svg)" in page

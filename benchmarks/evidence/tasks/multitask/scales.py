@@ -17,9 +17,8 @@ OUTPUTS, BATCH = 5, 64
 def build(name: str, table: str, inputs: slice, outputs: slice, given: Given) -> Task:
     """Columns from other columns of a table, one objective an output.
 
-    Outputs are standardized, then multiplied by 1e-3 to 1e3; so are the network's
-    last biases and weights, as they would be after some training: what differs is the
-    size of the losses, by a factor of 1e12.
+    Outputs, the table's and the network's, are standardized and then multiplied by 1e-3
+    to 1e3: in other units, squared losses differ by a factor of 1e12.
     """
     columns, names = sources.table(table)
     order = np.random.default_rng(0).permutation(len(columns))
