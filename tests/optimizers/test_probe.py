@@ -130,7 +130,7 @@ def test_what_is_not_linear_at_the_expected_step(name):
     assert cosine > 0.999 or s[-1] / np.linalg.norm(s) < 0.05
     # Muon's own polynomials, and Nesterov's look-ahead, are near it.
     cosine = np.sum(found * own) / np.linalg.norm(found) / np.linalg.norm(own)
-    assert cosine > (0.97 if name == "muon_tall" else 0.8), cosine
+    assert cosine > (0.97 if name == "muon_tall" else 0.7), cosine
     np.testing.assert_allclose(np.linalg.norm(found), np.linalg.norm(own), rtol=0.3)
 
 
