@@ -15,6 +15,7 @@ from benchmarks.evidence.arms import ARMS, TUNED
 if TYPE_CHECKING:
     from benchmarks.evidence.report import TaskTable
 
+ACROSS = 3  # panels side by side
 # Two controls, told apart by colour and by shape.
 _CONTROLS = {
     "to_sum": ("#1f5fa8", "o", "to the plain sum", 0.12),
@@ -28,12 +29,16 @@ def draw(tables: Sequence[TaskTable], path: pathlib.Path) -> bool:
     if not shown:
         return False
     rows = max(len(table.arms) for table in shown)
-    size = (3.2 * len(shown) + 1.6, 0.32 * rows + 1.3)
+    wide = min(len(shown), ACROSS)
+    high = -(-len(shown) // wide)
+    size = (3.2 * wide + 1.6, (0.25 * rows + 0.9) * high + 0.4)
     # The same bytes from the same rows: no date, no random identifiers.
     with mpl.rc_context({"svg.hashsalt": "evidence", "font.size": 8}):
         figure = Figure(figsize=size, layout="constrained")
-        panels = figure.subplots(1, len(shown), squeeze=False)[0]
-        for panel, table in zip(panels, shown, strict=True):
+        panels = figure.subplots(high, wide, squeeze=False).ravel()
+        for panel in panels[len(shown) :]:
+            panel.set_axis_off()
+        for panel, table in zip(panels, shown, strict=False):
             _panel(panel, table)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(

@@ -41,7 +41,7 @@ number and figure below comes from there.
   seed. Differences are of the error's logarithm, paired by seed, with Student's 95 %
   interval: -10 % is an error a tenth smaller. p is Holm's, over all arms and tasks of a
   family, budget and split, for each of the two controls. **Bold**: the interval
-  excludes zero; a star: p is below 0.05, too.
+  excludes zero; a star: p is below 0.05, too. 7/10: better in 7 of 10 seeds.
 - *Tuned static weights*: the ratio of each objective's weight to the first one's over
   powers of ten, by turns, from 0.01 to 100 and on where the best is at an end; on two
   seeds that serve for nothing else. What that took is below each table, and isn't counted
@@ -246,6 +246,7 @@ def _difference(one: Comparison, p: float) -> str:
     d = one.difference
     text = f"{percent(d.mean)} % [{percent(d.low)}, {percent(d.high)}]"
     text = f"**{text}**" if d.excludes_zero else text
+    text += f", {one.wins}/{d.pairs}"
     return text + (" *" if p < 0.05 else "")
 
 
