@@ -51,24 +51,25 @@ def test_allen_cahn_reference_converges():
 
 
 def test_the_time_stepping_is_of_fourth_order():
-    """u' = u - u^3 where nothing depends on x: the logistic curve's closed form."""
+    """u_t + 2 u_x = 0.1 u_xx - 3 u from sin(pi x): a wave that moves and fades."""
     times = np.linspace(0, 1, 3)
 
     def error(substeps):
-        _, u = references.periodic(
-            lambda x: np.full_like(x, 0.3),
-            lambda u: u - u**3,
-            np.zeros_like,
+        x, u = references.periodic(
+            lambda x: np.sin(np.pi * x),
+            lambda u: -3 * u,
+            lambda u: 2 * u,
             0.1,
             times,
-            8,
+            16,
             substeps,
         )
-        growth = np.exp(2 * times[-1]) * 0.3**2
-        return abs(u[-1, 0] - np.sqrt(growth / (1 - 0.3**2 + growth)))
+        exact = np.exp(-(0.1 * np.pi**2 + 3)) * np.sin(np.pi * (x - 2))
+        return relative(u[-1], exact)
 
     # Twice the steps: 2^4 in the limit.
-    assert 12 < error(2) / error(4) < 20
+    assert 14 < error(16) / error(32) < 18
+    assert error(32) < 1e-3
 
 
 def test_helmholtz_reference_is_the_wave_it_was_made_of():
