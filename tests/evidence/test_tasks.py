@@ -115,6 +115,18 @@ def test_the_first_session_replays_itself():
         assert losses == finite
 
 
+def test_only_what_was_kept_is_replayed(monkeypatch):
+    monkeypatch.setattr(sessions, "KEPT", 2)
+    one = task.builders("continual")["split-digits"](GIVEN)
+    params = one.init(jax.random.key(0), one.data)
+    poisoned = {**one.data, "x": one.data["x"].at[0, 2:].set(jnp.nan)}
+    # The first session repeats any of its own rows, the second one those that were kept.
+    for share, finite in ((0.0, [False, False]), (0.25, [True, True])):
+        draw = task.Draw(poisoned, jax.random.key(1), jnp.int32(0), jnp.float32(share))
+        losses = [bool(jnp.isfinite(loss)) for loss in one.losses(params, draw)]
+        assert losses == finite
+
+
 def test_sentences_become_numbers():
     known = words.vocabulary(["my card", "My pin", "lost"], 7)
     assert known == {"my": 4, "card": 5, "lost": 6}
