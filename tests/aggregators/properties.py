@@ -8,7 +8,7 @@ that a direction is made of: gradients may cancel, and rounding doesn't.
 
 import numpy as np
 
-from tests.aggregators.samplers import gram_of
+from eagc_jax.testing.matrices import gram_of
 
 EPS = float(np.finfo(np.float32).eps)
 

@@ -19,7 +19,8 @@ from eagc_jax.aggregators.cagrad import (
 )
 from eagc_jax.solvers import two_float
 from tests.aggregators import gram_oracles as oracles
-from tests.aggregators import properties, samplers
+from eagc_jax.testing import matrices as samplers
+from tests.aggregators import properties
 
 BATCH, SIZE = 12, 10
 EPS = properties.EPS

@@ -16,7 +16,8 @@ from eagc_jax.aggregators import (
     nash_mtl,
 )
 from tests.aggregators import gram_oracles as oracles
-from tests.aggregators import properties, samplers
+from eagc_jax.testing import matrices as samplers
+from tests.aggregators import properties
 
 BATCH, SIZE = 24, 12
 NUMBERS = (2, 3, 8)

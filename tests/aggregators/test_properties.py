@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from tests.aggregators import properties, samplers
+from eagc_jax.testing import matrices as samplers
+from tests.aggregators import properties
 from tests.aggregators.table import ROWS
 
 BATCH, NUMBERS, SIZE = 32, (2, 4), 6

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.aggregators import samplers
+from eagc_jax.testing import matrices as samplers
 
 SHAPE = (16, 4, 8)
 
