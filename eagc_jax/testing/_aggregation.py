@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from eagc_jax.testing._types import Tree
+
 Weighting: TypeAlias = Callable[[jax.Array], jax.Array]
 Factory: TypeAlias = Callable[[int], optax.GradientTransformation]
 EPS = float(np.finfo(np.float32).eps)
@@ -50,7 +52,8 @@ def width_of(number: int) -> int:
 
 def of_weighting(weighting: Weighting, number: int) -> Aggregation:
     """``A(J) = w(J J^T)^T J``, w from the float32 Gram matrix, the sum in float64."""
-    solve = jax.jit(weighting)
+    # One that is compiled already is not compiled again.
+    solve = weighting if hasattr(weighting, "lower") else jax.jit(weighting)
 
     def apply(matrix: np.ndarray) -> Answer:
         rows = matrix.astype(np.float64)
@@ -86,7 +89,7 @@ def of_transformation(
             "kernel": rows[:, :split].reshape(number, 2, split // 2),
             "bias": rows[:, split:],
         }
-        found, _ = tx.update(updates, tx.init(params), params, **extra_args)
+        found: Tree = tx.update(updates, tx.init(params), params, **extra_args)[0]
         for name, leaf in params.items():
             if found[name].shape != leaf.shape:
                 raise ValueError(
@@ -110,7 +113,9 @@ def of_transformation(
 
     def of_number(other: int) -> Aggregation:
         cut = {
-            name: value[:other] if np.shape(value)[:1] == (number,) else value
+            name: np.asarray(value)[:other]
+            if np.shape(value)[:1] == (number,)
+            else value
             for name, value in extra_args.items()
         }
         return of_transformation(transformation, other, cut)

@@ -75,9 +75,11 @@ def drawn(kind: Kind, number: int, width: int) -> SearchStrategy[np.ndarray]:
 def _rows(draw: DrawFn, number: int, width: int) -> np.ndarray:
     """``(number, width)`` integers from -4 to 4, most of them 0 where it has shrunk."""
     st = load("hypothesis.strategies")
-    entry = st.integers(-4, 4)
-    flat = draw(st.lists(entry, min_size=number * width, max_size=number * width))
-    return np.array(flat, np.float32).reshape(number, width) + 0
+    size = number * width
+    # Bytes are drawn at once, and shrink to 0: to 0, 1, -1, 2, ... of them.
+    flat = np.frombuffer(draw(st.binary(min_size=size, max_size=size)), np.uint8) % 9
+    signed = np.where(flat % 2 == 1, flat // 2 + 1, -(flat // 2.0))
+    return signed.astype(np.float32).reshape(number, width) + 0.0  # no minus zero
 
 
 def _powers(draw: DrawFn, number: int, base: float, bound: int) -> np.ndarray:
@@ -124,8 +126,8 @@ def _equal(draw: DrawFn, number: int, width: int) -> np.ndarray:
 
 
 def _zero(draw: DrawFn, number: int, width: int) -> np.ndarray:
-    del draw
-    return np.zeros((number, width), np.float32)
+    st = load("hypothesis.strategies")
+    return draw(st.just(np.zeros((number, width), np.float32)))
 
 
 def _one(draw: DrawFn, number: int, width: int) -> np.ndarray:

@@ -70,14 +70,14 @@ def assert_aggregator(
     Examples:
       >>> from eagc_jax import aggregators, testing
       >>> testing.assert_aggregator(aggregators.upgrad, 2, ["non_conflicting"])
-      >>> try:
-      ...     testing.assert_aggregator(aggregators.mean, 2, ["non_conflicting"])
-      ... except AssertionError as error:
-      ...     print(error)
-      non_conflicting does not hold.
-        given:    np.array([[-1, 0, 0, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0, 0, 0]], np.float32)
-        found:    minus the cosine with objective 0 is 1
-        accepted: at most 1e-06
+      >>> testing.assert_aggregator(aggregators.mean, 2, ["follows_agreement"])
+
+      What does not hold is shown on a small input::
+
+        non_conflicting does not hold.
+          given:    np.array([[1, 0, 0, ...], [-2, 0, 0, ...]], np.float32)
+          found:    minus the cosine with objective 0 is 1
+          accepted: at most 1e-06
     """
     number = check_num_objectives(num_objectives)
     aggregate = of_transformation(transformation, number, dict(extra_args or {}))

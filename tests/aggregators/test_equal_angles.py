@@ -15,8 +15,8 @@ from eagc_jax.aggregators import (
     imtl_g,
     nash_mtl,
 )
-from tests.aggregators import gram_oracles as oracles
 from eagc_jax.testing import matrices as samplers
+from tests.aggregators import gram_oracles as oracles
 from tests.aggregators import properties
 
 BATCH, SIZE = 24, 12

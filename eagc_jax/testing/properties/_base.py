@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def about(kind: Kind, tolerance: float = 0.0) -> Callable[[Check], Check]:
     def register(check: Check) -> Check:
         name = check.__name__
         assert name in get_args(AggregatorProperty), name
-        PROPERTIES[name] = Property(check, kind, tolerance)
+        PROPERTIES[cast(AggregatorProperty, name)] = Property(check, kind, tolerance)
         return check
 
     return register

@@ -15,17 +15,17 @@ NOTHING = 1e-5
 def _conflict(answer: Answer, row: np.ndarray) -> float:
     """The cosine's negative; 0 for a direction that is zero to rounding.
 
-    What rounding may add to the product is taken off: of the entries of a direction in
-    float32, or of the weights, of which each is half an eps off.
+    What rounding may add to the product is taken off: eight eps of the size, for the
+    entries of a direction in float32, or for weights that are some eps off.
     """
     length, norm = np.linalg.norm(answer.direction), np.linalg.norm(row)
     if np.isfinite(length) and length <= NOTHING * answer.size:
         return 0.0
-    rounding = (4 if answer.weights is None else 1) * EPS * norm * answer.size
+    rounding = 8 * EPS * norm * answer.size
     product = float(row @ answer.direction) + rounding
     if not np.isfinite(product):
         return np.inf
-    return -product / (length * norm) if product < 0 else 0.0
+    return float(-product / (length * norm)) if product < 0 else 0.0
 
 
 @about("general", 1e-6)

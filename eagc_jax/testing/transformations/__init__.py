@@ -9,6 +9,7 @@ import jax
 import optax
 
 from eagc_jax._checks import check_count, check_num_objectives
+from eagc_jax.testing._types import Tree
 from eagc_jax.testing.failures import PropertyError, Violation
 from eagc_jax.testing.transformations import modes, traced
 from eagc_jax.testing.transformations.subject import (
@@ -54,7 +55,7 @@ def assert_transformation(
     properties: Collection[TransformationProperty] | None = None,
     *,
     leave_out: Collection[TransformationProperty] = (),
-    params: optax.Params | None = None,
+    params: Tree | None = None,
     extra_args: Mapping[str, jax.typing.ArrayLike] | None = None,
     tolerance: float = 1e-4,
     steps: int = 3,
@@ -111,6 +112,7 @@ def assert_transformation(
         tolerance,
         steps,
         seed,
+        params is not None,
     )
     held: list[TransformationProperty] = []
     left_out: dict[TransformationProperty, str] = {}
@@ -139,14 +141,15 @@ def _assert_one(
     subject: Subject,
 ) -> None:
     hint = f'Not claimed? leave_out=("{name}",)'
+    given = subject.line(traced.DTYPES.get(name))
     try:
         violation = check(subject)
     except Exception as error:  # whatever the transformation raises breaks it
         message = str(error).strip().split("\n")[0]
         violation = Violation(f"{type(error).__name__}: {message}", "no error")
-        raise PropertyError(name, subject.line, violation, hint) from error
+        raise PropertyError(name, given, violation, hint) from error
     if violation is not None:
-        raise PropertyError(name, subject.line, violation, hint)
+        raise PropertyError(name, given, violation, hint)
 
 
 __all__ = [

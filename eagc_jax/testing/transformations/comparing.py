@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from eagc_jax.testing._types import Tree
 from eagc_jax.testing.failures import Violation
 
 
@@ -17,9 +17,7 @@ def kind_of(leaf: jax.typing.ArrayLike | jax.ShapeDtypeStruct) -> str:
     return f"{kind.dtype}{list(kind.shape)}{weak}"
 
 
-def differing_kinds(
-    left: optax.OptState, right: optax.OptState, what: str
-) -> Violation | None:
+def differing_kinds(left: Tree, right: Tree, what: str) -> Violation | None:
     """What differs of structure, shapes, dtypes and weak types: a scan would refuse it.
 
     Args:
@@ -41,7 +39,7 @@ def differing_kinds(
 
 
 def differing_numbers(
-    left: optax.OptState, right: optax.OptState, tolerance: float, what: str
+    left: Tree, right: Tree, tolerance: float, what: str
 ) -> Violation | None:
     """The first leaf that differs by more than the tolerance of its largest entry.
 
@@ -67,7 +65,7 @@ def differing_numbers(
 def numbers(leaf: jax.typing.ArrayLike) -> np.ndarray:
     """NumPy of any leaf: floats as float64, keys as their data."""
     leaf = jnp.asarray(leaf)
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     found = np.asarray(leaf)
     if jnp.issubdtype(found.dtype, jnp.complexfloating):

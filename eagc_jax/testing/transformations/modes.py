@@ -8,9 +8,9 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from eagc_jax.testing._types import Tree
 from eagc_jax.testing.failures import Violation
 from eagc_jax.testing.transformations.comparing import differing_numbers
 from eagc_jax.testing.transformations.subject import Run, Subject
@@ -57,9 +57,7 @@ def vmap(subject: Subject) -> Violation | None:
 def scan(subject: Subject) -> Violation | None:
     """The steps of a ``jax.lax.scan`` are those of a loop."""
 
-    def body(
-        carry: optax.OptState, updates: optax.Updates
-    ) -> tuple[optax.OptState, optax.Updates]:
+    def body(carry: Tree, updates: Tree) -> tuple[Tree, Tree]:
         out, carry = subject.step(updates, carry, subject.params)
         return carry, out
 
@@ -71,11 +69,12 @@ def scan(subject: Subject) -> Violation | None:
 
 def donation(subject: Subject) -> Violation | None:
     """State and parameters can be donated, from ``init`` on: no buffer is in both."""
-    step = jax.jit(subject.step, donate_argnums=(1, 2))
+    # Parameters that the update doesn't read are donated too: a training step would.
+    step = jax.jit(subject.step, donate_argnums=(1, 2), keep_unused=True)
     params = jax.tree.map(jnp.array, subject.params)
     state, found = subject.tx.init(params), []
     with warnings.catch_warnings():
-        # A parameter that the update doesn't read can't be used for an output.
+        # What isn't read, or has no output of its kind, can't be used.
         warnings.filterwarnings("ignore", "Some donated buffers were not usable")
         for updates in subject.given():
             out, state = step(updates, state, params)
@@ -135,7 +134,7 @@ def _saved_and_loaded(leaf: jax.Array) -> jax.Array:
     """Through ``numpy.save`` and ``numpy.load(allow_pickle=False)``."""
     if not isinstance(leaf, jax.Array):
         raise TypeError(f"a leaf of the state is no array but {leaf!r}")
-    key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     values = np.asarray(jax.random.key_data(leaf) if key else leaf)
     file = io.BytesIO()
     # Bytes: NumPy's files don't know bfloat16.
@@ -149,6 +148,6 @@ def _saved_and_loaded(leaf: jax.Array) -> jax.Array:
 
 
 def _stacked(
-    trees: list[optax.OptState] | tuple[optax.OptState, ...],
-) -> optax.OptState:
+    trees: list[Tree] | tuple[Tree, ...],
+) -> Tree:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

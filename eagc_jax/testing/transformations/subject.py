@@ -12,26 +12,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from eagc_jax.testing._types import Tree
+
 SHAPES = {"kernel": (3, 4), "bias": (4,), "layers": ((2, 4), ())}
 
 
 class Run(NamedTuple):
     """What some steps gave."""
 
-    updates: list[optax.Updates]  # one for each step.
-    state: optax.OptState  # after the last.
+    updates: list[Tree]  # one for each step.
+    state: Tree  # after the last.
 
 
-Step = Callable[
-    [optax.Updates, optax.OptState, optax.Params], tuple[optax.Updates, optax.OptState]
-]
+Step = Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]
 
 
 def _is_shape(node: object) -> bool:
     return isinstance(node, tuple) and all(isinstance(n, int) for n in node)
 
 
-def example_params(dtypes: Sequence[str] = ("float32",)) -> optax.Params:
+def example_params(dtypes: Sequence[str] = ("float32",)) -> Tree:
     """Ones in a small tree of dicts and tuples, with a scalar.
 
     Args:
@@ -51,8 +51,8 @@ def example_params(dtypes: Sequence[str] = ("float32",)) -> optax.Params:
 def example_updates(
     seed: int,
     num_objectives: int | None = None,
-    params: optax.Params | None = None,
-) -> optax.Updates:
+    params: Tree | None = None,
+) -> Tree:
     """Normal gradients of ``params``, in their dtypes: the same for the same seed.
 
     Args:
@@ -81,33 +81,39 @@ class Subject:
 
     tx: optax.GradientTransformation
     number: int | None
-    params: optax.Params
+    params: Tree
     extra_args: Mapping[str, jax.typing.ArrayLike]
     tolerance: float
     steps: int
     seed: int
+    own: bool  # whether the parameters are the caller's own.
 
-    def step(
-        self, updates: optax.Updates, state: optax.OptState, params: optax.Params
-    ) -> tuple[optax.Updates, optax.OptState]:
+    def step(self, updates: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """One update."""
         return self.tx.update(updates, state, params, **self.extra_args)
 
-    def given(self, seed: int | None = None) -> list[optax.Updates]:
+    def given(self, seed: int | None = None) -> list[Tree]:
         """Gradients of every step."""
         first = self.seed if seed is None else seed
         seeds = range(first, first + self.steps)
         return [example_updates(s, self.number, self.params) for s in seeds]
 
-    @property
-    def line(self) -> str:
+    def line(self, dtypes: tuple[str, ...] | None) -> str:
         """The line that gives the first step's gradients again."""
-        return (
-            f"testing.example_updates({self.seed}, num_objectives={self.number}), "
-            f"and the {self.steps - 1} seeds after it, a step each"
+        params = "params" if self.own else None
+        if dtypes is not None:
+            params = (
+                f"{params} in {dtypes}"
+                if params
+                else f"testing.example_params({dtypes})"
+            )
+        rest = f", {params}" if params else ""
+        first = f"testing.example_updates({self.seed}, {self.number}{rest})"
+        return first + (
+            f", then seeds to {self.seed + self.steps - 1}" * (self.steps > 1)
         )
 
-    def run(self, step: Step, state: optax.OptState, seed: int | None = None) -> Run:
+    def run(self, step: Step, state: Tree, seed: int | None = None) -> Run:
         """All steps, with the parameters held."""
         found = []
         for updates in self.given(seed):
@@ -121,7 +127,7 @@ class Subject:
         return jax.jit(self.step)
 
     @functools.cached_property
-    def start(self) -> optax.OptState:
+    def start(self) -> Tree:
         """The state that ``init`` makes, compiled."""
         return jax.jit(self.tx.init)(self.params)
 
@@ -130,9 +136,7 @@ class Subject:
         """What the others are compared with: every step compiled."""
         return self.run(self.compiled, self.start)
 
-    def traced(
-        self, params: optax.Params
-    ) -> tuple[optax.Updates, optax.OptState, optax.OptState]:
+    def traced(self, params: Tree) -> tuple[Tree, Tree, Tree]:
         """Updates, the state before and after one step of ``params``: kinds only."""
         updates = example_updates(self.seed, self.number, params)
         state = jax.eval_shape(self.tx.init, params)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from eagc_jax.testing._types import Tree
 from eagc_jax.testing.failures import Violation
 from eagc_jax.testing.transformations.comparing import (
     differing_kinds,
@@ -16,10 +16,14 @@ from eagc_jax.testing.transformations.subject import (
     example_updates,
 )
 
+# Of the leaves, one after another, where a property is about them.
+DTYPES: dict[str, tuple[str, ...]] = {
+    "mixed_dtypes": ("float32", "bfloat16", "float16"),
+    "x64": ("float64", "float32"),
+}
 
-def _wrong_output(
-    subject: Subject, out: optax.Updates, params: optax.Params
-) -> Violation | None:
+
+def _wrong_output(subject: Subject, out: Tree, params: Tree) -> Violation | None:
     """Leaves are the parameters', in shape and dtype; or K of them, all with the axis."""
     accepted = [params]
     if subject.number is not None:
@@ -31,12 +35,12 @@ def _wrong_output(
     return None if None in found else found[0]
 
 
-def _strong(tree: optax.Updates) -> optax.Updates:
+def _strong(tree: Tree) -> Tree:
     """Without weak types, which an update may have."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
-def _wrong_kinds(subject: Subject, params: optax.Params) -> Violation | None:
+def _wrong_kinds(subject: Subject, params: Tree) -> Violation | None:
     out, before, after = subject.traced(params)
     wrong = _wrong_output(subject, out, params)
     return wrong or differing_kinds(before, after, "state")
@@ -65,14 +69,13 @@ def mixed_dtypes(subject: Subject) -> Violation | None:
 
     And the state keeps its kinds.
     """
-    kinds = ("float32", "bfloat16", "float16")
-    return _wrong_kinds(subject, _cast(subject.params, kinds))
+    return _wrong_kinds(subject, _cast(subject.params, DTYPES["mixed_dtypes"]))
 
 
 def x64(subject: Subject) -> Violation | None:
     """With 64-bit types on, float64 stays float64, and float32 beside it float32."""
     with jax.enable_x64(True):
-        return _wrong_kinds(subject, _cast(subject.params, ("float64", "float32")))
+        return _wrong_kinds(subject, _cast(subject.params, DTYPES["x64"]))
 
 
 def strict_dtypes(subject: Subject) -> Violation | None:
@@ -90,7 +93,7 @@ def strict_ranks(subject: Subject) -> Violation | None:
         return _wrong_kinds(subject, subject.params)
 
 
-def _cast(params: optax.Params, dtypes: tuple[str, ...]) -> optax.Params:
+def _cast(params: Tree, dtypes: tuple[str, ...]) -> Tree:
     leaves, structure = jax.tree.flatten(params)
     return jax.tree.unflatten(
         structure,
@@ -98,14 +101,14 @@ def _cast(params: optax.Params, dtypes: tuple[str, ...]) -> optax.Params:
     )
 
 
-def _beside(params: optax.Params, leaf: jax.Array | None) -> optax.Params:
+def _beside(params: Tree, leaf: jax.Array | None) -> Tree:
     """One leaf more, after the others."""
     if isinstance(params, dict):
         return {**params, "~more": leaf}
     return (params, leaf)
 
 
-def _without(tree: optax.Updates) -> optax.Updates:
+def _without(tree: Tree) -> Tree:
     if isinstance(tree, dict):
         return {name: leaf for name, leaf in tree.items() if name != "~more"}
     return tree[0]
@@ -136,7 +139,7 @@ def _unchanged_by(subject: Subject, leaf: jax.Array | None) -> Violation | None:
         subject.step, subject.given()[0], subject.start, subject.params
     )
 
-    def step() -> optax.Updates:
+    def step() -> Tree:
         return subject.step(updates, subject.tx.init(params), params)[0]
 
     found = jax.jit(step)()
