@@ -136,6 +136,11 @@ class Subject:
         """What the others are compared with: every step compiled."""
         return self.run(self.compiled, self.start)
 
+    @functools.cached_property
+    def kinds(self) -> tuple[Tree, Tree, Tree]:
+        """:meth:`traced` of the parameters as they are."""
+        return self.traced(self.params)
+
     def traced(self, params: Tree) -> tuple[Tree, Tree, Tree]:
         """Updates, the state before and after one step of ``params``: kinds only."""
         updates = example_updates(self.seed, self.number, params)
