@@ -199,7 +199,8 @@ CLOSE = {"params": PARAMS, "tolerance": 1e-5}
 def test_what_jax_does_with_it(tx):
     some = tx in [configured(name) for name in FEW]
     names = OF_EVERY + OF_SOME if some else OF_EVERY
-    assert testing.assert_transformation(tx, 2, names, **CLOSE).left_out == {}
+    compiled = optax.GradientTransformationExtraArgs(*jitted(tx))
+    assert testing.assert_transformation(compiled, 2, names, **CLOSE).left_out == {}
 
 
 def test_without_jit_and_without_leaves():

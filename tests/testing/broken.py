@@ -123,7 +123,7 @@ TRANSFORMATIONS = {
     "mixed_dtypes": stateless(lambda g: g.astype(jnp.float32)),
     "x64": stateless(lambda g: (g * 1.0).astype(jnp.float32)),
     "strict_dtypes": stateless(lambda g: g * jnp.ones((), jnp.int32)),
-    "strict_ranks": stateless(lambda g: g * jnp.ones((1,), g.dtype)),
+    "strict_ranks": stateless(lambda g: g + jnp.zeros(g.shape[-1:], g.dtype)),
     "sharding": optax.stateless(on_one_device),
     "serialization": with_state(lambda params: {}, filled_late),
 }

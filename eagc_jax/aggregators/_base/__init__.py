@@ -24,9 +24,9 @@ How to add a method that needs the Gram matrix alone, as ``aggregators/mymethod.
    problem it becomes; one that doesn't look at the Gram matrix sets
    ``needs_gram=False``.
 5. A row in ``eagc_jax/testing/claims.py``: which properties it has; and its edge cases
-   in the table of ``tests/aggregators/table.py``. An
-   absent objective arrives with norm 0 and ``problem.active`` False, a zero gradient
-   with norm 0; NaN may arrive in norms and must leave in the weights.
+   in the table of ``tests/aggregators/table.py``. An absent objective arrives with norm
+   0 and ``problem.active`` False, a zero gradient with norm 0; NaN may arrive in norms
+   and must leave in the weights.
 """
 
 from eagc_jax.aggregators._base.factory import from_weighting, shows_options

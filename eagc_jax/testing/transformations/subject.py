@@ -123,13 +123,15 @@ class Subject:
 
     @functools.cached_property
     def compiled(self) -> Step:
-        """``step`` under ``jax.jit``."""
-        return jax.jit(self.step)
+        """``step`` under ``jax.jit``; an ``update`` that is compiled already, as it is."""
+        done = hasattr(self.tx.update, "lower") and not self.extra_args
+        return self.tx.update if done else jax.jit(self.step)
 
     @functools.cached_property
     def start(self) -> Tree:
         """The state that ``init`` makes, compiled."""
-        return jax.jit(self.tx.init)(self.params)
+        init = self.tx.init
+        return (init if hasattr(init, "lower") else jax.jit(init))(self.params)
 
     @functools.cached_property
     def reference(self) -> Run:
