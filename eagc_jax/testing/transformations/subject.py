@@ -123,7 +123,7 @@ class Subject:
 
     @functools.cached_property
     def compiled(self) -> Step:
-        """``step`` under ``jax.jit``; an ``update`` that is compiled already, as it is."""
+        """``step`` under ``jax.jit``; an ``update`` that is compiled already as it is."""
         done = hasattr(self.tx.update, "lower") and not self.extra_args
         return self.tx.update if done else jax.jit(self.step)
 
