@@ -99,7 +99,6 @@ CLAIMS: dict[str, Claim] = {
     ),
     "aligned_mtl": Claim(
         SAFE
-        | SYMMETRIC
         | ONE
         | _names(
             "descends",
@@ -108,10 +107,7 @@ CLAIMS: dict[str, Claim] = {
             "scale_invariant",
             "homogeneous",
         ),
-        # It divides by roots of eigenvalues, down to ten K eps of the largest, so that
-        # weights may be some hundred times as long as the update, and so is rounding.
-        {"permutation_equivariant": 2e-2, "rotation_equivariant": 2e-2},
-        note="weights may be negative",
+        note="weights may be negative; order and basis decide where an eigenvalue is cut",
     ),
     "sdmgrad": Claim(
         POSITIVE | SYMMETRIC | ONE,

@@ -18,7 +18,7 @@ OPTIONS = {"gradnorm": {"layers": "kernel"}}
 K = 4
 # The others share their program with a weighting, or weigh losses as famo does.
 QUICK = {
-    "upgrad",
+    "mean",
     "graddrop",
     "trimmed_mean",
     "krum",

@@ -8,20 +8,23 @@ from eagc_jax.testing._aggregation import EPS, Aggregation, Answer
 from eagc_jax.testing.failures import Violation
 from eagc_jax.testing.properties._base import about, off_by
 
-# Shorter than this, relative to its size, a direction is what rounding left of zero: of
-# known weights; else the size may be less than what the direction was a sum of.
-NOTHING, NOTHING_SEEN = 1e-5, 1e-4
+# Shorter than this, relative to its size, a direction is what rounding left of zero. Where
+# weights aren't known, the size may be less than what it was a sum of: then relative to
+# the longest gradient too.
+NOTHING = 1e-5
 
 
-def _conflict(answer: Answer, row: np.ndarray) -> float:
+def _conflict(answer: Answer, row: np.ndarray, rows: np.ndarray) -> float:
     """The cosine's negative; 0 for a direction that is zero to rounding.
 
     What rounding may add to the product is taken off: eight eps of the size, for the
     entries of a direction in float32, or for weights that are some eps off.
     """
     length, norm = np.linalg.norm(answer.direction), np.linalg.norm(row)
-    nothing = NOTHING if answer.weights is not None else NOTHING_SEEN
-    if np.isfinite(length) and length <= nothing * answer.size:
+    size = answer.size
+    if answer.weights is None:
+        size = max(size, float(np.max(np.linalg.norm(rows, axis=1))))
+    if np.isfinite(length) and length <= NOTHING * size:
         return 0.0
     rounding = 8 * EPS * norm * answer.size
     product = float(row @ answer.direction) + rounding
@@ -40,7 +43,7 @@ def non_conflicting(
     Descent for Multi-Objective Optimization", arXiv:2406.16232, section 2.
     """
     answer, rows = aggregate(matrix), matrix.astype(np.float64)
-    worst = [_conflict(answer, row) for row in rows]
+    worst = [_conflict(answer, row, rows) for row in rows]
     k = int(np.argmax(worst))
     return off_by(worst[k], tolerance, f"minus the cosine with objective {k} is")
 
@@ -56,5 +59,5 @@ def descends(
     arXiv:2110.14048.
     """
     rows = matrix.astype(np.float64)
-    found = _conflict(aggregate(matrix), rows.sum(axis=0))
+    found = _conflict(aggregate(matrix), rows.sum(axis=0), rows)
     return off_by(found, tolerance, "minus the cosine with the sum of the gradients is")
