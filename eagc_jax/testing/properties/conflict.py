@@ -8,9 +8,9 @@ from eagc_jax.testing._aggregation import EPS, Aggregation, Answer
 from eagc_jax.testing.failures import Violation
 from eagc_jax.testing.properties._base import about, off_by
 
-# Shorter than this, relative to its size, a direction is what rounding left of zero. Where
-# weights aren't known, the size may be less than what it was a sum of: then relative to
-# the longest gradient too.
+# Shorter than this, relative to its size, a direction is what rounding left of zero.
+# Where weights aren't known, the size may be less than what it was a sum of: then
+# relative to the longest gradient too.
 NOTHING, NOTHING_SEEN = 1e-5, 1e-4
 
 
