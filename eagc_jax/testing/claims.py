@@ -176,6 +176,27 @@ CLAIMS: dict[str, Claim] = {
     "imtl_l": Claim(FIXED | ONE, note="of the losses; sums"),
     "chebyshev": Claim(FIXED | ONE, note="of the losses"),
     "smooth_chebyshev": Claim(FIXED | ONE, note="of the losses"),
+    "gls": Claim(FIXED | ONE, note="of the losses"),
+    "cosmos": Claim(FIXED | ONE, note="of the losses"),
+    "db_mtl": Claim(
+        SAFE | SYMMETRIC | _names("scale_invariant", "homogeneous", "weighted_sum"),
+        note="of averages of log-losses; as long as the longest",
+    ),
+    "excess_mtl": Claim(
+        SAFE | _names("weighted_sum", "nonnegative_weights", "permutation_equivariant"),
+        note="of estimates that each step adds to; sums",
+    ),
+    "pmtl": Claim(
+        POSITIVE | SYMMETRIC | ONE | NO_CONFLICT,
+        note="in the middle of its part; elsewhere weights may be negative",
+    ),
+    "epo": Claim(
+        SAFE
+        | _names(
+            "weighted_sum", "nonnegative_weights", "rotation_equivariant", "descends"
+        ),
+        note="on its ray; elsewhere towards it",
+    ),
 }
 
 

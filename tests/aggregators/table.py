@@ -147,13 +147,11 @@ ROWS = [
     Row(  # in the middle of its part, at equal losses, it is MGDA
         "pmtl",
         weightings.pmtl,
-        QP,
         zero_row=lambda weights, rows: 0 * rows[:, 0],
     ),
     Row(  # at equal losses: the steepest descent of the sum that raises none
         "epo",
         weightings.epo,
-        frozenset({"rotation", "descent", "nonnegative"}),
         opposed=None,
     ),
     Row(  # opposed to its primary objective: the secondary one has its share
