@@ -41,6 +41,8 @@ class Row(NamedTuple):
     init: Callable[[Any], Any]
     step: Callable[[Any, Any], tuple[Any, Any]]
     covers: tuple[str, ...] = ()  # public names that it calls, besides its own.
+    transformation: Any = None  # an Optax one, where it is one,
+    number: int | None = None  # and K, where it takes K gradients.
 
 
 # ---------------------------------------------------------------------------
@@ -140,7 +142,8 @@ def of_updates(tx, name="", covers=()):
             grads = jax.tree.map(lambda g: g[0], grads)
         return tx.update(grads, state, given["params"], value=given["losses"])
 
-    return Row(lambda given: tx.init(given["params"]), step, covers)
+    number = None if name == "momentum_conflict_free" else K
+    return Row(lambda given: tx.init(given["params"]), step, covers, tx, number)
 
 
 def of_masked_updates(tx, covers=()):
@@ -172,7 +175,11 @@ def of_gradient(tx):
         grad = jax.tree.map(lambda g: g[0], given["grads"])
         return tx.update(grad, state, given["params"])
 
-    return Row(lambda given: tx.init(given["params"]), step)
+    return Row(
+        lambda given: tx.init(given["params"]),
+        step,
+        transformation=optax.with_extra_args_support(tx),
+    )
 
 
 def last_spans(path, shape):

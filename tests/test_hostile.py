@@ -1,4 +1,4 @@
-"""Hostile gradients: hypothesis draws scales, spikes, denormals, NaN and infinities.
+"""Hostile gradients: scales, spikes, denormals, NaN, infinities, and what is singular.
 
 Streams of a few steps in a handful of trees, one compiled scan each. What is promised:
 with finite gradients nothing else comes out; a step that isn't finite is what the policy
@@ -27,12 +27,11 @@ from eagc_jax import (
     elastic_projection,
     soft_gate,
     sum_objectives,
+    testing,
 )
 
 STEPS = 5
 EPS = float(np.finfo(np.float32).eps)
-# Squares beyond float32 count as infinite (documented): scale times spike stays below.
-SPIKE, LARGEST = 1e6, 1e18
 FLOOR = 0.2
 
 
@@ -101,70 +100,17 @@ def params_of(tree):
     return build(tree, [np.ones(s, dtype_of(d)) for s, d in specs_of(tree)])
 
 
-BAD = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf}
-KINDS = ("zero", "denormal", "spike", *BAD)
-
-
-class Stream(NamedTuple):
-    """Gradients of some steps, and who is finite; hypothesis prints what spoils them."""
-
-    leaves: list  # (steps, K, *shape)
-    finite: np.ndarray  # (steps, K)
-    scales: list
-    tilts: list
-    events: list
-
-    def __repr__(self):
-        return f"Stream(scales={self.scales}, tilts={self.tilts}, {self.events})"
-
-
-@st.composite
-def streams(draw, tree):
-    """A :class:`Stream` in one of the trees."""
-    number, specs, steps = NUMBERS[tree], specs_of(tree), STEPS
-    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
-    scales = draw(st.lists(st.integers(-15, 15), min_size=number, max_size=number))
-    tilts = draw(st.lists(st.integers(-6, 6), min_size=len(specs), max_size=len(specs)))
-    leaves = []
-    for (shape, _), tilt in zip(specs, tilts, strict=True):
-        values = rng.normal(size=(steps, number, *shape))
-        powers = np.clip(np.array(scales, float) + tilt, -15, 15)
-        leaves.append(values * 10.0 ** powers.reshape(-1, *(1,) * len(shape)))
-    event = st.tuples(
-        st.integers(0, steps - 1),
-        st.integers(0, number - 1),
-        st.integers(0, len(specs) - 1),
-        st.sampled_from(KINDS),
-        st.booleans(),
+def streams(tree):
+    """Leaves ``(steps, K, *shape)`` of a tree, and who is finite at each step."""
+    drawn = testing.strategies.per_objective_updates(
+        NUMBERS[tree], params_of(tree), steps=STEPS
     )
-    events = draw(st.lists(event, max_size=8))
-    for step, k, index, kind, whole in events:
-        _spoil(leaves[index][step], k, kind, whole)
-    finished, finite = [], np.ones((steps, number), bool)
-    for leaf, (_, dtype) in zip(leaves, specs, strict=True):
-        finished.append(_rounded(leaf, dtype))
-        wide = finished[-1].astype(np.float64).reshape(steps, number, -1)
-        finite &= np.all(np.isfinite(wide), axis=2)
-    return Stream(finished, finite, scales, tilts, events)
-
-
-def _spoil(values, k, kind, whole):
-    """Changes one entry, or all, of objective k's gradient in ``(K, *shape)``."""
-    part = values[k, ...]
-    place = ... if whole or part.ndim == 0 or not part.size else (0,) * part.ndim
-    if kind == "spike":
-        part[place] = np.clip(part[place] * SPIKE, -LARGEST, LARGEST)
-    else:
-        part[place] = {"zero": 0.0, "denormal": 1e-40, **BAD}[kind]
-
-
-def _rounded(values, dtype):
-    dtype = dtype_of(dtype)
-    if dtype == np.float16:  # infinities are drawn, not a narrow range's
-        top = float(np.finfo(np.float16).max)
-        values = np.where(np.isfinite(values), np.clip(values, -top, top), values)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        return values.astype(dtype)
+    return drawn.map(
+        lambda found: (
+            jax.tree.leaves(found),
+            testing.strategies.finite_objectives(found, STEPS),
+        )
+    )
 
 
 def row(stack, step):
@@ -289,7 +235,7 @@ def check_sums(name, updates, states, leaves, finite):
 
 def check_eagc(name, data):
     tree, options = EAGC[name]
-    leaves, finite = data.draw(streams(tree))[:2]
+    leaves, finite = data.draw(streams(tree))
     updates, states = run(coordinator(name), tree, leaves)
     policy = options.get("nonfinite", "propagate")
     check_policy(policy, tree, updates, states, leaves, finite)
@@ -337,7 +283,7 @@ STAGES = {
 )
 @hypothesis.given(data=st.data())
 def test_stages(name, data):
-    leaves, finite = data.draw(streams("five"))[:2]
+    leaves, finite = data.draw(streams("five"))
     tx = optax.with_extra_args_support(STAGES[name])
     updates, states = run(tx, "five", leaves)
     assert_finite(states, "state")
@@ -364,7 +310,7 @@ def aggregator(name, policy):
 
 
 def check_aggregator(name, policy, data):
-    leaves, finite = data.draw(streams("five"))[:2]
+    leaves, finite = data.draw(streams("five"))
     absent = data.draw(st.lists(st.integers(0, 4), min_size=STEPS, max_size=STEPS))
     mask = np.arange(5) != np.array(absent)[:, None]
     updates, states = run(aggregator(name, policy), "five", leaves, mask)

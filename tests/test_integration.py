@@ -21,6 +21,7 @@ from eagc_jax import (
     soft_gate,
     stack_objectives,
     sum_objectives,
+    testing,
     value_and_grads,
 )
 
@@ -186,64 +187,25 @@ def test_map_params_maps_what_is_like_params_and_nothing_else():
     assert_equal(gate, state[1])
 
 
-def test_a_tree_without_leaves(tx):
-    state = tx.init({})
-    updates, after = jax.jit(tx.update)({}, state, {})
-    assert updates == {}
-    assert_equal(after, state)
-
-
 # --- one step after another ---------------------------------------------------------
 
 
-def test_state_keeps_its_types_in_scan_and_cond(tx):
-    state = jitted(tx)[0](PARAMS)
-    gradients = make_gradients()
-
-    @jax.jit
-    def program(state):
-        def body(carry, _):
-            return tx.update(gradients, carry, PARAMS)[1], None
-
-        after, _ = jax.lax.scan(body, state, None, length=3)
-        return jax.lax.cond(after[1].count > 0, lambda: after, lambda: state)
-
-    after = program(state)
-    assert types(after) == types(state)
-    assert int(after[1].count) == 3
+# The last of these compile once more each.
+OF_EVERY = ("output", "state", "scan", "none_leaves")
+OF_SOME = ("vmap", "donation", "x64", "serialization")
+CLOSE = {"params": PARAMS, "tolerance": 1e-5}
 
 
-def test_one_compilation_with_and_without_jit_of_init(tx):
-    update = jax.jit(lambda *args: tx.update(*args))
-    for init in (tx.init, jitted(tx)[0]):
-        state = init(PARAMS)
-        for step in range(2):
-            _, state = update(make_gradients(step), state, PARAMS)
-            assert types(state) == types(init(PARAMS))
-    assert update._cache_size() == 1
+def test_what_jax_does_with_it(tx):
+    some = tx in [configured(name) for name in FEW]
+    names = OF_EVERY + OF_SOME if some else OF_EVERY
+    compiled = optax.GradientTransformationExtraArgs(*jitted(tx))
+    assert testing.assert_transformation(compiled, 2, names, **CLOSE).left_out == {}
 
 
-def test_jit_equals_no_jit():
-    tx = configured("tensor")
-    after = tx.init(SMALL)
-    for step in range(2):
-        out, after = tx.update(make_gradients(step, SMALL), after, SMALL)
-    assert_close((out, after), run(tx, steps=2, params=SMALL))
-
-
-def test_vmap_over_seeds_equals_a_loop(some_tx):
-    tx = some_tx
-    init, update = jitted(tx)
-    gradients = [make_gradients(seed) for seed in range(3)]
-    states = [update(g, init(PARAMS), PARAMS)[1] for g in gradients[::-1]]
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *gradients)
-    together = jax.jit(jax.vmap(tx.update, in_axes=(0, 0, None)))(
-        stacked, jax.tree.map(lambda *x: jnp.stack(x), *states), PARAMS
-    )
-    alone = [update(g, s, PARAMS) for g, s in zip(gradients, states, strict=True)]
-    assert_close(together, jax.tree.map(lambda *x: jnp.stack(x), *alone))
-    fresh = jax.jit(jax.vmap(lambda _: tx.init(PARAMS)))(jnp.arange(3))
-    assert_equal(jax.tree.map(lambda x: x[1], fresh), init(PARAMS))
+def test_without_jit_and_without_leaves():
+    tx, small = configured("tensor"), {**CLOSE, "params": SMALL}
+    testing.assert_transformation(tx, 2, ["jit", "empty_tree"], steps=2, **small)
 
 
 def test_unexpected_arguments_are_ignored(some_tx):
@@ -251,11 +213,6 @@ def test_unexpected_arguments_are_ignored(some_tx):
     args = make_gradients(), init(PARAMS), PARAMS
     found = update(*args, value=jnp.ones(()), unknown=3)
     assert_equal(found, update(*args))
-
-
-def test_update_has_the_structure_of_params(tx):
-    out, _ = run(tx, steps=1)
-    assert types(out) == types(PARAMS)
 
 
 def test_equal_gradients_give_their_weighted_sum(tx):
@@ -283,19 +240,6 @@ def test_update_has_the_leaf_dtype_and_the_state_is_float32(tx):
         np.testing.assert_allclose(leaf.astype(jnp.float32), reference, atol=0.1)
 
 
-def test_float64_beside_float32(some_tx):
-    tx = some_tx
-    with jax.enable_x64(True):
-        params = {
-            "wide": jnp.ones((2, 3), jnp.float64),
-            "single": jnp.ones(3, jnp.float32),
-        }
-        state = jax.jit(tx.init)(params)
-        out, after = jax.jit(tx.update)(make_gradients(0, params), state, params)
-        assert types(out) == types(params)
-        assert types(after) == types(state)
-
-
 def test_float64_loses_no_precision():
     with jax.enable_x64(True):
         params = {"w": jnp.zeros(1, jnp.float64)}
@@ -320,32 +264,6 @@ def test_no_two_leaves_of_a_state_share_a_buffer(tx):
         assert len(found) == len(set(found))
     _, state = update(make_gradients(), state, PARAMS)
     assert len(pointers(state)) == len(set(pointers(state)))
-
-
-# K gradients can't all become one update: XLA says so of the rest, and that's expected.
-@pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
-def test_donation_from_a_fresh_init(some_tx):
-    tx = optax.chain(some_tx, optax.trace(0.9))
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
-    def step(gradients, state, params):
-        updates, state = tx.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state
-
-    def walk(init):
-        params = make_params()
-        state = init(params)
-        for index in range(2):
-            params, state = step(make_gradients(index), state, params)
-        return params, state
-
-    params = make_params()
-    state = tx.init(params)
-    gradients = make_gradients()
-    step(gradients, state, params)
-    # Of leaves with an objective axis more come in, gradients among them, than go out.
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params))
-    assert_equal(walk(tx.init), walk(jax.jit(tx.init)))
 
 
 # --- training -----------------------------------------------------------------------

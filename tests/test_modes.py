@@ -24,13 +24,16 @@ from eagc_jax import (
     pareto,
     rewards,
     scaling,
+    testing,
     weightings,
 )
+from eagc_jax.testing.transformations.comparing import differing_kinds
 from tests.interface import (
     CONCRETE,
     MIXED,
     ONE_DTYPE,
     ROWS,
+    K,
     abstract,
     problem,
 )
@@ -60,13 +63,7 @@ DEFAULT = {
     "leaks": {"eagc_default", "sum_objectives", "value_and_grads"},
 }
 # What compiles quickly and differs: the others take minutes together.
-RUN = (
-    "eagc_default",
-    "elastic_projection",
-    "pcgrad",
-    "scale_by_stability",
-    "coordinate",
-)
+RUN = ("pcgrad", "scale_by_stability", "coordinate")
 
 
 def row(name, mode, quick):
@@ -80,22 +77,15 @@ def cases(modes, quick):
     return [row(n, mode, quick(n, mode)) for n, mode in pairs if n not in CONCRETE]
 
 
-def slow_but_for(quick):
+TRANSFORMATIONS = {n: row for n, row in ROWS.items() if row.transformation is not None}
+FUNCTIONS = [n for n in ROWS if n not in TRANSFORMATIONS and n not in CONCRETE]
+
+
+def slow_but_for(quick, names):
     return [
         pytest.param(name, marks=[] if name in quick else [pytest.mark.slow])
-        for name in ROWS
-        if name not in CONCRETE
+        for name in names
     ]
-
-
-def same_kind(left, right):
-    """Shape, dtype and weak type of every leaf, and the structure."""
-    assert jax.tree.structure(left) == jax.tree.structure(right)
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(left), jax.tree.leaves(right), strict=True
-    ):
-        kinds = [(x.shape, x.dtype, x.weak_type) for x in map(jax.typeof, (a, b))]
-        assert kinds[0] == kinds[1], (jax.tree_util.keystr(path), *kinds)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +98,7 @@ def test_traces_and_keeps_its_state(name, mode):
         given = abstract(problem(0, dtypes))
         state = jax.eval_shape(ROWS[name].init, given)
         _, new = jax.eval_shape(ROWS[name].step, state, given)
-        same_kind(new, state)
+        assert differing_kinds(state, new, "state") is None
 
 
 @pytest.mark.parametrize(
@@ -118,6 +108,33 @@ def test_what_loops_in_python_runs(name, mode):
     with TRACED[mode][0]():
         given = problem(0, MIXED)
         jax.tree.map(np.asarray, ROWS[name].step((), given))
+
+
+# The rules have these.
+TRACED_ALREADY = ("state", "mixed_dtypes", "x64", "strict_dtypes", "strict_ranks")
+# Without jit every operation is compiled by itself: with the slow tests.
+EAGER = ("jit",)
+
+
+def assert_in_every_mode(name, leave_out):
+    row, extra = TRANSFORMATIONS[name], {"value": jnp.linspace(0.5, 2.0, K)}
+    with jax.debug_nans(True):
+        return testing.assert_transformation(
+            row.transformation, row.number, leave_out=leave_out, extra_args=extra
+        )
+
+
+@pytest.mark.parametrize("name", slow_but_for(RUN, TRANSFORMATIONS))
+def test_a_transformation_in_every_mode(name):
+    checked = assert_in_every_mode(name, (*TRACED_ALREADY, *EAGER))
+    assert "sharding" in checked.held  # eight simulated devices: conftest.py
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
+def test_a_transformation_is_the_same_without_jit(name):
+    others = set(testing.transformations.TRANSFORMATION_PROPERTIES) - set(EAGER)
+    assert assert_in_every_mode(name, others).held == EAGER
 
 
 SEQUENCES = ((0, 1), (1, 2))  # seeds of two problems, each of two steps
@@ -133,9 +150,9 @@ def steps_of(step, state, problems):
 
 
 @pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
-@pytest.mark.parametrize("name", slow_but_for(RUN))
+@pytest.mark.parametrize("name", slow_but_for(RUN, FUNCTIONS))
 def test_runs_donated_mapped_and_without_nans(name):
-    init, plain, _ = ROWS[name]
+    init, plain = ROWS[name][:2]
     init = jax.jit(init)
     step = jax.jit(plain, donate_argnums=(0, 1))
     mapped = jax.jit(jax.vmap(plain))

@@ -9,7 +9,7 @@ import pytest
 
 from eagc_jax import weightings
 from eagc_jax.solvers import fair, frank_wolfe, nnqp, nnqp_many, project_simplex
-from tests.aggregators import samplers
+from eagc_jax.testing import matrices as samplers
 
 solve = jax.jit(jax.vmap(nnqp))
 

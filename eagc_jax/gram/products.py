@@ -139,15 +139,28 @@ def leaf_grams(
 @functools.partial(jax.jit, static_argnums=1)
 def _entry_by_entry(leaf, kept, powers, metric=PLAIN):
     wide = leaf.astype(wide_dtype(leaf))
-    left, right = wide[:, None], _with_rest(wide, metric)[None]
-    if powers is not None:
-        first, second = _powers_of_pairs(powers.astype(wide.dtype), metric)
-        left = left * expand_to(first, wide.ndim + 1)
-        right = right * expand_to(second, wide.ndim + 1)
-    if metric.diagonal is not None:  # of pairs: scaled rows would be written out first
-        left = left * metric.diagonal.astype(wide.dtype)[None, None]
-    axes = tuple(axis + 1 for axis in range(1, leaf.ndim) if axis not in kept)
-    return jnp.sum(left * right, axis=axes)
+    axes = tuple(axis for axis in range(1, leaf.ndim) if axis not in kept)
+
+    def times(x, factor):
+        return x if factor is None else x * expand_to(factor.astype(x.dtype), x.ndim)
+
+    def weighed(x):
+        # Behind the powers: what doesn't change from one turn of a loop to the next is
+        # taken out of it, and written out.
+        if metric.diagonal is None:
+            return x
+        diagonal = metric.diagonal.astype(x.dtype)
+        return x * jnp.expand_dims(diagonal, tuple(range(x.ndim - diagonal.ndim)))
+
+    of_left, of_right = (None, None) if powers is None else (powers, powers.T)
+    left, right = times(wide[:, None], of_left), times(wide[None], of_right)
+    found = jnp.sum(weighed(left) * right, axis=tuple(axis + 1 for axis in axes))
+    if metric.rest is None:
+        return found
+    # A sum of its own: joined with the rows the rest would be written out with them.
+    left = times(wide, None if powers is None else powers[:, 0])
+    column = jnp.sum(weighed(left) * metric.rest.astype(wide.dtype)[None], axis=axes)
+    return jnp.concatenate([found, column[:, None]], axis=1)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -214,17 +227,6 @@ def _with_rest(rows: jax.Array, metric: LeafMetric) -> jax.Array:
     if metric.rest is None:
         return rows
     return jnp.concatenate([rows, metric.rest.astype(rows.dtype)[None]], axis=0)
-
-
-def _powers_of_pairs(
-    powers: jax.Array, metric: LeafMetric
-) -> tuple[jax.Array, jax.Array]:
-    """Of left and right factors, ``(K, K)`` or ``(K, K + 1)``: the rest is as it is."""
-    if metric.rest is None:
-        return powers, powers.T
-    ones = jnp.ones_like(powers[:, :1])
-    left = jnp.concatenate([powers, powers[:, :1]], axis=1)
-    return left, jnp.concatenate([powers.T, ones], axis=1)
 
 
 def _block_columns(number: int) -> int:

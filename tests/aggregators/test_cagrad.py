@@ -18,8 +18,9 @@ from eagc_jax.aggregators.cagrad import (
     _to_radius,
 )
 from eagc_jax.solvers import two_float
+from eagc_jax.testing import matrices as samplers
 from tests.aggregators import gram_oracles as oracles
-from tests.aggregators import properties, samplers
+from tests.aggregators import properties
 
 BATCH, SIZE = 12, 10
 EPS = properties.EPS

@@ -15,8 +15,9 @@ from eagc_jax.aggregators import (
     imtl_g,
     nash_mtl,
 )
+from eagc_jax.testing import matrices as samplers
 from tests.aggregators import gram_oracles as oracles
-from tests.aggregators import properties, samplers
+from tests.aggregators import properties
 
 BATCH, SIZE = 24, 12
 NUMBERS = (2, 3, 8)

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from eagc_jax import weightings
-from tests.aggregators import properties, samplers
+from eagc_jax.testing import matrices as samplers
+from tests.aggregators import properties
 
 EPS = properties.EPS
 BATCH, NUMBER, SIZE = 6, 6, 20

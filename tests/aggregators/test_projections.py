@@ -10,8 +10,9 @@ import pytest
 from eagc_jax import weightings
 from eagc_jax.aggregators import a_gem, gem, gradvac, pcd, pcgrad
 from eagc_jax.aggregators._unit_rows import visiting_order
+from eagc_jax.testing import matrices as samplers
 from tests.aggregators import gram_oracles as oracles
-from tests.aggregators import properties, samplers
+from tests.aggregators import properties
 
 BATCH, SIZE = 16, 10
 NUMBERS = (2, 3, 8)

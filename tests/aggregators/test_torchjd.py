@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from eagc_jax import weightings
-from tests.aggregators import properties, samplers
+from eagc_jax.testing import matrices as samplers
+from tests.aggregators import properties
 
 NUMBERS = (2, 3, 6)
 FRANK_WOLFE_STEPS = 20_000

@@ -283,8 +283,9 @@ def test_a_capped_step_is_counted_and_certified_all_the_same():
     assert int(new.aggregator.fallbacks) == 1
     assert int(new.certificate.corrections) == 1
     assert np.min(new.certificate.cosines) < -0.02
-    # Of float32's digits three are lost where gradients are opposed to 1e-3.
-    assert np.max(cosines(updates, step)) < 3e-4
+    # Opposed to 1e-3, their Gram matrix in float32 knows 1e-6 of itself to 10 %: the
+    # rise becomes some fiftieth of what it was, not 0.
+    assert np.max(cosines(updates, step)) < 1e-3
 
 
 # ---------------------------------------------------------------------------

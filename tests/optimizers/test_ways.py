@@ -1,5 +1,7 @@
 """How it runs: scans, batches, masks, what isn't finite, rates of 0, states."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -174,3 +176,27 @@ def test_one_objective_is_the_optimizer():
 def test_it_is_loaded_when_it_is_used():
     assert eagc_jax.optimizer_aware is optimizer_aware
     assert "optimizer_aware" in dir(eagc_jax)
+
+
+def test_gradients_are_read_once_more():
+    """What is made of the expected gradient doesn't read the K of them again."""
+    params = {"w": jax.ShapeDtypeStruct((300, 200), jnp.float32)}
+    updates = {"w": jax.ShapeDtypeStruct((K, 300, 200), jnp.float32)}
+
+    def users(tx):
+        state = jax.eval_shape(tx.init, params)
+        text = jax.jit(tx.update).lower(updates, state, params).compile().as_text()
+        entry = text[text.index("ENTRY") :]
+        lines = re.findall(r"\n([^\n]*\([^\n]*%updates__w__[\d.]*[,)][^\n]*)", entry)
+        # What a loop or a branch is given, of which each reads them once.
+        given = [line for line in lines if " tuple(" in line]
+        return len(lines) - len(given), len(given)
+
+    plain = users(optax.chain(aggregators.upgrad(K), adamw()))
+    aware = users(
+        optimizer_aware(aggregators.upgrad(K), adamw(), include_momentum=True)
+    )
+    assert plain[0] > 0
+    assert aware[0] <= plain[0], (plain, aware)
+    # The two branches of the conditional, of which one never runs.
+    assert aware[1] <= plain[1] + 2, (plain, aware)

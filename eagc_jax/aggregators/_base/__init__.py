@@ -23,9 +23,10 @@ How to add a method that needs the Gram matrix alone, as ``aggregators/mymethod.
    with a keyword argument of its own in ``update`` says in ``reads`` which field of the
    problem it becomes; one that doesn't look at the Gram matrix sets
    ``needs_gram=False``.
-5. A row in the table of ``tests/aggregators/table.py``: which properties it has. An
-   absent objective arrives with norm 0 and ``problem.active`` False, a zero gradient
-   with norm 0; NaN may arrive in norms and must leave in the weights.
+5. A row in ``eagc_jax/testing/claims.py``: which properties it has; and its edge cases
+   in the table of ``tests/aggregators/table.py``. An absent objective arrives with norm
+   0 and ``problem.active`` False, a zero gradient with norm 0; NaN may arrive in norms
+   and must leave in the weights.
 """
 
 from eagc_jax.aggregators._base.factory import from_weighting, shows_options

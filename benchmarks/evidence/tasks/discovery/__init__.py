@@ -1,0 +1,1 @@
+"""Category discovery: no task yet; ``benchmarks/discovery.py`` has its own program."""

@@ -1,0 +1,1 @@
+"""Several rewards of one policy: no task yet. A file here registers with ``task``."""

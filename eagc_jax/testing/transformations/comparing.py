@@ -1,0 +1,87 @@
+"""Two trees: of the same kind, and of nearly the same numbers."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eagc_jax.testing._types import Tree
+from eagc_jax.testing.failures import Violation
+
+
+def kind_of(leaf: jax.typing.ArrayLike | jax.ShapeDtypeStruct) -> str:
+    """Shape, dtype and weak type, as JAX writes them: ``float32[3,4]``."""
+    kind = jax.typeof(leaf)
+    weak = ", weak" if getattr(kind, "weak_type", False) else ""
+    return f"{kind.dtype}{list(kind.shape)}{weak}"
+
+
+def differing_kinds(left: Tree, right: Tree, what: str) -> Violation | None:
+    """What differs of structure, shapes, dtypes and weak types: a scan would refuse it.
+
+    Args:
+      left: what should be, of arrays or of ``jax.ShapeDtypeStruct``.
+      right: what was found.
+      what: a name for both.
+    """
+    one, two = jax.tree.structure(left), jax.tree.structure(right)
+    if one != two:
+        return Violation(f"{what} has the structure {two}", f"{one}")
+    pairs = zip(
+        jax.tree_util.tree_leaves_with_path(left), jax.tree.leaves(right), strict=True
+    )
+    for (path, a), b in pairs:
+        if kind_of(a) != kind_of(b):
+            name = f"{what}{jax.tree_util.keystr(path)}"
+            return Violation(f"{name} is {kind_of(b)}", kind_of(a))
+    return None
+
+
+def differing_numbers(
+    left: Tree, right: Tree, tolerance: float, what: str
+) -> Violation | None:
+    """The first leaf that differs by more than the tolerance of its largest entry.
+
+    Integers, booleans and keys may not differ at all; NaN equals NaN.
+    """
+    one, two = jax.tree.structure(left), jax.tree.structure(right)
+    if one != two:
+        return Violation(f"{what} has the structure {two}", f"{one}")
+    pairs = zip(
+        jax.tree_util.tree_leaves_with_path(left), jax.tree.leaves(right), strict=True
+    )
+    for (path, a), b in pairs:
+        a, b = numbers(a), numbers(b)
+        name = f"{what}{jax.tree_util.keystr(path)}"
+        if a.shape != b.shape:
+            return Violation(f"{name} has the shape {b.shape}", f"{a.shape}")
+        if not _close(a, b, tolerance):
+            allowed = f"{tolerance:g} of the largest entry off {_short(a)}"
+            return Violation(f"{name} is {_short(b)}", allowed)
+    return None
+
+
+def numbers(leaf: jax.typing.ArrayLike) -> np.ndarray:
+    """NumPy of any leaf: floats as float64, keys as their data."""
+    leaf = jnp.asarray(leaf)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    found = np.asarray(leaf)
+    if jnp.issubdtype(found.dtype, jnp.complexfloating):
+        return found.astype(np.complex128)
+    return (
+        found.astype(np.float64) if jnp.issubdtype(found.dtype, np.inexact) else found
+    )
+
+
+def _close(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
+    if a.dtype.kind not in "fc":
+        return np.array_equal(a, b)
+    finite = np.isfinite(a)
+    largest = np.max(np.abs(a[finite]), initial=0.0)
+    return np.allclose(b, a, rtol=0, atol=tolerance * largest, equal_nan=True)
+
+
+def _short(values: np.ndarray) -> str:
+    return np.array2string(values, threshold=6, precision=6, separator=", ")

@@ -1,0 +1,163 @@
+"""Each task at its smallest: losses, gradients and measures are numbers that move."""
+
+import collections
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.evidence import command, data, task
+from benchmarks.evidence.tasks import measures
+from benchmarks.evidence.tasks.continual import sessions
+from benchmarks.evidence.tasks.language import transformer, words
+from benchmarks.evidence.tasks.multitask import domains, two_images, wrong_labels
+from tests.evidence.problems import GIVEN
+
+# One of each kind of task; what differs between the others is their data.
+SHOWN = {
+    "physics": ("burgers", "helmholtz", "interface", "allen-cahn", "inverse"),
+    "multitask": ("two-digits", "scales-cells", "wrong-digits"),
+    "continual": ("split-digits", "intents"),
+    "language": ("next-word-banking", "instructions-banking"),
+}
+CASES = [(family, name) for family, names in SHOWN.items() for name in names]
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_a_task_can_be_trained(family, name):
+    one = task.builders(family)[name](GIVEN)
+    assert (one.family, one.name) == (family, name)
+
+    @jax.jit
+    def first_step(key, given):
+        params = one.init(key, given)
+        draw = task.Draw(given, key, jnp.int32(0), jnp.float32(0.5))
+        losses, pull_back = jax.vjp(lambda p: jnp.stack(one.losses(p, draw)), params)
+        (gradient,) = pull_back(jnp.ones(len(losses)))
+        return losses, gradient, one.evaluate(params, given)
+
+    losses, gradient, found = first_step(jax.random.key(0), one.data)
+    assert losses.shape == (one.number,)
+    assert np.all(np.asarray(losses) > 0)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient))
+    assert found[one.metric] > 0
+    assert all(value.shape == () for value in found.values())
+
+
+def test_every_family_is_listed_and_hooks_are_empty():
+    assert set(task.builders("physics")) == set(SHOWN["physics"])
+    assert not task.builders("rewards")
+    assert not task.builders("discovery")
+    with pytest.raises(ValueError, match="family must be one of physics"):
+        task.builders("music")
+    with pytest.raises(ValueError, match="name must not be taken in physics"):
+        task.task("physics", "burgers")(lambda given: None)
+
+
+def test_a_task_without_its_data_is_left_out_by_name(capsys, monkeypatch, tmp_path):
+    monkeypatch.delenv("EAGC_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert command.tasks("multitask", ["two-mnist"], GIVEN) == []
+    assert (
+        "multitask, two-mnist: left out. MNIST was not found" in capsys.readouterr().out
+    )
+
+
+def test_two_images_overlap():
+    a, b = jnp.ones((1, 8, 8)), 0.5 * jnp.ones((1, 8, 8))
+    picture = two_images.composed(a, b).reshape(12, 12)
+    assert picture[0, 0] == 1
+    assert picture[-1, -1] == 0.5
+    assert picture[5, 5] == 1  # the brighter one
+    assert picture[0, -1] == 0
+    large = jnp.ones((1, 28, 28))
+    assert two_images.composed(large, large).shape == (1, 18 * 18)
+
+
+def test_a_fifth_of_the_labels_is_wrong():
+    right = np.arange(10_000) % 5
+    wrong = wrong_labels.with_wrong(right, 5, 0.2)
+    # A standard deviation is 0.004.
+    assert abs(np.mean(wrong != right) - 0.2) < 0.016
+    assert set(wrong) == set(range(5))
+    np.testing.assert_array_equal(wrong, wrong_labels.with_wrong(right, 5, 0.2))
+
+
+def test_sessions_divide_classes_or_permute_pixels():
+    labeled = data.Labeled(
+        np.arange(40.0).reshape(20, 2), np.arange(20) % 10, tuple("0123456789")
+    )
+    found = sessions.by_class(data.Halves(labeled, labeled))
+    assert [set(one.train.classes) for one in found] == [
+        {0, 1},
+        {2, 3},
+        {4, 5},
+        {6, 7},
+        {8, 9},
+    ]
+    stacked = sessions.arrays(found)
+    assert stacked["x"].shape == (5, 4, 2)
+    orders = sessions.permuted(data.Halves(labeled, labeled))
+    np.testing.assert_array_equal(orders[0].train.items, labeled.items)
+    for one in orders:
+        np.testing.assert_array_equal(np.sort(one.test.items, axis=1), labeled.items)
+
+
+def test_the_first_session_replays_itself():
+    one = task.builders("continual")["split-digits"](GIVEN)
+    params = one.init(jax.random.key(0), one.data)
+    poisoned = {**one.data, "x": one.data["x"].at[1:].set(jnp.nan)}
+    for share, finite in ((0.0, [True, True]), (0.25, [False, True])):
+        draw = task.Draw(poisoned, jax.random.key(1), jnp.int32(0), jnp.float32(share))
+        losses = [bool(jnp.isfinite(loss)) for loss in one.losses(params, draw)]
+        assert losses == finite
+
+
+def test_only_what_was_kept_is_replayed(monkeypatch):
+    monkeypatch.setattr(sessions, "KEPT", 2)
+    one = task.builders("continual")["split-digits"](GIVEN)
+    params = one.init(jax.random.key(0), one.data)
+    poisoned = {**one.data, "x": one.data["x"].at[0, 2:].set(jnp.nan)}
+    # The first session repeats any of its own rows, the second one those that were kept.
+    for share, finite in ((0.0, [False, False]), (0.25, [True, True])):
+        draw = task.Draw(poisoned, jax.random.key(1), jnp.int32(0), jnp.float32(share))
+        losses = [bool(jnp.isfinite(loss)) for loss in one.losses(params, draw)]
+        assert losses == finite
+
+
+def test_sentences_become_numbers():
+    known = words.vocabulary(["my card", "My pin", "lost"], 7)
+    assert known == {"my": 4, "card": 5, "lost": 6}
+    asked = words.encoded(["My lost pin!"], known, 8, ["card"])
+    assert asked.tolist() == [[2, 4, 6, 1, 3, 5, 0, 0]]
+    # A long sentence makes room for its answer.
+    short = words.encoded(["my my my my my"], known, 5, ["lost card"])
+    assert short.tolist() == [[2, 4, 3, 6, 5]]
+
+
+def test_the_transformer_does_not_look_ahead():
+    shape = transformer.Shape(vocabulary=9, length=6, width=8, heads=2, depth=2)
+    params = transformer.init(jax.random.key(0), shape)
+    tokens = jnp.array([[2, 4, 5, 6, 7, 8]])
+    changed = tokens.at[0, 4].set(3)
+    before, after = (transformer.states(params, t, 2)[0] for t in (tokens, changed))
+    np.testing.assert_allclose(before[:4], after[:4], atol=1e-6)
+    assert np.abs(before[4:] - after[4:]).max(axis=1).min() > 1e-3
+    full = transformer.init(jax.random.key(0), transformer.Shape())
+    assert sum(leaf.size for leaf in jax.tree.leaves(full)) < 3_000_000
+
+
+def test_domains_are_ten_of_fifteen():
+    numbers = domains.domain_numbers()
+    assert len(numbers) == 150
+    assert set(collections.Counter(numbers.values()).values()) == {15}
+
+
+def test_errors_have_logarithms():
+    logits = jnp.eye(3)
+    assert measures.error_rate(logits, jnp.arange(3)) == pytest.approx(1 / 6)
+    assert measures.error_rate(logits, jnp.array([0, 2, 1])) == pytest.approx(2 / 3)
+    found = measures.geometric_mean([jnp.float32(0.1), jnp.float32(10.0)])
+    assert found == pytest.approx(1.0, rel=1e-6)
