@@ -36,6 +36,7 @@ html_math_renderer = "mathml"
 default_role = "literal"  # `name` is code, as in the pages
 nitpicky = True  # a reference to a function that isn't there is an error,
 nitpick_ignore_regex = [("py:(class|obj|data|attr|exc)", ".*")]  # a type's name isn't
+suppress_warnings = ["ref.python"]  # two types of one name, in rooms of their own
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True

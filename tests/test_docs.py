@@ -33,6 +33,7 @@ TESTED_BY = {
     "losses.md": "tests/test_losses_page.py",
     "optimizer_aware.md": "tests/optimizers/test_page.py",
     "scaling.md": "tests/test_scaling_page.py",
+    "testing.md": "tests/testing/test_docs.py",
 }
 
 
