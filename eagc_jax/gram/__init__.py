@@ -15,9 +15,10 @@ from eagc_jax.gram.matrices import (
     grams_by_leaf,
     metric_blocks,
 )
+from eagc_jax.gram.metric import LeafMetric, Metric
 from eagc_jax.gram.norms import row_norms
 from eagc_jax.gram.parts import Gram, from_scaled, power_of_two, split_gram
-from eagc_jax.gram.products import LeafMetric, Metric, may_be_sharded, sum_over_blocks
+from eagc_jax.gram.products import may_be_sharded, sum_over_blocks
 
 __all__ = [
     "Gram",

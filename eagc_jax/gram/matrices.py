@@ -22,8 +22,8 @@ from eagc_jax._checks import check_objective_axis
 from eagc_jax._trees import named_leaves
 from eagc_jax.blocks import GLOBAL, Granularity, Layout
 from eagc_jax.gram import products
+from eagc_jax.gram.metric import LeafMetric, Metric
 from eagc_jax.gram.parts import Gram, from_scaled, power_of_two
-from eagc_jax.gram.products import LeafMetric, Metric
 
 
 def gram_matrix(

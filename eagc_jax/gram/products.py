@@ -22,7 +22,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 
 from eagc_jax._shards import vary_like
+from eagc_jax.gram.metric import PLAIN, LeafMetric
 from eagc_jax.objectives import expand_to
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -49,32 +50,6 @@ _CHANNEL_ROWS = 32
 _GPU_PRODUCT_FROM = 5
 # Entry by entry the work grows with K squared; from here on it isn't worth its compiling.
 _PRODUCT_FROM = 33
-
-
-class LeafMetric(NamedTuple):
-    """In what metric one leaf's inner products are, and with what else."""
-
-    # (*shape), >= 0: g_k . g_l is the sum of ``diagonal * g_k * g_l``; None for ones.
-    diagonal: jax.Array | None = None
-    # (*shape): one more column, the products of every row with it; None for none.
-    rest: jax.Array | None = None
-
-
-class Metric(NamedTuple):
-    """In what metric a tree's inner products are."""
-
-    leaves: dict[str, LeafMetric]  # of every leaf, all with or all without a ``rest``.
-    # (K, *shape), of leaves whose metric isn't diagonal: their gradients, and ``rest``,
-    # in coordinates in which it is.
-    coordinates: dict[str, jax.Array]
-
-    @property
-    def has_rest(self) -> bool:
-        """Whether there is a row more."""
-        return any(leaf.rest is not None for leaf in self.leaves.values())
-
-
-PLAIN = LeafMetric()
 
 
 def leaf_grams(
