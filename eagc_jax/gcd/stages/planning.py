@@ -19,7 +19,7 @@ from eagc_jax.gcd.stages.clock import Clock
 from eagc_jax.gcd.stages.material import Material
 
 _FEWEST = 3  # known classes, of which one can be hidden
-_VERSION = 3  # of rehearsals that are kept
+_VERSION = 4  # of rehearsals that are kept
 # Of a budget, what is left for other things than rehearsal: training and the page.
 _SHARE, _RESERVE = 0.6, 15.0
 

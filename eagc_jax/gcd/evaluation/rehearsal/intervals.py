@@ -71,6 +71,42 @@ def old_draws(trials: Sequence[Trial], draw: np.random.Generator) -> np.ndarray 
     return np.clip(accuracy + _of_runs(some, draw, one_more=True), 0, 1)
 
 
+def most_gain(gained: float, hidden_share: float) -> float:
+    r"""What a training may gain, at most, by the classes that a rehearsal hid from it.
+
+    In a rehearsal a training learns from the visible classes, a share 1 - h of the known
+    ones, and gains g over the first answer, which learns nothing. Of no class it would
+    gain nothing. With all of them it gains g again if a class more is worth nothing, and
+    :math:`g / (1 - h)` if each is worth the same; classes are worth less, the more there
+    are, so the truth lies between.
+
+    Args:
+      gained: g, of an accuracy in the rehearsals; a loss counts as nothing.
+      hidden_share: h, in [0, 1).
+
+    Returns:
+      What is to be added to g, at most.
+    """
+    return max(gained, 0.0) * hidden_share / (1 - hidden_share)
+
+
+def between(
+    drawn: np.ndarray, expected: float, more: float, level: float = _LEVEL
+) -> Interval:
+    """From the low end as drawn to the high end of draws that are so much more.
+
+    Args:
+      drawn: accuracies.
+      expected: of these; the middle is returned.
+      more: what may have to be added, at most: nothing says how much of it.
+      level: of the interval.
+    """
+    most = np.minimum(drawn + more, 1)
+    low = interval(drawn, expected, level).low
+    high = interval(most, min(expected + more, 1.0), level).high
+    return Interval(low, min(expected + more / 2, 1.0), high)
+
+
 def difference(
     trials: Sequence[Trial],
     others: Sequence[Trial],

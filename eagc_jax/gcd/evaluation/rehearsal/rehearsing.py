@@ -50,7 +50,8 @@ def rehearse(
     that were taken away are compared with the answer, see `scoring.score`. The next
     rehearsal hides other classes, until each was hidden once. What other novel classes,
     in another run, may have nine times in ten is the interval, see `intervals.new_draws`.
-    It rests on the novel classes being like the known ones: where they are harder, it is
+    A training will learn from more classes than were visible in a rehearsal; the interval
+    leaves room for what it may gain by these, see `intervals.most_gain`. It rests on the novel classes being like the known ones: where they are harder, it is
     too high.
 
     Trainings are all told the same number of classes, the median of what the rehearsals
@@ -113,9 +114,7 @@ def rehearse(
         if done:
             found[one.name] = done
     chosen = [one for one in candidates if one.name in found]
-    rated = _rated(
-        [(one.name, found[one.name]) for one in chosen], records, share, seed
-    )
+    rated = _rated([(one, found[one.name]) for one in chosen], records, share, seed)
     draw, known = np.random.default_rng([seed, 5]), _known_share(records, share)
     best, reason = choose(rated, draw, known)
     return Rehearsal(
@@ -227,7 +226,10 @@ def _missing(one: Candidate, done: int, total: int) -> str:
 
 
 def _rated(
-    tried: Sequence[tuple[str, list[Trial]]], records: Records, share: float, seed: int
+    tried: Sequence[tuple[Candidate, list[Trial]]],
+    records: Records,
+    share: float,
+    seed: int,
 ) -> tuple[Rated, ...]:
     labeled = int(records.labeled_mask.sum())
     known_items = min(labeled / share, len(records))
@@ -235,31 +237,56 @@ def _rated(
     novel = round((len(records) - known_items) / known_items * records.num_known)
     weight = _known_share(records, share)
     found = []
-    for name, trials in tried:
+    for one, trials in tried:
         draw = np.random.default_rng([seed, 6])
         new = intervals.new_draws(trials, novel, draw)
         old = intervals.old_draws(trials, draw)
-        expected_new, expected_old = _mean(trials, "right", "items"), None
+        more = _most_gain(one, trials, tried, records, "right", "items")
+        expected = _mean(trials, "right", "items")
         old_interval = all_interval = None
         if old is not None:
+            more_old = _most_gain(one, trials, tried, records, "old_right", "old_items")
             expected_old = _mean(trials, "old_right", "old_items")
-            expected = weight * expected_old + (1 - weight) * expected_new
-            old_interval = intervals.interval(old, expected_old)
-            all_interval = intervals.interval(
-                weight * old + (1 - weight) * new, expected
+            old_interval = intervals.between(old, expected_old, more_old)
+            all_interval = intervals.between(
+                *(
+                    weight * of_old + (1 - weight) * of_new
+                    for of_old, of_new in (
+                        (old, new),
+                        (expected_old, expected),
+                        (more_old, more),
+                    )
+                )
             )
         gap = intervals.difference(trials, tried[0][1], draw) if found else None
         found.append(
             Rated(
-                name,
+                one.name,
                 tuple(trials),
-                intervals.interval(new, expected_new),
+                intervals.between(new, expected, more),
                 old_interval,
                 all_interval,
                 gap,
             )
         )
     return tuple(found)
+
+
+def _most_gain(
+    one: Candidate,
+    trials: Sequence[Trial],
+    tried: Sequence[tuple[Candidate, list[Trial]]],
+    records: Records,
+    right: str,
+    items: str,
+) -> float:
+    """What a training may gain by more classes than were visible; else 0."""
+    without = next((found for other, found in tried if other.settings is None), None)
+    if one.settings is None or without is None:
+        return 0.0
+    hidden = np.mean([len(trial.classes) for trial in trials]) / records.num_known
+    gained = _mean(trials, right, items) - _mean(without, right, items)
+    return intervals.most_gain(gained, float(hidden))
 
 
 def _known_share(records: Records, share: float) -> float:

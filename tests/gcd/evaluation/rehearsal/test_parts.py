@@ -227,3 +227,16 @@ def test_a_file_of_a_stranger_is_checked(tmp_path, place, value, told):
     file.write_text(json.dumps(plain))
     with pytest.raises(ValueError, match=told):
         read_rehearsal(file)
+
+
+def test_a_training_may_gain_by_the_classes_that_were_hidden():
+    # Of two thirds of the classes 0.2, so of all of them between 0.2 and 0.3.
+    assert intervals.most_gain(0.2, 1 / 3) == pytest.approx(0.1)
+    assert intervals.most_gain(-0.2, 1 / 3) == 0
+    drawn = np.linspace(0.4, 0.6, 4001)
+    found = intervals.between(drawn, 0.5, 0.1)
+    assert found.low == pytest.approx(0.41)
+    assert found.expected == pytest.approx(0.55)
+    assert found.high == pytest.approx(0.69)
+    assert intervals.between(drawn, 0.5, 0.0) == intervals.interval(drawn, 0.5)
+    assert intervals.between(drawn, 0.5, 0.7).high == 1
