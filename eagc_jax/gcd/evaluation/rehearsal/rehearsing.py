@@ -50,9 +50,9 @@ def rehearse(
     that were taken away are compared with the answer, see `scoring.score`. The next
     rehearsal hides other classes, until each was hidden once. What other novel classes,
     in another run, may have nine times in ten is the interval, see `intervals.new_draws`.
-    A training will learn from more classes than were visible in a rehearsal; the interval
-    leaves room for what it may gain by these, see `intervals.most_gain`. It rests on the novel classes being like the known ones: where they are harder, it is
-    too high.
+    A training will learn from more classes than were visible in a rehearsal; its interval
+    leaves room for what it may gain by these, see `intervals.most_gain`. All of it rests
+    on the novel classes being like the known ones: where they are harder, it is too high.
 
     Trainings are all told the same number of classes, the median of what the rehearsals
     estimated: those of one candidate then share a compilation.
