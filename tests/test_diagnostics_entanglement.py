@@ -198,7 +198,7 @@ def test_messages(call, message):
         call(diagnostics)
 
 
-REPORTS = {"Decision", "Report", "ProbeReport"}
+REPORTS = {"AppliedReport", "Decision", "ProbeReport", "Report", "Verdict"}
 
 
 @pytest.mark.parametrize("name", sorted(set(diagnostics.__all__) - REPORTS))

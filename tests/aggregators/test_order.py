@@ -44,11 +44,13 @@ ROWS = {
     # Twenty steps on the simplex, none of which magnifies what the ones before rounded.
     "sdmgrad": (lambda gram: weightings.sdmgrad(gram, learning_rate=0.1)[0], 40),
     "modo": (lambda gram: weightings.modo(gram)[0], EXACT),
+    "pmtl": (weightings.pmtl, EXACT),
 }
 # The others take the objectives one after another (pcgrad and gradvac project on each in
 # turn, in an order that is drawn, or the given one), single one out (gem, a_gem, pcd), or
-# draw numbers for them (random_weighting): there the order is part of the method.
-BY_NATURE = {"pcgrad", "gradvac", "gem", "a_gem", "pcd", "random_weighting"}
+# draw numbers for them (random_weighting): there the order is part of the method. epo
+# takes a vertex of a linear program, of those that are best to rounding the first.
+BY_NATURE = {"pcgrad", "gradvac", "gem", "a_gem", "pcd", "random_weighting", "epo"}
 
 
 def matrices():
