@@ -12,6 +12,10 @@ import pathlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from eagc_jax.gcd.runs.reading import MEGABYTE, read_bytes
+
+_MOST = 64 * MEGABYTE  # some 500,000 runs
+
 
 class FinishedRun(NamedTuple):
     """One run's result: a line of the file, its fields the columns."""
@@ -47,13 +51,13 @@ def read_runs(
       The runs in the order of the file; none if there is no file.
 
     Raises:
-      ValueError: the file is no such table, a line is not a run, or a run is there
-        twice; the message names the line.
+      ValueError: the file is no such table or larger than 64 MB, a line is not a run, or
+        a run is there twice; the message names the line.
     """
     path = pathlib.Path(path)
     if not path.exists():
         return []
-    whole, cut = _whole_lines(path.read_bytes())
+    whole, cut = _whole_lines(read_bytes(path, most=_MOST))
     if cut:
         say(f"{path}: dropped an incomplete last line, {cut.decode(errors='replace')}")
     if not whole:
