@@ -235,3 +235,11 @@ def test_tables_say_what_was_found(study):
     assert "| a\\|b |" in tables.to_markdown(
         intervals.summarize(odd_names, "warm"), "warm"
     )
+
+
+def test_a_table_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    path = tmp_path / "runs.csv"
+    path.write_text("x" * 200)
+    monkeypatch.setattr("eagc_jax.gcd.runs.comparison.finished._MOST", 100)
+    with pytest.raises(ValueError, match="at most 100 bytes, found 200: it is not read"):
+        finished.read_runs(path)
