@@ -7,13 +7,19 @@ For each data set and seed: half of the classes are known and half of their item
 each candidate answers with all labels, and its All/Old/New on the unlabeled items is
 compared with the intervals. Each line is kept in a CSV file; the same command goes on
 where it stopped. True classes of unlabeled items serve for this comparison alone.
+
+What the rehearsals found is kept beside it, in a file that ends in .jsonl: `--again`
+makes the intervals anew from there, after a change of how they are made, in seconds.
 """
 
 import argparse
 import csv
+import json
 import pathlib
 import sys
 import time
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -22,11 +28,14 @@ from eagc_jax.gcd import backbones, clustering, sources
 from eagc_jax.gcd.evaluation.rehearsal import (
     REHEARSALS,
     Candidate,
+    Rated,
+    Rehearsal,
     coordinated,
     first,
     rehearse,
     trained,
 )
+from eagc_jax.gcd.evaluation.rehearsal.rehearsing import rated
 from eagc_jax.gcd.evaluation.scores import score
 from eagc_jax.gcd.settings.choices import ClusteringSettings
 from eagc_jax.gcd.settings.running import recommended
@@ -46,6 +55,10 @@ FIELDS = (
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
+    if options.again:
+        rows = [row for kept in read_kept(options.output) for row in again(kept)]
+        print(*map(line, rows), *summary(rows), sep="\n")
+        return 0
     rows = read(options.output)
     for data in options.data:
         records = sources.open_source(data)
@@ -57,7 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             posed = sources.pose_half(records, seed=seed)
             candidates = made(posed, network, options, cache)
-            for row in split(posed, features, candidates, seed, options.rehearsals):
+            kept = split(posed, features, candidates, seed, options.rehearsals)
+            keep(options.output, {"source": data, **kept})
+            for row in rows_of(kept, Rehearsal.from_plain(kept["found"]).candidates):
                 rows.append(row)
                 append(options.output, row)
                 print(line(row), flush=True)
@@ -69,7 +84,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", nargs="+", help="as eagc discover takes it, with truth")
+    parser.add_argument("data", nargs="*", help="as eagc discover takes it, with truth")
     parser.add_argument("--seeds", type=int, default=4, help="how many")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rehearsals", type=int, default=REHEARSALS)
@@ -78,7 +93,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--coordinators", nargs="*", default=[], help="with it")
     path = pathlib.Path("runs/rehearsal.csv")
     parser.add_argument("--output", type=pathlib.Path, default=path)
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--again", action="store_true", help="intervals of what was kept, made anew"
+    )
+    options = parser.parse_args(arguments)
+    if not options.data and not options.again:
+        parser.error("name data, or --again")
+    return options
 
 
 def made(records: Records, network, options, cache) -> list[Candidate]:
@@ -93,37 +114,78 @@ def made(records: Records, network, options, cache) -> list[Candidate]:
 
 def split(
     records: Records, features: np.ndarray, candidates, seed: int, rehearsals: int
-) -> list[dict[str, str]]:
-    """Rehearsed and then answered in earnest; a row a candidate."""
+) -> dict:
+    """Rehearsed and then answered in earnest; plain values."""
     started = time.perf_counter()
     found = rehearse(records, features, candidates, rehearsals=rehearsals, seed=seed)
     seconds = time.perf_counter() - started
     key = jax.random.key(seed)
-    estimate = clustering.estimate_num_classes(features, records.labels, key=key)
-    number, true = estimate.number, {}
+    number = clustering.estimate_num_classes(features, records.labels, key=key).number
+    true = {}
     for one in candidates:
-        true[one.name] = score(records, one.answer(records, features, number, seed))
-    best = max(true, key=lambda name: true[name].all)
-    rows = []
-    for rated in found.candidates:
+        scores = score(records, one.answer(records, features, number, seed))
+        assert scores is not None
+        true[one.name] = {name: float(getattr(scores, name)) for name in SCORES}
+    return {
+        "data": records.name,
+        "seed": seed,
+        "num_classes": number,
+        "true_classes": records.num_classes,
+        "true": true,
+        "learns": [one.name for one in candidates if one.settings is not None],
+        "found": found.to_plain(),
+        "seconds": round(seconds, 1),
+    }
+
+
+def again(kept: dict) -> list[dict[str, str]]:
+    """Rows of a split with intervals as they are made now."""
+    records = sources.pose_half(sources.open_source(kept["source"]), seed=kept["seed"])
+    found = Rehearsal.from_plain(kept["found"])
+    tried = [
+        (_Known(one.name, one.name in kept["learns"] or None), one.trials)
+        for one in found.candidates
+    ]
+    return rows_of(kept, rated(tried, records, found.labeled_share, kept["seed"]))
+
+
+class _Known(NamedTuple):
+    """All that intervals ask of a candidate."""
+
+    name: str
+    settings: bool | None
+
+
+def rows_of(kept: dict, candidates: Sequence[Rated]) -> list[dict[str, str]]:
+    """A row a candidate."""
+    true, rows = kept["true"], []
+    best = max(true, key=lambda name: true[name]["all"])
+    for one in candidates:
         row = {
-            "data": records.name,
-            "seed": seed,
-            "candidate": rated.name,
-            "rehearsals": len(rated.trials),
-            "num_classes": number,
-            "true_classes": records.num_classes,
-            "chosen": found.chosen,
+            "candidate": one.name,
+            "rehearsals": len(one.trials),
+            "chosen": kept["found"]["chosen"],
             "best": best,
-            "seconds": round(seconds, 1),
+            **{name: kept[name] for name in FIELDS if name in kept},
         }
         for name in SCORES:
-            interval = getattr(rated, name)
+            interval = getattr(one, name)
             for part in ("low", "expected", "high"):
                 row[f"{name}_{part}"] = f"{getattr(interval, part):.4f}"
-            row[f"{name}_true"] = f"{getattr(true[rated.name], name):.4f}"
+            row[f"{name}_true"] = f"{true[one.name][name]:.4f}"
         rows.append({name: str(row[name]) for name in FIELDS})
     return rows
+
+
+def keep(path: pathlib.Path, kept: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".jsonl"), "a", encoding="utf-8") as file:
+        file.write(json.dumps(kept) + "\n")
+
+
+def read_kept(path: pathlib.Path) -> list[dict]:
+    lines = path.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def read(path: pathlib.Path) -> list[dict[str, str]]:

@@ -3,12 +3,15 @@
 import numpy as np
 
 from benchmarks import num_classes, rehearsal
+from eagc_jax.gcd.evaluation.rehearsal import Rehearsal
 from tests.gcd.evaluation.rehearsal.problems import QUICK, blobs
 
 
-def test_a_split_is_rehearsed_and_compared_with_the_truth(tmp_path):
+def test_a_split_is_rehearsed_and_compared_with_the_truth(tmp_path, monkeypatch):
     records, rows = blobs()
-    found = rehearsal.split(records, rows, [QUICK], seed=0, rehearsals=2)
+    kept = rehearsal.split(records, rows, [QUICK], seed=0, rehearsals=2)
+    candidates = Rehearsal.from_plain(kept["found"]).candidates
+    found = rehearsal.rows_of(kept, candidates)
     path = tmp_path / "runs" / "rehearsal.csv"
     for row in found * 2:
         rehearsal.append(path, row)
@@ -21,6 +24,13 @@ def test_a_split_is_rehearsed_and_compared_with_the_truth(tmp_path):
     lines = rehearsal.summary(read)
     assert lines[0].startswith("first answer, new: held in 1 of 2 splits, mean width")
     np.testing.assert_allclose(float(read[0]["true_classes"]), 16)
+    # Made anew from what was kept, in the same way, they are the same.
+    rehearsal.keep(path, {"source": "blobs", **kept})
+    monkeypatch.setattr(rehearsal.sources, "open_source", lambda source: records)
+    monkeypatch.setattr(rehearsal.sources, "pose_half", lambda records, seed: records)
+    (again,) = rehearsal.read_kept(path)
+    assert rehearsal.again(again) == found
+    assert rehearsal.main(["--again", "--output", str(path)]) == 0
 
 
 def test_estimates_are_summed_up():

@@ -241,5 +241,7 @@ def test_a_table_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     path = tmp_path / "runs.csv"
     path.write_text("x" * 200)
     monkeypatch.setattr("eagc_jax.gcd.runs.comparison.finished._MOST", 100)
-    with pytest.raises(ValueError, match="at most 100 bytes, found 200: it is not read"):
+    with pytest.raises(
+        ValueError, match="at most 100 bytes, found 200: it is not read"
+    ):
         finished.read_runs(path)

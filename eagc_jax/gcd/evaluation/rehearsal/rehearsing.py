@@ -114,11 +114,11 @@ def rehearse(
         if done:
             found[one.name] = done
     chosen = [one for one in candidates if one.name in found]
-    rated = _rated([(one, found[one.name]) for one in chosen], records, share, seed)
+    all_rated = rated([(one, found[one.name]) for one in chosen], records, share, seed)
     draw, known = np.random.default_rng([seed, 5]), _known_share(records, share)
-    best, reason = choose(rated, draw, known)
+    best, reason = choose(all_rated, draw, known)
     return Rehearsal(
-        candidates=rated,
+        candidates=all_rated,
         chosen=best,
         reason=reason,
         left_out=tuple(left_out),
@@ -225,12 +225,21 @@ def _missing(one: Candidate, done: int, total: int) -> str:
     return f"{one.name}: there was time for {done} of {total} rehearsals"
 
 
-def _rated(
-    tried: Sequence[tuple[Candidate, list[Trial]]],
+def rated(
+    tried: Sequence[tuple[Candidate, Sequence[Trial]]],
     records: Records,
     share: float,
     seed: int,
 ) -> tuple[Rated, ...]:
+    """The candidates with their intervals.
+
+    Args:
+      tried: each candidate and its trials, at least one.
+      records: the items that were rehearsed on.
+      share: of known classes' items, how many are labeled; see
+        `clustering.labeled_share`.
+      seed: of the draws.
+    """
     labeled = int(records.labeled_mask.sum())
     known_items = min(labeled / share, len(records))
     # As many novel classes as items of theirs, if they are as large as known ones.
@@ -275,7 +284,7 @@ def _rated(
 def _most_gain(
     one: Candidate,
     trials: Sequence[Trial],
-    tried: Sequence[tuple[Candidate, list[Trial]]],
+    tried: Sequence[tuple[Candidate, Sequence[Trial]]],
     records: Records,
     right: str,
     items: str,
