@@ -258,14 +258,9 @@ def rated(
             expected_old = _mean(trials, "old_right", "old_items")
             old_interval = intervals.between(old, expected_old, more_old)
             all_interval = intervals.between(
-                *(
-                    weight * of_old + (1 - weight) * of_new
-                    for of_old, of_new in (
-                        (old, new),
-                        (expected_old, expected),
-                        (more_old, more),
-                    )
-                )
+                weight * old + (1 - weight) * new,
+                weight * expected_old + (1 - weight) * expected,
+                weight * more_old + (1 - weight) * more,
             )
         gap = intervals.difference(trials, tried[0][1], draw) if found else None
         found.append(
