@@ -1,5 +1,6 @@
 """One program through the compiler: seconds, collectives, memory, FLOPs."""
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -45,11 +46,13 @@ def measure(program: Program) -> dict[str, Any]:
     wall, processor = time.perf_counter(), time.process_time()
     lowered = compiled_by.trace(*program.arguments).lower()
     trace = _passed(wall, processor)
+    program_text = lowered.as_text()
     wall, processor = time.perf_counter(), time.process_time()
     compiled = lowered.compile()
     seconds = _passed(wall, processor)
     memory = compiled.memory_analysis()
     return {
+        "program": digest(program_text),
         "trace_seconds": min(trace),
         "compile_seconds": min(seconds),
         "compile_wall_seconds": seconds[0],
@@ -60,6 +63,11 @@ def measure(program: Program) -> dict[str, Any]:
         "flops": compiled.cost_analysis().get("flops", 0.0),
         "bytes_accessed": compiled.cost_analysis().get("bytes accessed", 0.0),
     }
+
+
+def digest(text: str) -> str:
+    """Tells whether a program is still the one that was measured."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Pace:
