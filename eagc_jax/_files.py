@@ -7,7 +7,10 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeAlias
+
+#: An object of a JSON file, as Python reads it.
+JsonObject: TypeAlias = dict[str, Any]
 
 _MODE = 0o644  # temporary files are private; what is written is to be read
 
