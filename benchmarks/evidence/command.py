@@ -3,6 +3,7 @@
     python -m benchmarks.evidence --family physics --arms core --seeds 10
     python -m benchmarks.evidence --family physics --tasks burgers --arms sum upgrad
     python -m benchmarks.evidence --family physics --arms sum upgrad --split fresh
+    python -m benchmarks.evidence --family physics --probe --seeds 3
     python -m benchmarks.evidence --report --out docs/evidence.csv
 
 All seeds of an arm are trained side by side, in one compiled program. Each finished run
@@ -12,6 +13,8 @@ on the seeds of `--split dev`; what was chosen is confirmed on `fresh` ones. The
 
 `--budget time` gives each arm as many steps as fit into the time of the plain sum's:
 the cost of a step is measured, and the schedule of learning rates is shortened with it.
+`--probe` trains nothing: it probes the first 2 % of every task's steps, and the page
+says beside the trainings what the probes foretold.
 Images and sentences beyond those that come along are named as
 `--data fashion-mnist=FOLDER`; a task whose data isn't there is left out by name.
 """
@@ -25,8 +28,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from benchmarks.evidence import probing, statistics, training, tuning
 from benchmarks.evidence import rows as table
-from benchmarks.evidence import statistics, training, tuning
 from benchmarks.evidence.arms import ARMS, STATIC, SUM, TUNED, Arm, chosen
 from benchmarks.evidence.rows import FIRST_SEED, Row
 from benchmarks.evidence.task import FAMILIES, Given, Task, builders
@@ -50,7 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
         for family in options.family:
             arms = chosen(options.arms, family)
             for task in tasks(family, options.tasks, given):
-                Bench(task, done, options).run(arms)
+                if options.probe:
+                    probe(task, options)
+                else:
+                    Bench(task, done, options).run(arms)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -90,6 +96,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=path, help="also write all rows to this file")
     parser.add_argument("--report", action="store_true", help="write the page alone")
     parser.add_argument("--page", type=path, help="beside the table by default")
+    parser.add_argument("--probe", action="store_true", help="probe, don't train")
     parser.add_argument("--small", action="store_true", help="the sizes of a test")
     options = parser.parse_args(arguments)
     pairs = [given.partition("=") for given in options.data]
@@ -99,6 +106,21 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options.data = {name: path(place) for name, _, place in pairs}
     options.page = options.page or options.out.with_suffix(".md")
     return options
+
+
+def probe(task: Task, options: argparse.Namespace) -> None:
+    """Probes the seeds that are not in the table of probes yet."""
+    path = probing.beside(options.out)
+    found = probing.read(path)
+    known = {(one.family, one.task, one.seed) for one in found}
+    first = FIRST_SEED[options.split] + options.first_seed
+    for seed in range(first, first + options.seeds):
+        if (task.family, task.name, seed) not in known:
+            found.append(probing.probe(task, seed))
+            probing.write(path, found)
+            print(
+                f"{task.name}, probe: {' '.join(map(str, found[-1][4:]))}", flush=True
+            )
 
 
 def tasks(family: str, names: Sequence[str] | None, given: Given) -> list[Task]:

@@ -8,8 +8,10 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from benchmarks.evidence import foretold, probing
 from benchmarks.evidence.arms import ARMS, STATIC, SUM, TUNED
 from benchmarks.evidence.figures import draw
+from benchmarks.evidence.probing import Probed
 from benchmarks.evidence.rows import FIRST_SEED, Row
 from benchmarks.evidence.statistics import (
     FAILED,
@@ -49,6 +51,21 @@ number and figure below comes from there.
 - *Equal time*: as many steps as take as long as the plain sum's. The cost of a step is
   measured by turns with the sum's, with all seeds side by side.
 - What was chosen on development seeds is confirmed on fresh ones.
+"""
+
+
+FORETOLD = """\
+
+## What a probe foretells
+
+`diagnostics.probe` on the first 2 % of the plain sum's steps, {seeds} seeds a task
+([{file}]({file})):
+
+{commands}
+
+It is right where it says that an aggregator is worth a run and one of those that were
+trained beats the sum (Holm's p over the task's aggregators below 0.05), or where it says
+that the sum will do and none does. A task that no table shows is left out.
 """
 
 
@@ -106,10 +123,27 @@ def write(rows: Sequence[Row], table: pathlib.Path, page: pathlib.Path) -> int:
                     title = f"{family}, {_BUDGETS[budget]}, {_SPLITS[split]}"
                     parts.append(f"![{title}]({folder.name}/{path.name})\n")
                 parts += sections(shown)
+    probes = probing.read(probing.beside(table))
+    lines = list(foretold.section(rows, probes))
+    if lines:
+        parts.append(FORETOLD.format(**_of_probes(probes, table)) + "\n".join(lines))
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(parts), encoding="utf-8")
     print(f"wrote {page}")
     return 0
+
+
+def _of_probes(probes: Sequence[Probed], table: pathlib.Path) -> dict[str, str]:
+    seeds = {task: 0 for task in dict.fromkeys(one.task for one in probes)}
+    for one in probes:
+        seeds[one.task] += 1
+    families = " ".join(dict.fromkeys(one.family for one in probes))
+    return {
+        "seeds": "/".join(map(str, sorted(set(seeds.values())))),
+        "file": probing.beside(table).name,
+        "commands": f"    python -m benchmarks.evidence --family {families} --probe "
+        f"--seeds {max(seeds.values())} --out {table}",
+    }
 
 
 def commands(rows: Sequence[Row], table: pathlib.Path) -> Iterator[str]:
