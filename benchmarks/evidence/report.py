@@ -37,7 +37,8 @@ number and figure below comes from there.
 - *Error* is the task's own at the end of the training, lower is better: for physics the
   relative L2 error, for several tasks and for language the geometric mean of all
   objectives' held-out errors, for continual learning the mean share of wrong classes over
-  all sessions. A run that ended in a NaN, or beyond the bound {bounds}, counts as
+  all sessions, for rewards one over the geometric mean of the expected rewards, each over
+  its largest. A run that ended in a NaN, or beyond the bound {bounds}, counts as
   that bound, and as failed.
 - All arms of a task have the same starts, batches, optimizer and learning rates, seed by
   seed. Differences are of the error's logarithm, paired by seed, with Student's 95 %

@@ -84,7 +84,13 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 # What counts for a run that ended in a NaN, or with an error above it.
-FAILED = {"physics": 100.0, "multitask": 10.0, "continual": 1.0, "language": 100.0}
+FAILED = {
+    "physics": 100.0,
+    "multitask": 10.0,
+    "continual": 1.0,
+    "language": 100.0,
+    "rewards": 1000.0,
+}
 
 
 def failed(row: Row) -> bool:

@@ -12,6 +12,7 @@ from benchmarks.evidence.tasks import measures
 from benchmarks.evidence.tasks.continual import sessions
 from benchmarks.evidence.tasks.language import transformer, words
 from benchmarks.evidence.tasks.multitask import domains, two_images, wrong_labels
+from benchmarks.evidence.tasks.rewards import policies
 from tests.evidence.problems import GIVEN
 
 # One of each kind of task; what differs between the others is their data.
@@ -20,6 +21,7 @@ SHOWN = {
     "multitask": ("two-digits", "scales-cells", "wrong-digits"),
     "continual": ("split-digits", "intents"),
     "language": ("next-word-banking", "instructions-banking"),
+    "rewards": ("table-units", "network-alike"),
 }
 CASES = [(family, name) for family, names in SHOWN.items() for name in names]
 
@@ -39,16 +41,16 @@ def test_a_task_can_be_trained(family, name):
 
     losses, gradient, found = first_step(jax.random.key(0), one.data)
     assert losses.shape == (one.number,)
-    assert np.all(np.asarray(losses) > 0)
+    # A policy gradient's loss has the gradient that is wanted, and any sign.
+    assert np.all(np.isfinite(losses) if family == "rewards" else losses > 0)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient))
     assert found[one.metric] > 0
     assert all(value.shape == () for value in found.values())
 
 
-def test_every_family_is_listed_and_hooks_are_empty():
+def test_every_family_is_listed_and_a_hook_is_empty():
     assert set(task.builders("physics")) == set(SHOWN["physics"])
-    assert not task.builders("rewards")
     assert not task.builders("discovery")
     with pytest.raises(ValueError, match="family must be one of physics"):
         task.builders("music")
@@ -63,6 +65,48 @@ def test_a_task_without_its_data_is_left_out_by_name(capsys, monkeypatch, tmp_pa
     assert (
         "multitask, two-mnist: left out. MNIST was not found" in capsys.readouterr().out
     )
+
+
+def test_the_best_policy_is_right_in_half_of_the_symbols():
+    one = task.builders("rewards")["table-units"](GIVEN)
+    places = jnp.arange(policies.LENGTH)
+    symbols = jnp.where(places < policies.LENGTH // 2, one.data["own"], policies.BLANK)
+    logits = 50.0 * jax.nn.one_hot(symbols, policies.SYMBOLS)
+    found = one.evaluate(logits, one.data)
+    np.testing.assert_allclose(found["right"], 0.5, rtol=1e-6)
+    np.testing.assert_allclose(found["ended"], 1.0, rtol=1e-6)
+    np.testing.assert_allclose(found["error"], 4 ** (1 / 3), rtol=1e-6)
+    # A reward of nothing has a logarithm, too.
+    blank = 50.0 * jax.nn.one_hot(jnp.zeros_like(symbols), policies.SYMBOLS)
+    np.testing.assert_allclose(one.evaluate(blank, one.data)["error"], 10, rtol=1e-5)
+
+
+def test_the_losses_have_the_policy_gradient():
+    """Over many answers, the gradient of the expected rewards, in their units."""
+    one = task.builders("rewards")["table-units"](GIVEN)
+    logits = one.init(jax.random.key(1), one.data)
+
+    def by_answers(key):
+        draw = task.Draw(one.data, key, jnp.int32(0), jnp.float32(0))
+        return jnp.stack(
+            [jax.grad(lambda p, k=k: one.losses(p, draw)[k])(logits) for k in range(3)]
+        )
+
+    keys = jax.random.split(jax.random.key(2), 2000)
+    found = -jnp.mean(jax.jit(jax.vmap(by_answers))(keys), axis=0)
+
+    def expected(p):
+        measured = one.evaluate(p, one.data)
+        return jnp.stack([10 * measured["right"], measured["short"], measured["ended"]])
+
+    # The baseline is the group's own mean: a share of 1 / 32 of the gradient is lost.
+    right = jax.jacobian(expected)(logits) * (1 - 1 / policies.GROUP)
+    for k in range(3):
+        error = jnp.linalg.norm(found[k] - right[k]) / jnp.linalg.norm(right[k])
+        assert error < 0.03, (
+            k,
+            error,
+        )  # standard error of 64,000 answers: 0.02; a lost share is 0.03
 
 
 def test_two_images_overlap():
