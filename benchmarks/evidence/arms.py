@@ -37,6 +37,8 @@ GRAM = {
     "aligned_mtl": "Aligned-MTL",
 }
 DIRECT = {"gcond": "GCond", "sam_gs": "SAM-GS", "gradnorm": "GradNorm"}
+# Families whose losses are positive: a method that divides by a loss fits no others.
+POSITIVE = ("physics", "multitask", "continual", "language")
 MEMORY = {"a_gem": "A-GEM", "gem": "GEM"}
 
 
@@ -67,13 +69,13 @@ def _all() -> dict[str, Arm]:
     found = [
         Arm(SUM, "plain sum", rules.static),
         Arm(TUNED, "tuned static weights", rules.static),
-        Arm("uncertainty", "uncertainty weighting", _uncertainty),
+        Arm("uncertainty", "uncertainty weighting", _uncertainty, POSITIVE),
         Arm(
             "annealing",
             "learning-rate annealing",
             functools.partial(_chained, learning_rate_annealing),
         ),
-        Arm("famo", "FAMO", _famo),
+        Arm("famo", "FAMO", _famo, POSITIVE),
     ]
     plain = {**DIRECT, **GRAM, "eagc": "EAGC"}
     for name, title in plain.items():
