@@ -20,7 +20,7 @@ _ADVICE = (
 
 @register("banking77")
 def banking77(
-    root: str | os.PathLike | None = None, *, part: str = "train", seed: int = 0
+    root: str | os.PathLike[str] | None = None, *, part: str = "train", seed: int = 0
 ) -> Records:
     """10,003 questions to a bank with 77 intents, every second of them known.
 

@@ -23,7 +23,7 @@ _ADVICE = (
 
 @register("clinc150")
 def clinc150(
-    root: str | os.PathLike | None = None, *, part: str = "train", seed: int = 0
+    root: str | os.PathLike[str] | None = None, *, part: str = "train", seed: int = 0
 ) -> Records:
     """15,000 requests with 150 intents, every second of them known.
 

@@ -29,7 +29,7 @@ Level = Literal["fine", "coarse"]
 
 @register("grocery")
 def grocery(
-    root: str | os.PathLike | None = None,
+    root: str | os.PathLike[str] | None = None,
     *,
     parts: Sequence[str] = ("train", "val", "test"),
     level: Level = "fine",
