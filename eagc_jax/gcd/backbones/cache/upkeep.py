@@ -69,7 +69,7 @@ def describe(folder: str | os.PathLike[str]) -> list[Entry]:
       >>> describe("/no/such/folder")
       []
     """
-    groups: dict[tuple, list[_File]] = {}
+    groups: dict[tuple[str, Path], list[_File]] = {}
     for file in _files(Path(folder)):
         if file.state in ("whole", "damaged"):
             groups.setdefault(_group(file), []).append(file)
@@ -199,7 +199,7 @@ def _length(kept: dict[str, files.Kept], name: str) -> int:
     return shape[0] if shape else 1
 
 
-def _group(file: _File) -> tuple:
+def _group(file: _File) -> tuple[str, Path]:
     """Damaged shards belong to those beside them, which say what they hold."""
     return file.kind, file.path.parent if file.kind == "features" else file.path
 
