@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import pathlib
-from typing import Any
 
+from eagc_jax._files import JsonObject
 from eagc_jax.gcd.export import pictures
 from eagc_jax.gcd.export.registry import Chosen, class_names, register
 
@@ -47,7 +47,7 @@ def _placed(chosen: Chosen, row: int, folder: pathlib.Path) -> str:
     return pictures.place(chosen.records, row, folder, numbered, copy=chosen.copy)
 
 
-def _label(chosen: Chosen, row: int, names: list[str]) -> dict[str, Any]:
+def _label(chosen: Chosen, row: int, names: list[str]) -> JsonObject:
     found = chosen.assignment
     cluster, label = int(found.clusters[row]), int(found.labels[row])
     given = {"given": names[label]} if label >= 0 else {}

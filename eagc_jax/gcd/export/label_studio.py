@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
+from eagc_jax._files import JsonObject
 from eagc_jax._version import __version__
 from eagc_jax.gcd.export import pictures
 from eagc_jax.gcd.export.names import Free
@@ -56,7 +56,7 @@ def label_studio(chosen: Chosen, path: pathlib.Path) -> tuple[str, ...]:
 
 def _task(
     chosen: Chosen, row: int, names: list[str], data: dict[str, str]
-) -> dict[str, Any]:
+) -> JsonObject:
     found = chosen.assignment
     category = names[int(found.clusters[row])]
     data = {**data, "item_id": found.ids[row], "category": category}
@@ -72,7 +72,7 @@ def _task(
     return {"data": data, "predictions": [prediction]}
 
 
-def _result(name: str) -> dict[str, Any]:
+def _result(name: str) -> JsonObject:
     return {
         "from_name": _CHOICES,
         "to_name": _ITEM,

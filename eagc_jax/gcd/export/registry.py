@@ -107,7 +107,7 @@ def formats() -> dict[str, str]:
 def export(
     records: Records,
     assignment: Assignment,
-    out: str | os.PathLike,
+    out: str | os.PathLike[str],
     to: str,
     *,
     source: SourceSettings | None = None,
@@ -204,7 +204,7 @@ def _format(name: str, kind: Kind) -> _Format:
     return form
 
 
-def _rows(assignment: Assignment, only: str, at_least: float) -> np.ndarray:
+def _rows(assignment: Assignment, only: Only, at_least: float) -> np.ndarray:
     if only not in get_args(Only):
         raise ValueError(
             f"only must be one of {', '.join(get_args(Only))}; got {only!r}"
