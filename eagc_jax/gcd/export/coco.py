@@ -33,7 +33,7 @@ def coco(chosen: Chosen, path: pathlib.Path) -> tuple[str, ...]:
     found, free = chosen.assignment, Free()
     images: list[JsonObject] = []
     annotations: list[JsonObject] = []
-    for row, cluster in enumerate(found.clusters.tolist()):
+    for row in chosen.rows():
         width, height = pictures.size(chosen.records, row)
         folder = path / "images" / _SUBSET
         name = pictures.place(chosen.records, row, folder, free, copy=chosen.copy)
@@ -45,7 +45,7 @@ def coco(chosen: Chosen, path: pathlib.Path) -> tuple[str, ...]:
             {
                 "id": row + 1,
                 "image_id": row + 1,
-                "category_id": cluster + 1,
+                "category_id": int(found.clusters[row]) + 1,
                 "score": round(score, 6),
                 "bbox": [0, 0, width, height],
                 "area": width * height,

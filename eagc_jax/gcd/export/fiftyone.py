@@ -26,7 +26,7 @@ def fiftyone(chosen: Chosen, path: pathlib.Path) -> tuple[str, ...]:
     if chosen.records.kind == "text":
         return _texts(chosen, path, names)
     labels = {}
-    for row in range(len(chosen.assignment)):
+    for row in chosen.rows():
         place = _placed(chosen, row, path / "data")
         # What FiftyOne knows an image by is its file's name without the ending.
         labels[pathlib.Path(place).stem] = _label(chosen, row, names)
@@ -65,7 +65,7 @@ def _label(chosen: Chosen, row: int, names: list[str]) -> JsonObject:
 
 def _texts(chosen: Chosen, path: pathlib.Path, names: list[str]) -> tuple[str, ...]:
     with open(path / "samples.jsonl", "w", encoding="utf-8") as file:
-        for row in range(len(chosen.assignment)):
+        for row in chosen.rows():
             label = _label(chosen, row, names)
             label["label"] = names[label["label"]]
             sample = {"text": chosen.records.items[row], **label}

@@ -44,7 +44,8 @@ def label_studio(chosen: Chosen, path: pathlib.Path) -> tuple[str, ...]:
         notes.append(_serving(root, files))
     with open(path / "tasks.json", "w", encoding="utf-8") as file:
         file.write("[")
-        for row in range(len(chosen.assignment)):
+        # Of photos, what takes the time is over: they are copied, or stay where they are.
+        for row in range(len(places)) if kind == "image" else chosen.rows():
             item = places[row] if kind == "image" else _text(chosen.records.items[row])
             task = _task(chosen, row, names, {kind: item})
             file.write(f"{',' if row else ''}\n{json.dumps(task)}")
@@ -103,7 +104,7 @@ def _files(chosen: Chosen, path: pathlib.Path) -> tuple[str, list[str]]:
     free = Free()
     names = [
         pictures.place(records, row, path / "images", free, copy=True)
-        for row in range(len(records))
+        for row in chosen.rows()
     ]
     return str(chosen.out.parent), [str(chosen.out / "images" / name) for name in names]
 
