@@ -13,6 +13,7 @@ from eagc_jax._version import __version__
 from eagc_jax.gcd.export import pictures
 from eagc_jax.gcd.export.names import Free
 from eagc_jax.gcd.export.registry import Chosen, class_names, register
+from eagc_jax.gcd.sources import Kind
 
 _CHOICES, _ITEM = "category", "item"  # names of the tags; results refer to them
 
@@ -82,7 +83,7 @@ def _result(name: str) -> JsonObject:
     }
 
 
-def _config(kind: str, names: list[str]) -> str:
+def _config(kind: Kind, names: list[str]) -> str:
     tag = "Text" if kind == "text" else "Image"
     choices = "".join(f"    <Choice value={quoteattr(name)}/>\n" for name in names)
     return (

@@ -1,7 +1,7 @@
 """What the coordinator at the feature decided, step by step."""
 
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +16,10 @@ from eagc_jax.gcd.report.figures import (
 )
 from eagc_jax.gcd.runs.history import RunHistory
 
+# Of a trace, what the coordinator at the feature left in it.
+Part = Literal["projection_quantiles", "labeled_reference", "removed", "added"]
+_SHARES: tuple[Part, ...] = ("removed", "added")
+
 
 def projection_figure(runs: Mapping[str, RunHistory]) -> Figure:
     """Projection weights, labeled reference and shares over steps, a row per run."""
@@ -29,9 +33,7 @@ def projection_figure(runs: Mapping[str, RunHistory]) -> Figure:
         weights, reference, shares = part.subplots(1, 3)
         _draw_weights(weights, over_steps(run, "projection_quantiles"))
         _draw_reference(reference, over_steps(run, "labeled_reference"))
-        _draw_shares(
-            shares, {key: over_steps(run, key) for key in ("removed", "added")}
-        )
+        _draw_shares(shares, {key: over_steps(run, key) for key in _SHARES})
     return figure
 
 
@@ -40,7 +42,7 @@ def coordinated(run: RunHistory) -> bool:
     return any(np.isfinite(trace.labeled_reference).any() for trace in run.traces)
 
 
-def over_steps(run: RunHistory, part: str) -> np.ndarray:
+def over_steps(run: RunHistory, part: Part) -> np.ndarray:
     """(steps, ...): a part of the traces of all finished epochs."""
     return np.concatenate(
         [np.asarray(getattr(trace, part), float) for trace in run.traces]

@@ -20,11 +20,14 @@ _NAMES = re.compile(  # relative to the folder; files of other names are none of
 _ABANDONED_SECONDS = 3600.0  # since anything was written to an unfinished file
 
 
+Keeps = Literal["features", "array"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """The features of one backbone and preparation, or one array made of features."""
 
-    kind: Literal["features", "array"]
+    kind: Keeps
     backbone: str  # its fingerprint; of an array, its key
     preparation: str  # empty for an array
     items: int  # rows; one that two programs wrote at the same time counts twice
@@ -44,7 +47,7 @@ class _File(NamedTuple):
     path: Path
     bytes: int
     last_used: float
-    kind: Literal["features", "array"]
+    kind: Keeps
     backbone: str
     preparation: str
     items: int
