@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import jax
 
-from eagc_jax.gcd.sources.records import Kind
+from eagc_jax.gcd.sources.records import Item, Kind
+from eagc_jax.typing import PyTree
 
 ComputeDtype = Literal["float32", "bfloat16"]
 
@@ -42,21 +43,21 @@ class Backbone(Protocol):
         """Of architecture, weights and compute dtype: the same feature, the same text."""
         ...
 
-    def prepare(self, item: Any) -> Any:
+    def prepare(self, item: Item) -> PyTree:
         """A source's item to a NumPy array; runs in threads, on the host."""
         ...
 
-    def collate(self, prepared: Sequence[Any]) -> Any:
+    def collate(self, prepared: Sequence[PyTree]) -> PyTree:
         """Prepared items to a tree of NumPy arrays whose axis 0 is the items.
 
         Padded, where lengths differ; to few different shapes, as each is compiled.
         """
         ...
 
-    def prefix(self, arrays: Any, num_blocks: int) -> Any:
+    def prefix(self, arrays: PyTree, num_blocks: int) -> PyTree:
         """Collated arrays to what the first blocks make of them: a tree, axis 0 items."""
         ...
 
-    def readout(self, cached: Any, num_blocks: int) -> jax.Array:
+    def readout(self, cached: PyTree, num_blocks: int) -> jax.Array:
         """That to (N, width) float32 features."""
         ...

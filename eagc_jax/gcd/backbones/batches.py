@@ -7,7 +7,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -16,9 +16,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from eagc_jax.gcd.backbones.base import Backbone
 from eagc_jax.gcd.sources.records import BadItem, Records
+from eagc_jax.typing import Params, PyTree
 
 T = TypeVar("T")
-Prepared = tuple[int, Any]  # which item, and what `prepare` made of it
+Prepared = tuple[int, PyTree]  # which item, and what `prepare` made of it
+_Place = Callable[[PyTree], PyTree]
 
 _TEXT_WINDOW = 4096  # texts that are sorted by length at a time
 _TEXTS_A_TASK = 64  # handing one to a thread takes longer than preparing it
@@ -81,21 +83,21 @@ def one_behind(results: Iterable[T]) -> Iterator[T]:
         yield result  # pyright: ignore[reportReturnType]
 
 
-def forward(backbone: Backbone, size: int) -> Callable[[Sequence[Any]], jax.Array]:
+def forward(backbone: Backbone, size: int) -> Callable[[Sequence[PyTree]], jax.Array]:
     """From at most `size` prepared items to (size, width) features.
 
     Too few are filled up with copies of the last one, so that there is one shape.
     """
     run, place = _compiled(backbone, size)
 
-    def features(items: Sequence[Any]) -> jax.Array:
+    def features(items: Sequence[PyTree]) -> jax.Array:
         filled = [*items, *[items[-1]] * (size - len(items))]
         return run(place(backbone.collate(filled)))
 
     return features
 
 
-def _prepare(records: Records, backbone: Backbone, row: int) -> Any:
+def _prepare(records: Records, backbone: Backbone, row: int) -> PyTree:
     try:
         return backbone.prepare(records.items[row])
     except BadItem as error:
@@ -105,27 +107,29 @@ def _prepare(records: Records, backbone: Backbone, row: int) -> Any:
         raise
 
 
-def _length(prepared: Any) -> int:
+def _length(prepared: PyTree) -> int:
     return sum(
         len(leaf) if isinstance(leaf, str) else np.size(leaf)
         for leaf in jax.tree.leaves(prepared)
     )
 
 
-def _compiled(backbone: Backbone, size: int) -> tuple[Callable, Callable]:
+def _compiled(
+    backbone: Backbone, size: int
+) -> tuple[Callable[[PyTree], jax.Array], _Place]:
     """The forward pass, and what puts its input where it is needed."""
     depth = backbone.depth
     if isinstance(backbone, nnx.Module):
         graph, weights = nnx.split(backbone)  # as constants they would be compiled in
 
-        def module(weights: Any, arrays: Any) -> jax.Array:
-            model: Any = nnx.merge(graph, weights)
+        def module(weights: Params, arrays: PyTree) -> jax.Array:
+            model = nnx.merge(graph, weights)
             return model.readout(model.prefix(arrays, depth), depth)
 
         place, replicate = _placed(size)
         return functools.partial(jax.jit(module), replicate(weights)), place
 
-    def call(arrays: Any) -> jax.Array:
+    def call(arrays: PyTree) -> jax.Array:
         return backbone.readout(backbone.prefix(arrays, depth), depth)
 
     if depth == 0:  # a user's function, which may know nothing of JAX
@@ -133,7 +137,7 @@ def _compiled(backbone: Backbone, size: int) -> tuple[Callable, Callable]:
     return jax.jit(call), _placed(size)[0]
 
 
-def _placed(size: int) -> tuple[Callable, Callable]:
+def _placed(size: int) -> tuple[_Place, _Place]:
     """Divides a tree over the local devices by axis 0, or copies it to each."""
     devices = jax.local_devices()
     if size % len(devices):

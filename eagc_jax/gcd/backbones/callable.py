@@ -5,16 +5,15 @@ from __future__ import annotations
 import pathlib
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from eagc_jax.gcd.backbones.base import ComputeDtype
 from eagc_jax.gcd.backbones.registry import register
-from eagc_jax.gcd.sources.records import Kind
+from eagc_jax.gcd.sources.records import Item, Kind
 
 
 class CallableBackbone:
@@ -26,26 +25,28 @@ class CallableBackbone:
 
     def __init__(
         self,
-        function: Callable[[Sequence[Any]], ArrayLike],
+        function: Callable[[Sequence[Item]], ArrayLike],
         kind: Kind,
         width: int,
         version: str | None = None,
     ):
         if width < 1:
             raise ValueError(f"width must be at least 1, got {width}")
-        self.function, self.kind, self.width = function, kind, width
+        self.function = function
+        self.kind: Kind = kind
+        self.width = width
         # Code can't be compared: what nobody named is never the same again.
-        self.version = version or uuid.uuid4().hex
+        self.version: str = version or uuid.uuid4().hex
 
     def fingerprint(self) -> str:
         """Of the version that the user named."""
         return f"callable-{self.kind}-{self.width}-{self.version}"
 
-    def prepare(self, item: Any) -> Any:
+    def prepare(self, item: Item) -> Item:
         """The item itself."""
         return item
 
-    def collate(self, prepared: Sequence[Any]) -> np.ndarray:
+    def collate(self, prepared: Sequence[Item]) -> np.ndarray:
         """An (N,) array of objects."""
         items = np.empty(len(prepared), object)
         for index, item in enumerate(prepared):
@@ -107,7 +108,7 @@ class Embeddings:
 
 
 def callable_backbone(
-    function: Callable[[Sequence[Any]], ArrayLike],
+    function: Callable[[Sequence[Item]], ArrayLike],
     kind: Kind,
     width: int,
     *,

@@ -19,7 +19,7 @@ _CONFIG_KEY = "config"
 
 
 def save_backbone(
-    path: str | os.PathLike, backbone: VisionTransformer, *, half: bool = False
+    path: str | os.PathLike[str], backbone: VisionTransformer, *, half: bool = False
 ) -> None:
     """Writes a backbone; the file appears whole or not at all.
 
@@ -48,7 +48,7 @@ def save_backbone(
 
 
 def load_backbone(
-    path: str | os.PathLike = DIGITS_BACKBONE,
+    path: str | os.PathLike[str] = DIGITS_BACKBONE,
     *,
     compute_dtype: ComputeDtype = "float32",
 ) -> VisionTransformer:

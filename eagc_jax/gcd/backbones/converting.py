@@ -6,7 +6,8 @@ import functools
 import os
 import pathlib
 import shutil
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +17,9 @@ from eagc_jax import _files
 from eagc_jax.gcd.backbones import registry
 from eagc_jax.gcd.backbones.base import Backbone
 from eagc_jax.gcd.backbones.weights import read_tensors
+from eagc_jax.gcd.sources.records import Item
 from eagc_jax.gcd.sources.strings import shown
+from eagc_jax.typing import Params, PyTree
 
 ENDINGS = (".safetensors", ".npz")
 _TOKENIZER = "tokenizer.json"  # of texts; it lies beside the weights
@@ -44,7 +47,7 @@ class Converted(NamedTuple):
     beside: tuple[pathlib.Path, ...]  # what else was written
 
 
-def fitting(path: str | os.PathLike) -> list[Fit]:
+def fitting(path: str | os.PathLike[str]) -> list[Fit]:
     """The backbones that load a file's weights, each loaded.
 
     No code that the file may hold is run.
@@ -71,7 +74,7 @@ def fitting(path: str | os.PathLike) -> list[Fit]:
 
 
 def convert(
-    path: str | os.PathLike, out: str | os.PathLike, *, half: bool = False
+    path: str | os.PathLike[str], out: str | os.PathLike[str], *, half: bool = False
 ) -> Converted:
     """Writes weights as .safetensors or .npz, and checks what was written.
 
@@ -144,7 +147,9 @@ def _check_target(target: pathlib.Path) -> None:
         )
 
 
-def _stored(name: str, value: Any, half: bool, target: pathlib.Path) -> np.ndarray:
+def _stored(
+    name: str, value: np.ndarray, half: bool, target: pathlib.Path
+) -> np.ndarray:
     """An array that the file can hold."""
     array = np.asarray(value)
     if array.dtype.kind == "U":  # a config as text: its bytes
@@ -169,9 +174,8 @@ def _halved(name: str, array: np.ndarray) -> np.ndarray:
 
 def _write(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
     if path.suffix.lower() == ".npz":
-        arrays: dict[str, Any] = tensors
         _files.write_with(
-            path, lambda file: np.savez(file, allow_pickle=False, **arrays)
+            path, lambda file: np.savez(file, allow_pickle=False, **tensors)
         )
         return
     from safetensors.numpy import save
@@ -222,7 +226,7 @@ def _cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def _features(backbone: Backbone) -> np.ndarray:
     """Of two items that are the same each time."""
-    items: Any = _SENTENCES
+    items: Sequence[Item] = _SENTENCES
     if backbone.kind == "image":
         random = np.random.default_rng(0)
         items = [random.integers(0, 256, (48, 64, 3), np.uint8) for _ in range(2)]
@@ -233,7 +237,7 @@ def _features(backbone: Backbone) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _run(graph: Any, weights: Any, arrays: Any) -> jax.Array:
+def _run(graph: nnx.GraphDef[Backbone], weights: Params, arrays: PyTree) -> jax.Array:
     """Compiled once for networks that differ in their weights alone."""
     model = nnx.merge(graph, weights)
     return model.readout(model.prefix(arrays, 0), 0)

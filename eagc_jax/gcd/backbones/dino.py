@@ -130,7 +130,9 @@ def _usual_size(native: int, patch: int) -> int:
     return min(native, _USUAL_SIZE // patch) * patch
 
 
-def _shapes(tensors: Tensors, source: object) -> tuple[tuple, tuple]:
+def _shapes(
+    tensors: Tensors, source: object
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Of the patches' kernel and of the positions, which decide the rest."""
     names = ("patch_embed.proj.weight", "pos_embed", "blocks.0.norm1.weight")
     absent = [name for name in names if name not in tensors]

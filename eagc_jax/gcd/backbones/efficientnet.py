@@ -7,7 +7,7 @@ when weights are read, so what trains has neither statistics nor modes.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -23,7 +23,7 @@ from eagc_jax.gcd.backbones.depthwise import depthwise
 from eagc_jax.gcd.backbones.images import ImagePreparation
 from eagc_jax.gcd.backbones.registry import register
 from eagc_jax.gcd.backbones.weights import Rule
-from eagc_jax.gcd.layers import linear, recomputed
+from eagc_jax.gcd.layers import Linear, linear, recomputed
 from eagc_jax.gcd.sources.records import Kind
 
 _SIZE = 224
@@ -67,8 +67,10 @@ class Stem(nnx.Module):
 
     def __init__(self, outputs: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         init = nnx.initializers.he_normal()
-        self.kernel = nnx.Param(init(rngs.params(), (3, 3, 3, outputs)))
-        self.bias = nnx.Param(jnp.zeros(outputs))
+        self.kernel: nnx.Param[jax.Array] = nnx.Param(
+            init(rngs.params(), (3, 3, 3, outputs))
+        )
+        self.bias: nnx.Param[jax.Array] = nnx.Param(jnp.zeros(outputs))
         self.dtype = dtype
 
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -92,9 +94,11 @@ class Depthwise(nnx.Module):
         shape = (stage.window, stage.window, 1, channels)
         # Each output has window^2 inputs.
         scale = np.sqrt(2) / stage.window
-        self.kernel = nnx.Param(scale * jax.random.normal(rngs.params(), shape))
-        self.bias = nnx.Param(jnp.zeros(channels))
-        self.stride = stage.stride
+        self.kernel: nnx.Param[jax.Array] = nnx.Param(
+            scale * jax.random.normal(rngs.params(), shape)
+        )
+        self.bias: nnx.Param[jax.Array] = nnx.Param(jnp.zeros(channels))
+        self.stride: int = stage.stride
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -108,10 +112,12 @@ class InvertedResidual(nnx.Module):
 
     def __init__(self, inputs: int, stage: Stage, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         hidden = stage.expansion * inputs
-        self.expand = linear(inputs, hidden, rngs, dtype) if hidden > inputs else None
-        self.depthwise = Depthwise(hidden, stage, dtype, rngs=rngs)
-        self.project = linear(hidden, stage.outputs, rngs, dtype)
-        self.has_shortcut = stage.stride == 1 and inputs == stage.outputs
+        self.expand: Linear | None = (
+            linear(inputs, hidden, rngs, dtype) if hidden > inputs else None
+        )
+        self.depthwise: Depthwise = Depthwise(hidden, stage, dtype, rngs=rngs)
+        self.project: Linear = linear(hidden, stage.outputs, rngs, dtype)
+        self.has_shortcut: bool = stage.stride == 1 and inputs == stage.outputs
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(N, H, W, inputs) to (N, H / stride, W / stride, outputs)."""
@@ -153,14 +159,15 @@ class EfficientNetLite(nnx.Module):
     ):
         if image_size < 32:
             raise ValueError(f"image_size must be at least 32, got {image_size}")
-        self.compute_dtype, self.checkpoint = compute_dtype, checkpoint
-        self.images = ImagePreparation(
+        self.compute_dtype: ComputeDtype = compute_dtype
+        self.checkpoint = checkpoint
+        self.images: ImagePreparation = ImagePreparation(
             image_size, resize_to=image_size * 256 // 224, mean=_MEAN, std=_STD
         )
         dtype = jnp.dtype(compute_dtype)
-        self.stem = Stem(_STEM, dtype, rngs=rngs)
-        self.blocks = nnx.List(_blocks(dtype, rngs))
-        self.head = linear(_STAGES[-1].outputs, _HEAD, rngs, dtype)
+        self.stem: Stem = Stem(_STEM, dtype, rngs=rngs)
+        self.blocks: nnx.List[InvertedResidual] = nnx.List(_blocks(dtype, rngs))
+        self.head: Linear = linear(_STAGES[-1].outputs, _HEAD, rngs, dtype)
 
     @property
     def width(self) -> int:
@@ -280,13 +287,19 @@ def _rules(network: EfficientNetLite) -> list[Rule]:
     return rules
 
 
-def _folded(ours: str, conv: str, norm: str, make) -> list[Rule]:
+def _folded(
+    ours: str, conv: str, norm: str, make: Callable[[np.ndarray], np.ndarray]
+) -> list[Rule]:
     """A convolution and the batch norm after it, as one: W' = s W, b' = b - s m."""
 
-    def kernel(weight, gain, variance):
+    def kernel(
+        weight: np.ndarray, gain: np.ndarray, variance: np.ndarray
+    ) -> np.ndarray:
         return make(weight) * _scale(gain, variance)
 
-    def bias(gain, variance, shift, mean):
+    def bias(
+        gain: np.ndarray, variance: np.ndarray, shift: np.ndarray, mean: np.ndarray
+    ) -> np.ndarray:
         return shift.astype(np.float64) - _scale(gain, variance) * mean
 
     gain, variance = f"{norm}.weight", f"{norm}.running_var"

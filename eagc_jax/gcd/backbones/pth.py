@@ -16,11 +16,13 @@ import pickletools
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import BinaryIO, NamedTuple, Self, TypeGuard
 
 import ml_dtypes
 import numpy as np
+
+from eagc_jax.typing import PyTree
 
 _DTYPES = {
     "FloatStorage": np.dtype("<f4"),
@@ -127,7 +129,7 @@ class _Tensor(NamedTuple):
         return view.copy()
 
 
-class _Dict(dict):
+class _Dict(dict[str, object]):
     """An OrderedDict; no pickle can set attributes of it."""
 
     __slots__ = ()
@@ -141,7 +143,7 @@ class _Dropped:
 
     __slots__ = ()
 
-    def __new__(cls, *args: object):
+    def __new__(cls, *args: object) -> Self:
         return super().__new__(cls)
 
     def __setstate__(self, state: object) -> None:
@@ -154,10 +156,13 @@ class _RebuildTensor:
     __slots__ = ()
 
     def __call__(
-        self, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any
+        self, storage: object, offset: object, size: object, stride: object, *_: object
     ) -> _Tensor:
-        if not isinstance(storage, _Storage) or not (
-            _are_counts((offset,)) and _are_counts(size) and _are_counts(stride)
+        if (
+            not isinstance(storage, _Storage)
+            or not _is_count(offset)
+            or not _are_counts(size)
+            or not _are_counts(stride)
         ):
             raise pickle.UnpicklingError("a tensor is not made of a storage")
         _check_inside(storage, offset, size, stride)
@@ -169,13 +174,13 @@ class _RebuildParameter:
 
     __slots__ = ()
 
-    def __call__(self, data: Any, *rest: Any) -> _Tensor:
+    def __call__(self, data: object, *_: object) -> _Tensor:
         if not isinstance(data, _Tensor):
             raise pickle.UnpicklingError("a parameter is not made of a tensor")
         return data
 
 
-_GLOBALS: dict[tuple[str, str], Any] = {
+_GLOBALS: dict[tuple[str, str], object] = {
     ("collections", "OrderedDict"): _Dict,
     ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
     ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
@@ -184,10 +189,12 @@ _GLOBALS: dict[tuple[str, str], Any] = {
 }
 
 
-def _are_counts(values: Any) -> bool:
-    return isinstance(values, tuple) and all(
-        type(value) is int and 0 <= value < 2**48 for value in values
-    )
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < 2**48
+
+
+def _are_counts(values: object) -> TypeGuard[tuple[int, ...]]:
+    return isinstance(values, tuple) and all(map(_is_count, values))
 
 
 def _check_inside(
@@ -212,7 +219,7 @@ class _Unpickler(pickle.Unpickler):
         self.load_storage = load
         self.storages: dict[str, _Storage] = {}
 
-    def find_class(self, module: str, name: str, /) -> Any:
+    def find_class(self, module: str, name: str, /) -> object:
         """What stands for a name."""
         if (module, name) not in _GLOBALS:
             raise pickle.UnpicklingError(
@@ -221,14 +228,14 @@ class _Unpickler(pickle.Unpickler):
             )
         return _GLOBALS[module, name]
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: Sequence[object]) -> _Storage:
         """The storage that an id names."""
         kind, storage_type, key, _, numel, *view = pid
         if (
             kind != "storage"
             or not isinstance(storage_type, _StorageType)
             or not isinstance(key, str)
-            or not _are_counts((numel,))
+            or not _is_count(numel)
             or any(part is not None for part in view)
         ):
             raise pickle.UnpicklingError(f"an unknown kind of storage, {kind!r}")
@@ -254,14 +261,16 @@ def _end_of_pickle(data: io.BytesIO) -> int:
     return end
 
 
-def _unpickle(data: io.BytesIO, load: Callable[[_Storage], np.ndarray]) -> tuple:
+def _unpickle(
+    data: io.BytesIO, load: Callable[[_Storage], np.ndarray]
+) -> tuple[PyTree, dict[str, _Storage]]:
     """The object that starts here, and the storages that it names; moves behind it."""
     length = _end_of_pickle(data) - data.tell()
     unpickler = _Unpickler(data.read(length), load)
     return unpickler.load(), unpickler.storages
 
 
-def _read_zip(file: Any) -> Any:
+def _read_zip(file: BinaryIO) -> PyTree:
     archive = zipfile.ZipFile(file)
     sizes = {info.filename: info.file_size for info in archive.infolist()}
     file.seek(0, os.SEEK_END)
@@ -289,7 +298,7 @@ def _read_zip(file: Any) -> Any:
     return _unpickle(io.BytesIO(archive.read(names[0])), load)[0]
 
 
-def _read_legacy(file: Any) -> Any:
+def _read_legacy(file: BinaryIO) -> PyTree:
     def load(storage: _Storage) -> np.ndarray:
         file.seek(places[storage.key])
         return _numbers(storage, file.read(storage.numel * storage.dtype.itemsize))
@@ -307,7 +316,7 @@ def _read_legacy(file: Any) -> Any:
 
 
 def _legacy_places(
-    file: Any, position: int, storages: dict[str, _Storage], keys: list[str]
+    file: BinaryIO, position: int, storages: dict[str, _Storage], keys: list[str]
 ) -> dict[str, int]:
     """Where each storage's numbers begin: they follow each other in the keys' order."""
     places = {}
@@ -330,7 +339,7 @@ def _numbers(storage: _Storage, content: bytes) -> np.ndarray:
     return np.frombuffer(content, storage.dtype)
 
 
-def _state_dict(tree: Any) -> dict[str, _Tensor]:
+def _state_dict(tree: object) -> dict[str, _Tensor]:
     """The tensors by name, where the tree has them."""
     if not isinstance(tree, Mapping):
         raise ValueError(f"it holds a {type(tree).__name__}, not a state dict")

@@ -6,8 +6,8 @@ layer on flattened patches and every kernel as (inputs, outputs).
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from eagc_jax.gcd.backbones import weights
 from eagc_jax.gcd.backbones.base import ComputeDtype
 from eagc_jax.gcd.backbones.images import ImagePreparation
-from eagc_jax.gcd.layers import gelu, linear, norm, recomputed
+from eagc_jax.gcd.layers import Linear, gelu, linear, norm, recomputed
 from eagc_jax.gcd.sources.records import Kind
 
 Size = Literal["Ti", "S", "B", "L"]
@@ -76,7 +76,7 @@ class ViTConfig:
     qkv_bias: bool = True
     compute_dtype: ComputeDtype = "float32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in (
             "image_size",
             "patch_size",
@@ -105,7 +105,7 @@ class ViTConfig:
             )
 
     @classmethod
-    def of_size(cls, size: Size, **others: Any) -> "ViTConfig":
+    def of_size(cls, size: Size, **others: object) -> "ViTConfig":
         """One of the published sizes, Ti, S, B or L, with other fields as given.
 
         Examples:
@@ -115,7 +115,8 @@ class ViTConfig:
         if size not in _SIZES:
             raise ValueError(f"size must be one of {', '.join(_SIZES)}, got {size!r}")
         width, depth, heads = _SIZES[size]
-        return cls(**{"width": width, "depth": depth, "heads": heads, **others})
+        shape = cls(width=width, depth=depth, heads=heads)
+        return dataclasses.replace(shape, **others)
 
     @property
     def num_patches(self) -> int:
@@ -133,8 +134,8 @@ class PatchEmbedding(nnx.Module):
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
         inputs = config.patch_size**2 * config.channels
-        self.patch_size = config.patch_size
-        self.proj = linear(inputs, config.width, rngs, config.layer_dtype)
+        self.patch_size: int = config.patch_size
+        self.proj: Linear = linear(inputs, config.width, rngs, config.layer_dtype)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """(B, H, W, C) to (B, patches, width)."""
@@ -151,10 +152,10 @@ class Attention(nnx.Module):
     """Multi-head self-attention; one kernel holds queries, keys and values."""
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
-        self.heads = config.heads
+        self.heads: int = config.heads
         width, dtype = config.width, config.layer_dtype
-        self.qkv = linear(width, 3 * width, rngs, dtype, config.qkv_bias)
-        self.proj = linear(width, width, rngs, dtype)
+        self.qkv: Linear = linear(width, 3 * width, rngs, dtype, config.qkv_bias)
+        self.proj: Linear = linear(width, width, rngs, dtype)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """(B, T, width) to the same shape."""
@@ -185,8 +186,8 @@ class MLP(nnx.Module):
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
         hidden = config.mlp_ratio * config.width
-        self.fc1 = linear(config.width, hidden, rngs, config.layer_dtype)
-        self.fc2 = linear(hidden, config.width, rngs, config.layer_dtype)
+        self.fc1: Linear = linear(config.width, hidden, rngs, config.layer_dtype)
+        self.fc2: Linear = linear(hidden, config.width, rngs, config.layer_dtype)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """(B, T, width) to the same shape."""
@@ -197,8 +198,8 @@ class LayerScale(nnx.Module):
     """A learned factor for each feature."""
 
     def __init__(self, config: ViTConfig):
-        self.gamma = nnx.Param(jnp.ones(config.width))
-        self.dtype = config.layer_dtype
+        self.gamma: nnx.Param[jax.Array] = nnx.Param(jnp.ones(config.width))
+        self.dtype: jnp.dtype | None = config.layer_dtype
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """(B, T, width) to the same shape and dtype."""
@@ -209,16 +210,19 @@ def _same(tokens: jax.Array) -> jax.Array:
     return tokens
 
 
+_Scaling = Callable[[jax.Array], jax.Array]
+
+
 class Block(nnx.Module):
     """Attention and MLP, each behind a norm and beside a shortcut."""
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
-        self.norm1 = norm(config.width, rngs, config.layer_dtype)
-        self.attn = Attention(config, rngs=rngs)
-        self.norm2 = norm(config.width, rngs, config.layer_dtype)
-        self.mlp = MLP(config, rngs=rngs)
-        self.ls1 = LayerScale(config) if config.layer_scale else _same
-        self.ls2 = LayerScale(config) if config.layer_scale else _same
+        self.norm1: nnx.LayerNorm = norm(config.width, rngs, config.layer_dtype)
+        self.attn: Attention = Attention(config, rngs=rngs)
+        self.norm2: nnx.LayerNorm = norm(config.width, rngs, config.layer_dtype)
+        self.mlp: MLP = MLP(config, rngs=rngs)
+        self.ls1: _Scaling = LayerScale(config) if config.layer_scale else _same
+        self.ls2: _Scaling = LayerScale(config) if config.layer_scale else _same
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """(B, T, width) to the same shape."""
@@ -273,19 +277,27 @@ class VisionTransformer(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.config = config
-        self.images = preparation or ImagePreparation(
+        self.images: ImagePreparation = preparation or ImagePreparation(
             config.image_size, config.channels
         )
         self.checkpoint = checkpoint
         shape = (1, 1 + config.num_patches, config.width)
-        self.patch_embed = PatchEmbedding(config, rngs=rngs)
-        self.cls_token = nnx.Param(
+        self.patch_embed: PatchEmbedding = PatchEmbedding(config, rngs=rngs)
+        self.cls_token: nnx.Param[jax.Array] = nnx.Param(
             0.2 * jax.random.normal(rngs.params(), (1, 1, config.width))
         )
-        self.pos_embed = nnx.Param(0.2 * jax.random.normal(rngs.params(), shape))
-        self.register_tokens = _registers(config, rngs) if config.registers else None
-        self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.depth)])
-        self.norm = norm(config.width, rngs)  # features are float32 or wider
+        self.pos_embed: nnx.Param[jax.Array] = nnx.Param(
+            0.2 * jax.random.normal(rngs.params(), shape)
+        )
+        self.register_tokens: nnx.Param[jax.Array] | None = (
+            _registers(config, rngs) if config.registers else None
+        )
+        self.blocks: nnx.List[Block] = nnx.List(
+            [Block(config, rngs=rngs) for _ in range(config.depth)]
+        )
+        self.norm: nnx.LayerNorm = norm(
+            config.width, rngs
+        )  # features are float32 or wider
 
     @property
     def width(self) -> int:
@@ -359,6 +371,6 @@ class VisionTransformer(nnx.Module):
         return jnp.concatenate([tokens[:, :1], registers, tokens[:, 1:]], axis=1)
 
 
-def _registers(config: ViTConfig, rngs: nnx.Rngs) -> nnx.Param:
+def _registers(config: ViTConfig, rngs: nnx.Rngs) -> nnx.Param[jax.Array]:
     shape = (1, config.registers, config.width)
     return nnx.Param(0.2 * jax.random.normal(rngs.params(), shape))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from typing import Any
 
 import numpy as np
 from flax import nnx
 
+from eagc_jax._files import JsonObject
 from eagc_jax.gcd.backbones import dino, positions
 from eagc_jax.gcd.backbones import weights as weights_files
 from eagc_jax.gcd.backbones.base import ComputeDtype
@@ -78,7 +78,7 @@ def _stored_config(
     # A safetensors file has numbers alone: there it is the text's bytes.
     text = stored.tobytes() if stored.dtype == np.uint8 else str(stored)
     try:
-        fields: dict[str, Any] = json.loads(text)
+        fields: JsonObject = json.loads(text)
         return ViTConfig(**fields, compute_dtype=compute_dtype)
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
         raise ValueError(f"{source} has an unreadable config: {error}") from error

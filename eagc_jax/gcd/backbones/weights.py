@@ -9,7 +9,6 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -128,7 +127,7 @@ def fill(
 
 def put(module: nnx.Module, arrays: Mapping[str, np.ndarray]) -> None:
     """Sets parameters by name, as float32."""
-    values: dict[Any, Any] = {
+    values = {
         tuple(
             int(part) if part.isdigit() else part for part in name.split(".")
         ): jnp.asarray(np.asarray(value, np.float32))
@@ -140,7 +139,9 @@ def put(module: nnx.Module, arrays: Mapping[str, np.ndarray]) -> None:
 def parameters(module: nnx.Module) -> dict[str, jax.Array]:
     """A module's parameters by name."""
     nested = nnx.to_pure_dict(nnx.state(module, nnx.Param))
-    flat: dict[Any, Any] = traverse_util.flatten_dict(nested)  # type: ignore[assignment]
+    # What it returns has no annotation; leaves are arrays.
+    flat: dict[tuple[str | int, ...], jax.Array]
+    flat = traverse_util.flatten_dict(nested)  # type: ignore[assignment]
     return {".".join(map(str, path)): value for path, value in flat.items()}
 
 
@@ -168,7 +169,10 @@ def _made(rule: Rule, tensors: Tensors) -> np.ndarray | None:
 
 
 def _misfit(
-    rule: Rule, made: np.ndarray | None, tensors: Tensors, expected: Mapping[str, Any]
+    rule: Rule,
+    made: np.ndarray | None,
+    tensors: Tensors,
+    expected: Mapping[str, jax.Array],
 ) -> list[str]:
     wanted = expected[rule.target].shape
     if made is not None and made.shape == wanted:

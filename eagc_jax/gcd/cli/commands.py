@@ -6,7 +6,7 @@ import contextlib
 import io
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Protocol, Union
+from typing import Annotated, Any, Protocol, Union, get_args
 
 import tyro
 
@@ -57,7 +57,7 @@ def parse(arguments: Sequence[str]) -> Command:
     """
     given = _value_of("--settings", arguments)
     discover, train = Discover.with_settings(given), Train.with_settings(given)
-    kinds: dict[str, Any] = {
+    kinds: dict[str, object] = {
         "discover": Annotated[
             Discover, tyro.conf.subcommand("discover", default=discover)
         ],
@@ -78,6 +78,7 @@ def parse(arguments: Sequence[str]) -> Command:
         "probe": Annotated[Probe, tyro.conf.subcommand("probe")],
         "weights": Annotated[Weights, tyro.conf.subcommand("weights")],
     }
+    # No type that can be written down: which commands there are is data here.
     every: Any = Union[tuple(kinds.values())]  # noqa: UP007  (made from a tuple)
     if list(arguments) in (["--help"], ["-h"]):
         print(_overview(kinds))
@@ -94,11 +95,11 @@ def parse(arguments: Sequence[str]) -> Command:
         raise ValueError(_one_line(told.getvalue())) from end
 
 
-def _overview(kinds: dict[str, Any]) -> str:
+def _overview(kinds: dict[str, object]) -> str:
     """Each command with one line of what it does."""
     width = max(map(len, kinds))
     lines = [
-        f"  {name:{width}}  {_first_sentence(kind.__origin__)}"
+        f"  {name:{width}}  {_first_sentence(get_args(kind)[0])}"
         for name, kind in kinds.items()
     ]
     return "\n".join(

@@ -64,7 +64,7 @@ def _of_system(error: OSError) -> str:
 def _as_typed(message: str) -> str:
     """Settings by the names that they have on the command line."""
 
-    def flag(match: re.Match) -> str:
+    def flag(match: re.Match[str]) -> str:
         value = match[2]
         name = "--" + match[1].replace("_", "-")
         return name if value is None else f"{name} {value}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
+from eagc_jax._files import JsonObject
 from eagc_jax.gcd.settings.choices import BackboneSettings, SourceSettings
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def told(method: str, found: NumClasses, seconds: float) -> list[str]:
     return lines
 
 
-def plain(found: dict[str, NumClasses], known: int) -> dict:
+def plain(found: dict[str, NumClasses], known: int) -> JsonObject:
     """For JSON."""
     return {
         "known_classes": known,

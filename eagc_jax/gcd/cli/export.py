@@ -36,23 +36,28 @@ class Export:
     def run(self) -> int:
         """Exports, and says what to do with it."""
         from eagc_jax.gcd import export
+        from eagc_jax.gcd.cli.progress import Shown
         from eagc_jax.gcd.cli.warned import warnings_as_lines
         from eagc_jax.gcd.runs.reopening import reopen
         from eagc_jax.gcd.sources.strings import shown
 
-        with warnings_as_lines():
-            found = reopen(self.folder, features=False)
-        done = export.export(
-            found.records,
-            found.assignment,
-            self.out or self._beside(export.formats().get(self.to, "")),
-            self.to,
-            source=found.settings.source,
-            only=self.only,
-            at_least=self.at_least,
-            copy=self.copy,
-            overwrite=self.overwrite,
-        )
+        with Shown() as progress:
+            with warnings_as_lines():
+                progress.stage("reading the run")
+                found = reopen(self.folder, features=False)
+            progress.stage("writing")
+            done = export.export(
+                found.records,
+                found.assignment,
+                self.out or self._beside(export.formats().get(self.to, "")),
+                self.to,
+                source=found.settings.source,
+                only=self.only,
+                at_least=self.at_least,
+                copy=self.copy,
+                overwrite=self.overwrite,
+                on_progress=progress.writing,
+            )
         print(f"wrote {shown(done.path)}: {done.items:,} items")
         for note in done.notes:
             print(shown(note))

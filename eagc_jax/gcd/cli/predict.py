@@ -7,13 +7,14 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
     from eagc_jax.gcd.prediction import Predictor
-    from eagc_jax.gcd.prediction.items import Place
+    from eagc_jax.gcd.prediction.assigning import Answer
+    from eagc_jax.gcd.prediction.items import Chunk, Place
 
 SKIPPED = 3  # exit code: some items were bad
 _NAMED = 20  # bad items that are named; the rest are counted
@@ -100,7 +101,7 @@ class Predict:
     def _write(
         self,
         kind: str,
-        file: Any,
+        file: IO[bytes],
         predictor: Predictor,
         places: list[Place],
         told: _Told,
@@ -117,7 +118,7 @@ class Predict:
         close()
 
 
-def _chunks(places: list[Place]) -> Iterator[Any]:
+def _chunks(places: list[Place]) -> Iterator[Chunk]:
     for place in places:
         yield from place.chunks()
 
@@ -125,12 +126,12 @@ def _chunks(places: list[Place]) -> Iterator[Any]:
 class _Told:
     """Counts what was assigned, and says what was not."""
 
-    def __init__(self, progress: Any):
+    def __init__(self, progress: IO[str] | None):
         self.items = self.bad = self.known = self.unlike = 0
         self._progress, self._started = progress, time.monotonic()
         self._last = self._started
 
-    def __call__(self, answer: Any) -> None:
+    def __call__(self, answer: Answer) -> None:
         from eagc_jax.gcd.sources.strings import shown
 
         self.items += len(answer.batch)

@@ -17,8 +17,8 @@ _STEPS = re.compile(r"(\d+) of (\d+)")  # of a stage, that are done
 class Shown:
     """Shows the stage, and of it how far, how fast and how long yet.
 
-    Use as a context manager; `stage` and `embedding` are what `discover` and `embed`
-    call.
+    Use as a context manager; `stage`, `embedding` and `writing` are what `discover`,
+    `embed` and `export` call.
     """
 
     def __init__(self, console: Console | None = None):
@@ -70,11 +70,22 @@ class Shown:
 
     def embedding(self, done: int, total: int, rate: float, seconds: float) -> None:
         """So many items of all, so many a second, so many seconds left."""
+        self._items("embedded", done, total, rate, seconds)
+
+    def writing(self, done: int, total: int) -> None:
+        """So many items of all, since the stage began."""
+        each = (time.monotonic() - self._began) / done
+        rate = 1 / max(each, 1e-9)
+        self._items("wrote", done, total, rate, each * (total - done))
+
+    def _items(
+        self, what: str, done: int, total: int, rate: float, seconds: float
+    ) -> None:
         speed = f"{rate:,.0f} a second, {_duration(seconds)} left"
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total, rate=speed)
             return
-        self._line(f"embedded {done:,} of {total:,}: {speed}")
+        self._line(f"{what} {done:,} of {total:,}: {speed}")
 
     def _line(self, text: str) -> None:
         """Prints it, unless another one was printed just now."""

@@ -6,13 +6,21 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Iterator
+from typing import TextIO
 
 
 @contextlib.contextmanager
 def warnings_as_lines() -> Iterator[None]:
     """What this package or the user's data give rise to; not which line of code."""
 
-    def show(message, category, filename, lineno, file=None, line=None) -> None:
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         del category, filename, lineno, file, line
         print(f"eagc: warning: {message}", file=sys.stderr)
 

@@ -39,7 +39,9 @@ def assigned(chunks: Chunks, centres: jax.Array, room: np.ndarray) -> np.ndarray
     result = np.array(chunks.pinned, np.int32)
     (unlabeled,) = np.nonzero(result < 0)
 
-    def candidates(rows, last_cost, last_row):
+    def candidates(
+        rows: np.ndarray, last_cost: np.ndarray, last_row: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         parts = []
         for chunk in chunks.of(unlabeled[rows]):
             numbers = np.full(len(chunk.rows), len(unlabeled), np.int32)
@@ -56,12 +58,19 @@ def assigned(chunks: Chunks, centres: jax.Array, room: np.ndarray) -> np.ndarray
 
 
 @jax.jit
-def _candidates(rows, scales, numbers, centres, last_cost, last_row):
+def _candidates(
+    rows: jax.Array,
+    scales: jax.Array,
+    numbers: jax.Array,
+    centres: jax.Array,
+    last_cost: jax.Array,
+    last_row: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
     unit = unit_rows(rows, scales)
     blocks = _lloyd._in_blocks(unit, numbers, len(centres))
     number = min(_CANDIDATES, len(centres))
 
-    def block(part):
+    def block(part: _lloyd._Rows) -> tuple[jax.Array, jax.Array]:
         distances = _lloyd._squared_distances(centres, part.unit)  # (b, K)
         earlier = (distances == last_cost) & (part.pinned[:, None] < last_row)
         takes = (distances < last_cost) | earlier
@@ -96,14 +105,27 @@ def stable(size: int, room: np.ndarray, candidates: Candidates) -> np.ndarray:
     return choice
 
 
-def _takes(last_cost, last_row, which, distances, rows) -> np.ndarray:
+def _takes(
+    last_cost: np.ndarray,
+    last_row: np.ndarray,
+    which: np.ndarray,
+    distances: np.ndarray,
+    rows: np.ndarray,
+) -> np.ndarray:
     """Whether each candidate would take the row, in the places that it has."""
     limits = last_cost[which]
     earlier = (distances == limits) & (rows[:, None] < last_row[which])
     return np.isfinite(distances) & ((distances < limits) | earlier)
 
 
-def _sent_away(choice, cost, room, asked, last_cost, last_row) -> np.ndarray:
+def _sent_away(
+    choice: np.ndarray,
+    cost: np.ndarray,
+    room: np.ndarray,
+    asked: np.ndarray,
+    last_cost: np.ndarray,
+    last_row: np.ndarray,
+) -> np.ndarray:
     """Rows for which the clusters that were asked have no room; moves their limits."""
     was_asked = np.zeros(len(room), bool)
     was_asked[asked] = True

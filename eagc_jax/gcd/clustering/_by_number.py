@@ -15,7 +15,9 @@ _FAR = 1e4  # from unit rows
 
 
 @functools.partial(jax.jit, static_argnames="most")
-def seeds(key, unit: jax.Array, pinned: jax.Array, *, most: int) -> jax.Array:
+def seeds(
+    key: jax.Array, unit: jax.Array, pinned: jax.Array, *, most: int
+) -> jax.Array:
     """(most, D) centres: the known ones, then greedy k-means++ one after another."""
     rows = _lloyd._in_blocks(unit, pinned, most)
     known, centres = _lloyd._known_centres(rows, most)
@@ -24,14 +26,23 @@ def seeds(key, unit: jax.Array, pinned: jax.Array, *, most: int) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="iterations")
-def clustered(unit, pinned, seeds, number, *, iterations: int):
+def clustered(
+    unit: jax.Array,
+    pinned: jax.Array,
+    seeds: jax.Array,
+    number: jax.Array,
+    *,
+    iterations: int,
+) -> jax.Array:
     """(N,) the cluster of each row, from the first `number` of the seeds."""
     rows = _lloyd._in_blocks(unit, pinned, len(seeds))
     used = jnp.arange(len(seeds)) < number
     far = jnp.full_like(seeds, 0).at[:, 0].set(_FAR)
     centres = jnp.where(used[:, None], seeds, far)
 
-    def iterate(_, carry):
+    def iterate(
+        _: jax.Array, carry: tuple[jax.Array, _lloyd._Pass]
+    ) -> tuple[jax.Array, _lloyd._Pass]:
         centres, found = carry
         means = found.sums / jnp.maximum(found.counts, 1)[:, None]
         centres = jnp.where((found.counts > 0)[:, None], means, centres)

@@ -2,13 +2,17 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from eagc_jax.gcd.clustering import _lloyd
+
+#: (N, D) floats, on the device or not; NumPy's may be memory-mapped.
+Rows: TypeAlias = np.ndarray | jax.Array
 
 _CHUNK_ENTRIES = 2**23  # entries of the rows that are on the device at once: 32 MiB
 _EVEN = 1024  # rows that a chunk of several is a multiple of
@@ -20,7 +24,7 @@ class Chunk(NamedTuple):
 
     start: int
     stop: int
-    rows: Any  # (c, D), as stored
+    rows: Rows  # (c, D), as stored
     scales: np.ndarray  # (2, c), see `unit_rows`
     pinned: np.ndarray  # (c,) int32, the class of labeled rows, else -1
 
@@ -34,10 +38,11 @@ class Chunks:
       ValueError: a row is not finite.
     """
 
-    def __init__(self, features, pinned: np.ndarray):
-        self.features, self.pinned = features, pinned
-        self.length = _chunk_length(features)
-        self.scales = np.concatenate(
+    def __init__(self, features: Rows, pinned: np.ndarray):
+        self.features = features
+        self.pinned = pinned
+        self.length: int = _chunk_length(features)
+        self.scales: np.ndarray = np.concatenate(
             [np.asarray(_scales(features[rows])) for rows in row_slices(features)], 1
         )
         raise_unless_finite(np.isfinite(self.scales[0]))
@@ -56,7 +61,7 @@ class Chunks:
         for start in range(0, len(rows), length):
             yield self._filled(rows[start : start + length], start, length)
 
-    def _filled(self, which, start: int, length: int) -> Chunk:
+    def _filled(self, which: slice | np.ndarray, start: int, length: int) -> Chunk:
         rows, scales = self.features[which], self.scales[:, which]
         pinned = self.pinned[which].astype(np.int32)
         number = len(rows)
@@ -67,19 +72,19 @@ class Chunks:
         return Chunk(start, start + number, rows, scales, pinned)
 
 
-def _with_rows(rows, length: int):
+def _with_rows(rows: Rows, length: int) -> Rows:
     xp = jnp if isinstance(rows, jax.Array) else np
     return xp.pad(rows, ((0, length - len(rows)), (0, 0)))
 
 
-def row_slices(features) -> list[slice]:
+def row_slices(features: Rows) -> list[slice]:
     """Which rows each chunk has."""
     length = _chunk_length(features)
     starts = range(0, len(features), length)
     return [slice(start, min(start + length, len(features))) for start in starts]
 
 
-def _chunk_length(features) -> int:
+def _chunk_length(features: Rows) -> int:
     size, width = features.shape
     chunks = math.ceil(size / max(1, _CHUNK_ENTRIES // width))
     length = math.ceil(size / chunks)
@@ -88,16 +93,16 @@ def _chunk_length(features) -> int:
 
 
 @jax.jit
-def _scales(rows) -> jax.Array:
+def _scales(rows: jax.Array) -> jax.Array:
     return jnp.stack(_lloyd._scales(as_float(rows)))
 
 
-def unit_rows(rows, scales) -> jax.Array:
+def unit_rows(rows: ArrayLike, scales: jax.Array) -> jax.Array:
     """Rows as stored, normalised, in float32 at least."""
     return _lloyd._rescaled(as_float(rows), *scales)
 
 
-def as_float(rows) -> jax.Array:
+def as_float(rows: ArrayLike) -> jax.Array:
     rows = jnp.asarray(rows)
     return rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
 

@@ -57,7 +57,14 @@ class _Lloyd(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("num_clusters", "restarts"))
 def cluster(
-    key, features, pinned, max_iterations, tolerance, *, num_clusters, restarts
+    key: jax.Array,
+    features: jax.Array,
+    pinned: jax.Array,
+    max_iterations: jax.Array,
+    tolerance: jax.Array,
+    *,
+    num_clusters: int,
+    restarts: int,
 ) -> Clustering:
     """The best of the restarts; `pinned` is the class of labeled rows, -1 elsewhere."""
     unit = _normalized(features)
@@ -93,7 +100,7 @@ def _scales(features: jax.Array) -> tuple[jax.Array, jax.Array]:
     return largest[:, 0], inverse[:, 0]
 
 
-def _rescaled(features, largest, inverse) -> jax.Array:
+def _rescaled(features: jax.Array, largest: jax.Array, inverse: jax.Array) -> jax.Array:
     largest = jnp.where(largest > 0, largest, 1)
     return features / largest[:, None] * inverse[:, None]
 
@@ -102,8 +109,8 @@ def _in_blocks(
     unit: jax.Array,
     pinned: jax.Array,
     num_clusters: int,
-    real=True,
-    entries=None,
+    real: jax.Array | bool = True,
+    entries: int | None = None,
     scales: jax.Array | None = None,
 ) -> _Rows:
     """`real` is for rows some of which are filling already; `scales` are (2, N)."""
@@ -115,7 +122,7 @@ def _in_blocks(
     block = math.ceil(size / blocks)
     fill = blocks * block - size
 
-    def split(array, value):
+    def split(array: jax.Array, value: int | bool) -> jax.Array:
         widths = ((0, fill),) + ((0, 0),) * (array.ndim - 1)
         padded = jnp.pad(array, widths, constant_values=value)
         return padded.reshape(blocks, block, *array.shape[1:])
@@ -129,7 +136,9 @@ def _in_blocks(
 def _known_centres(rows: _Rows, num_clusters: int) -> tuple[jax.Array, jax.Array]:
     """(K,) which slots have labeled rows, and (K, D) their means, zero elsewhere."""
 
-    def add(so_far, rows):
+    def add(
+        so_far: tuple[jax.Array, jax.Array], rows: _Rows
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
         unit, pinned = rows[:2]  # filling is pinned nowhere
         sums, counts = _sums_and_counts(unit, pinned, num_clusters)
         return (so_far[0] + sums, so_far[1] + counts), None
@@ -142,17 +151,21 @@ def _known_centres(rows: _Rows, num_clusters: int) -> tuple[jax.Array, jax.Array
     return counts > 0, sums / jnp.maximum(counts, 1)[:, None]
 
 
-def _sums_and_counts(unit, assigned, num_clusters):
+def _sums_and_counts(
+    unit: jax.Array, assigned: jax.Array, num_clusters: int
+) -> tuple[jax.Array, jax.Array]:
     """(K, D) and (K,); a product, as a scatter would add in any order on a GPU."""
     members = assigned == jnp.arange(num_clusters, dtype=jnp.int32)[:, None]
     sums = _matmul(members.astype(unit.dtype), unit)
     return sums, members.sum(axis=1, dtype=jnp.int32)
 
 
-def _quick_sums_and_counts(unit, assigned, num_clusters):
+def _quick_sums_and_counts(
+    unit: jax.Array, assigned: jax.Array, num_clusters: int
+) -> tuple[jax.Array, jax.Array]:
     """The same; on a CPU added up in the rows' order, which reads them once."""
 
-    def added(unit, assigned):
+    def added(unit: jax.Array, assigned: jax.Array) -> tuple[jax.Array, jax.Array]:
         target = jnp.where(assigned < 0, num_clusters, assigned)
         sums = jnp.zeros((num_clusters, unit.shape[1]), unit.dtype)
         counts = jnp.zeros(num_clusters, jnp.int32)
@@ -161,7 +174,7 @@ def _quick_sums_and_counts(unit, assigned, num_clusters):
             counts.at[target].add(1, mode="drop"),
         )
 
-    def multiplied(unit, assigned):
+    def multiplied(unit: jax.Array, assigned: jax.Array) -> tuple[jax.Array, jax.Array]:
         return _sums_and_counts(unit, assigned, num_clusters)
 
     return jax.lax.platform_dependent(unit, assigned, cpu=added, default=multiplied)
@@ -170,16 +183,24 @@ def _quick_sums_and_counts(unit, assigned, num_clusters):
 def _distance_to_known(rows: _Rows, known: jax.Array, centres: jax.Array) -> jax.Array:
     """(rows incl. filling,) squared distance to the nearest known centre, else inf."""
 
-    def block(unit):
+    def block(unit: jax.Array) -> jax.Array:
         return jnp.where(known[:, None], _squared_distances(unit, centres), jnp.inf)
 
     return jax.lax.map(lambda unit: block(unit).min(axis=0), rows.unit).reshape(-1)
 
 
-def _starts(key, unit, pinned, closest, known, centres, restarts: int) -> jax.Array:
+def _starts(
+    key: jax.Array,
+    unit: jax.Array,
+    pinned: jax.Array,
+    closest: jax.Array,
+    known: jax.Array,
+    centres: jax.Array,
+    restarts: int,
+) -> jax.Array:
     """(restarts, K, D) starting centres."""
 
-    def seed(number):
+    def seed(number: jax.Array) -> jax.Array:
         return _seed(
             jax.random.fold_in(key, number), unit, pinned < 0, closest, known, centres
         )
@@ -191,11 +212,20 @@ def _starts(key, unit, pinned, closest, known, centres, restarts: int) -> jax.Ar
     return jax.lax.map(seed, numbers, batch_size=min(max(at_once, 1), restarts))
 
 
-def _seed(key, unit, unlabeled, closest, known, centres):
+def _seed(
+    key: jax.Array,
+    unit: jax.Array,
+    unlabeled: jax.Array,
+    closest: jax.Array,
+    known: jax.Array,
+    centres: jax.Array,
+) -> jax.Array:
     """(K, D) starting centres: the known ones, the others by greedy k-means++."""
     closest = closest[: len(unit)]
 
-    def place(slot, carry):
+    def place(
+        slot: jax.Array, carry: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
         centres, closest = carry
         # Before any centre is placed every row is as good as another; likewise where
         # all unlabeled rows coincide with centres.
@@ -232,11 +262,13 @@ def _draw(key: jax.Array, weights: jax.Array, number: int) -> jax.Array:
     return jnp.where(weights[drawn] > 0, drawn, jnp.argmax(weights))
 
 
-def _lloyd(rows: _Rows, centres, max_iterations, tolerance) -> _Lloyd:
-    def go_on(state):
+def _lloyd(
+    rows: _Rows, centres: jax.Array, max_iterations: jax.Array, tolerance: jax.Array
+) -> _Lloyd:
+    def go_on(state: _Lloyd) -> jax.Array:
         return ~state.done & (state.iterations < max_iterations)
 
-    def iterate(state):
+    def iterate(state: _Lloyd) -> _Lloyd:
         centres = _moved(state.centres, state.found)
         return _settled(state, centres, _visit(rows, centres), tolerance)
 
@@ -244,7 +276,9 @@ def _lloyd(rows: _Rows, centres, max_iterations, tolerance) -> _Lloyd:
     return jax.lax.while_loop(go_on, iterate, start)
 
 
-def _settled(state: _Lloyd, centres, found: _Pass, tolerance) -> _Lloyd:
+def _settled(
+    state: _Lloyd, centres: jax.Array, found: _Pass, tolerance: jax.Array
+) -> _Lloyd:
     """The state after a step that proposes `centres`, with which it `found` this."""
     shift = jnp.sum(jnp.linalg.norm(centres - state.centres, axis=1))
     falls = found.inertia < state.found.inertia
@@ -277,7 +311,7 @@ def _can_reseed(found: _Pass) -> jax.Array:
 def _visit(rows: _Rows, centres: jax.Array, so_far: _Pass | None = None) -> _Pass:
     """Assigns all rows, and sums up what the next centres need, onto `so_far`."""
 
-    def block(so_far, rows):
+    def block(so_far: _Pass, rows: _Rows) -> tuple[_Pass, jax.Array]:
         if rows.scales is not None:
             rows = rows._replace(unit=_rescaled(rows.unit, *rows.scales), scales=None)
         nearest = _nearest(_scores(rows.unit, centres))
@@ -306,7 +340,7 @@ def _nearest(scores: jax.Array) -> jax.Array:
 def _smallest(scores: jax.Array) -> jax.Array:
     """The minimum over the leading axis of numbers; faster than one that minds NaN."""
 
-    def lower(one, other):
+    def lower(one: jax.Array, other: jax.Array) -> jax.Array:
         return jax.lax.select(one < other, one, other)
 
     infinity = np.array(np.inf, scores.dtype)
@@ -325,7 +359,9 @@ def _nothing_yet(centres: jax.Array) -> _Pass:
     )
 
 
-def _tallied(so_far: _Pass, rows: _Rows, assigned, centres: jax.Array) -> _Pass:
+def _tallied(
+    so_far: _Pass, rows: _Rows, assigned: jax.Array, centres: jax.Array
+) -> _Pass:
     """`so_far` with one block of rows added, each in the cluster `assigned` to it."""
     unit, pinned, real, _ = rows
     counted = jnp.where(real, assigned, -1)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eagc_jax.gcd.clustering import _balanced, _lloyd
-from eagc_jax.gcd.clustering._chunks import Chunk, Chunks, as_float, unit_rows
+from eagc_jax.gcd.clustering._chunks import Chunk, Chunks, Rows, as_float, unit_rows
 from eagc_jax.gcd.clustering._lloyd import Clustering
 
 # Entries of the distances that are looked at in one go: 2 MiB, a core's own memory.
@@ -23,8 +23,8 @@ _SAMPLE = 2**32 - 1  # folded into the key for it; restarts fold in their number
 
 
 def cluster(
-    key,
-    features,
+    key: jax.Array,
+    features: Rows,
     pinned: np.ndarray,
     max_iterations: int,
     tolerance: float,
@@ -56,7 +56,9 @@ class _Restarts(NamedTuple):
 _Visit = Callable[[jax.Array, np.ndarray, np.ndarray], tuple[_lloyd._Pass, np.ndarray]]
 
 
-def _iterated(visit: _Visit, centres, max_iterations, tolerance) -> _Restarts:
+def _iterated(
+    visit: _Visit, centres: jax.Array, max_iterations: int, tolerance: float
+) -> _Restarts:
     restarts = len(centres)
     found, assignments = visit(centres, np.zeros(restarts, bool), np.empty(0))
     states = _lloyd._Lloyd(
@@ -79,14 +81,20 @@ def _all_moved(states: _lloyd._Lloyd) -> jax.Array:
 
 
 @jax.jit
-def _all_settled(states, done, centres, found, tolerance):
+def _all_settled(
+    states: _lloyd._Lloyd,
+    done: jax.Array,
+    centres: jax.Array,
+    found: _lloyd._Pass,
+    tolerance: jax.Array,
+) -> tuple[_lloyd._Lloyd, jax.Array]:
     """The next states, and which restarts took the step."""
     settled = jax.vmap(_lloyd._settled, in_axes=(0, 0, 0, None))(
         states, centres, found, tolerance
     )
     taken = ~done & (found.inertia <= states.found.inertia)
 
-    def keep(old, new):
+    def keep(old: jax.Array, new: jax.Array) -> jax.Array:
         return jnp.where(done.reshape(-1, *[1] * (new.ndim - 1)), old, new)
 
     return jax.tree.map(keep, states, settled), taken
@@ -104,7 +112,9 @@ def _best(restarts: _Restarts) -> Clustering:
     )
 
 
-def _visit_nearest(chunks: Chunks, centres, done, _) -> tuple[_lloyd._Pass, np.ndarray]:
+def _visit_nearest(
+    chunks: Chunks, centres: jax.Array, done: np.ndarray, _: np.ndarray
+) -> tuple[_lloyd._Pass, np.ndarray]:
     """One pass over all rows; restarts that are done are passed over."""
     assignments = np.zeros((len(centres), len(chunks.features)), np.int32)
     so_far = jax.vmap(_lloyd._nothing_yet)(centres)
@@ -121,13 +131,21 @@ def _visit_nearest(chunks: Chunks, centres, done, _) -> tuple[_lloyd._Pass, np.n
     return so_far, assignments
 
 
-def _write(assignments: np.ndarray, chunk: Chunk, assigned) -> None:
+def _write(assignments: np.ndarray, chunk: Chunk, assigned: jax.Array) -> None:
     number = chunk.stop - chunk.start
     assignments[:, chunk.start : chunk.stop] = np.asarray(assigned)[:, :number]
 
 
 @jax.jit
-def _assigned(so_far, done, rows, scales, pinned, real, centres):
+def _assigned(
+    so_far: _lloyd._Pass,
+    done: jax.Array,
+    rows: jax.Array,
+    scales: jax.Array,
+    pinned: jax.Array,
+    real: jax.Array,
+    centres: jax.Array,
+) -> tuple[_lloyd._Pass, jax.Array]:
     """One chunk: `so_far` with it, and (restarts, c) the cluster of each row."""
     rows = as_float(rows)
     is_real = jnp.arange(len(rows)) < real
@@ -135,10 +153,12 @@ def _assigned(so_far, done, rows, scales, pinned, real, centres):
         rows, pinned, centres.shape[1], is_real, _BLOCK_ENTRIES, scales
     )
 
-    def one(restart):
+    def one(
+        restart: tuple[_lloyd._Pass, jax.Array, jax.Array],
+    ) -> tuple[_lloyd._Pass, jax.Array]:
         so_far, done, centres = restart
 
-        def go():
+        def go() -> tuple[_lloyd._Pass, jax.Array]:
             found = _lloyd._visit(blocks, centres, so_far)
             flat = found.assignments.reshape(-1)[: len(rows)]
             return found._replace(assignments=so_far.assignments), flat
@@ -152,7 +172,11 @@ def _assigned(so_far, done, rows, scales, pinned, real, centres):
 
 
 def _visit_balanced(
-    chunks: Chunks, room: np.ndarray, centres, done, assignments
+    chunks: Chunks,
+    room: np.ndarray,
+    centres: jax.Array,
+    done: np.ndarray,
+    assignments: np.ndarray,
 ) -> tuple[_lloyd._Pass, np.ndarray]:
     """Two passes over all rows for each restart: where they go, then what that gives."""
     proposed = np.zeros((len(centres), len(chunks.features)), np.int32)
@@ -164,7 +188,12 @@ def _visit_balanced(
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found), proposed
 
 
-def _summed(chunks: Chunks, num_clusters: int, centres=None, assigned=None):
+def _summed(
+    chunks: Chunks,
+    num_clusters: int,
+    centres: jax.Array | None = None,
+    assigned: np.ndarray | None = None,
+) -> _lloyd._Pass:
     """`_Pass` for given clusters; without them, of the labeled rows by their class."""
     assigned = chunks.pinned if assigned is None else assigned
     if centres is None:
@@ -182,13 +211,22 @@ def _summed(chunks: Chunks, num_clusters: int, centres=None, assigned=None):
 
 
 @jax.jit
-def _tallied(so_far, rows, scales, pinned, assigned, centres):
+def _tallied(
+    so_far: _lloyd._Pass,
+    rows: jax.Array,
+    scales: jax.Array,
+    pinned: jax.Array,
+    assigned: jax.Array,
+    centres: jax.Array,
+) -> _lloyd._Pass:
     """One chunk with its clusters given; -1 for rows that count nowhere."""
     unit = unit_rows(rows, scales)
     blocks = _lloyd._in_blocks(unit, pinned, len(centres), assigned >= 0)
     split = jnp.pad(assigned, (0, blocks.pinned.size - len(unit)), constant_values=-1)
 
-    def block(so_far, part):
+    def block(
+        so_far: _lloyd._Pass, part: tuple[_lloyd._Rows, jax.Array]
+    ) -> tuple[_lloyd._Pass, None]:
         rows, assigned = part
         return _lloyd._tallied(so_far, rows, assigned, centres), None
 
@@ -200,7 +238,13 @@ def _means(found: _lloyd._Pass) -> jax.Array:
     return found.sums / jnp.maximum(found.counts, 1)[:, None]
 
 
-def _starts_from_sample(key, chunks: Chunks, known, centres, restarts: int):
+def _starts_from_sample(
+    key: jax.Array,
+    chunks: Chunks,
+    known: jax.Array,
+    centres: jax.Array,
+    restarts: int,
+) -> jax.Array:
     """(restarts, K, D): all rows are the sample where there are few."""
     number = max(_SEED_ROWS, 16 * len(centres))
     if len(chunks.features) <= number:
@@ -218,7 +262,7 @@ def _starts_from_sample(key, chunks: Chunks, known, centres, restarts: int):
 _unit = jax.jit(unit_rows)
 
 
-def _sampled(key, pinned: np.ndarray, number: int) -> np.ndarray:
+def _sampled(key: jax.Array, pinned: np.ndarray, number: int) -> np.ndarray:
     """Numbers of unlabeled rows in their order, each as likely as another."""
     (unlabeled,) = np.nonzero(pinned < 0)
     if len(unlabeled) <= number:
@@ -229,14 +273,23 @@ def _sampled(key, pinned: np.ndarray, number: int) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames="num_clusters")
-def _known_centres(unit, pinned, num_clusters: int):
+def _known_centres(
+    unit: jax.Array, pinned: jax.Array, num_clusters: int
+) -> tuple[jax.Array, jax.Array]:
     return _lloyd._known_centres(
         _lloyd._in_blocks(unit, pinned, num_clusters), num_clusters
     )
 
 
 @functools.partial(jax.jit, static_argnames="restarts")
-def _seeded(key, unit, pinned, known, centres, restarts: int):
+def _seeded(
+    key: jax.Array,
+    unit: jax.Array,
+    pinned: jax.Array,
+    known: jax.Array,
+    centres: jax.Array,
+    restarts: int,
+) -> jax.Array:
     blocks = _lloyd._in_blocks(unit, pinned, len(centres))
     closest = _lloyd._distance_to_known(blocks, known, centres)
     return _lloyd._starts(key, unit, pinned, closest, known, centres, restarts)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from eagc_jax.gcd.clustering._chunks import Rows
 
 _ROWS = 20_000  # that are looked at, or
 _ROWS_PER_CLASS = 40  # so many for each known class
@@ -30,7 +33,7 @@ class Composition(NamedTuple):
 
 
 def composition(
-    features: np.ndarray, labels: np.ndarray, seed: int = 0
+    features: Rows, labels: np.ndarray, seed: int = 0
 ) -> Composition | None:
     """Counts the five nearest neighbours of labeled items.
 
@@ -70,7 +73,7 @@ def composition(
     )
 
 
-def labeled_share(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> float:
+def labeled_share(features: Rows, labels: np.ndarray, seed: int = 0) -> float:
     r"""The share of labeled items among all items of known classes.
 
     Of the nearest neighbours of labeled items, the same number of each class, let `a` be
@@ -158,7 +161,7 @@ def likelihood(found: Composition, tried: np.ndarray) -> np.ndarray:
     return np.where(room, mean, -np.inf)
 
 
-def _share(found: Composition, least) -> np.ndarray:
+def _share(found: Composition, least: np.ndarray | float) -> np.ndarray:
     """Of all classes together; `least` is L / N."""
     a, b, c = (x.sum(axis=-1) for x in found[:3])
     known = found.labeled.shape[-1]
@@ -175,7 +178,7 @@ def _some(draw: np.random.Generator, rows: np.ndarray, most: int) -> np.ndarray:
     )
 
 
-def _unit(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _unit(features: Rows, rows: np.ndarray) -> np.ndarray:
     found = np.asarray(features[rows], np.float32)
     largest = np.abs(found).max(axis=1, keepdims=True)
     found = found / np.where(largest > 0, largest, 1)

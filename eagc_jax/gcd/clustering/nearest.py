@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 
 from eagc_jax.gcd.clustering import _lloyd
-from eagc_jax.gcd.clustering._chunks import Chunks, unit_rows
+from eagc_jax.gcd.clustering._chunks import Chunks, Rows, unit_rows
 from eagc_jax.gcd.clustering.semi_supervised import checked_features
 
 _BLOCK_ENTRIES = 2**19
@@ -68,9 +68,9 @@ def assign(
     return Assigned(*(np.concatenate(x) for x in zip(*parts, strict=True)))
 
 
-def _checked(features: ArrayLike, centres: ArrayLike):
+def _checked(features: ArrayLike, given: ArrayLike) -> tuple[Rows, jax.Array]:
     rows = checked_features(features)
-    centres = jnp.asarray(centres)
+    centres = jnp.asarray(given)
     if centres.ndim != 2 or not len(centres) or centres.shape[1] != rows.shape[1]:
         raise ValueError(
             f"centres must have shape (K, {rows.shape[1]}), as wide as the features, "
@@ -81,14 +81,16 @@ def _checked(features: ArrayLike, centres: ArrayLike):
 
 
 @jax.jit
-def _nearest_two(rows, scales, centres, temperature):
+def _nearest_two(
+    rows: jax.Array, scales: jax.Array, centres: jax.Array, temperature: jax.Array
+) -> tuple[jax.Array, ...]:
     unit = unit_rows(rows, scales)
     blocks = _lloyd._in_blocks(
         unit, jnp.zeros(len(unit), jnp.int32), len(centres), entries=_BLOCK_ENTRIES
     )
     numbers = jnp.arange(len(centres), dtype=jnp.int32)[:, None]
 
-    def block(unit):
+    def block(unit: jax.Array) -> tuple[jax.Array, ...]:
         scores = _lloyd._scores(unit, centres)
         first = _lloyd._nearest(scores)
         others = jnp.where(numbers == first, jnp.inf, scores)
@@ -162,7 +164,7 @@ def _some(rows: np.ndarray) -> np.ndarray:
     return rows[:: -(-len(rows) // 2**14)] if len(rows) else rows
 
 
-def _distances(rows, centres) -> np.ndarray:
+def _distances(rows: Rows, centres: jax.Array) -> np.ndarray:
     """(N, K) squared distances."""
     chunks = Chunks(np.asarray(rows), np.full(len(rows), -1))
     parts = [
@@ -173,7 +175,7 @@ def _distances(rows, centres) -> np.ndarray:
 
 
 @jax.jit
-def _all_distances(rows, scales, centres):
+def _all_distances(rows: jax.Array, scales: jax.Array, centres: jax.Array) -> jax.Array:
     return _lloyd._squared_distances(unit_rows(rows, scales), centres)
 
 

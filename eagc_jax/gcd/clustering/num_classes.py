@@ -1,6 +1,6 @@
 """How many classes there are, judged by those that are known."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
 from eagc_jax.gcd.clustering import _by_number, composition
-from eagc_jax.gcd.clustering._chunks import Chunks, unit_rows
+from eagc_jax.gcd.clustering._chunks import Chunks, Rows, unit_rows
 from eagc_jax.gcd.clustering.semi_supervised import checked_features
 
 Method = Literal["neighbours", "accuracy", "information", "stability"]
@@ -136,7 +136,9 @@ def estimate_num_classes(
         high = min(2 * high, most)
 
 
-def _checked(features: ArrayLike, labels: ArrayLike, method: str):
+def _checked(
+    features: ArrayLike, labels: ArrayLike, method: Method
+) -> tuple[Rows, np.ndarray]:
     rows, classes = checked_features(features), np.asarray(labels)
     if classes.shape != rows.shape[:1] or classes.dtype.kind not in "iu":
         raise ValueError(
@@ -155,7 +157,13 @@ def _checked(features: ArrayLike, labels: ArrayLike, method: str):
     return rows, classes
 
 
-def _by_neighbours(draw, rows, labels, minimum, maximum) -> NumClasses:
+def _by_neighbours(
+    draw: np.random.Generator,
+    rows: Rows,
+    labels: np.ndarray,
+    minimum: int | None,
+    maximum: int | None,
+) -> NumClasses:
     known = int(labels.max()) + 1
     least, _, most = _bounds(minimum, maximum, known, len(rows))
     most = most if maximum is None else maximum
@@ -177,13 +185,15 @@ def _generator(key: jax.Array) -> np.random.Generator:
     return np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
 
 
-def _sample(draw: np.random.Generator, size: int, most: int):
+def _sample(draw: np.random.Generator, size: int, most: int) -> slice | np.ndarray:
     if size <= most:
         return slice(None)
     return np.sort(draw.choice(size, most, replace=False, shuffle=False))
 
 
-def _bounds(minimum, maximum, known: int, size: int) -> tuple[int, int, int]:
+def _bounds(
+    minimum: int | None, maximum: int | None, known: int, size: int
+) -> tuple[int, int, int]:
     """The least number, the largest to begin with, and the largest at all."""
     low = known if minimum is None else minimum
     most = max(size // 4, low + 1)
@@ -217,7 +227,14 @@ def _trial(labels: np.ndarray, visible: np.ndarray) -> _Trial:
     return _Trial(pinned, (labels >= 0) & (pinned < 0))
 
 
-def _scores(draw, unit, labels, trials, numbers, method: Method) -> np.ndarray:
+def _scores(
+    draw: np.random.Generator,
+    unit: jax.Array,
+    labels: np.ndarray,
+    trials: Sequence[_Trial],
+    numbers: np.ndarray,
+    method: Method,
+) -> np.ndarray:
     """(trials, numbers), higher where a number is better."""
     found = [_clusterings(draw, unit, trial.pinned, numbers) for trial in trials]
     if method == "stability":
@@ -231,21 +248,26 @@ def _scores(draw, unit, labels, trials, numbers, method: Method) -> np.ndarray:
     )
 
 
-def _clusterings(draw, unit, pinned, numbers) -> list[np.ndarray]:
+def _clusterings(
+    draw: np.random.Generator,
+    unit: jax.Array,
+    pinned: np.ndarray,
+    numbers: np.ndarray,
+) -> list[np.ndarray]:
     key = jax.random.key(int(draw.integers(2**31)))
-    pinned = jnp.asarray(pinned)
-    seeds = _by_number.seeds(key, unit, pinned, most=int(numbers[-1]))
+    classes = jnp.asarray(pinned)
+    seeds = _by_number.seeds(key, unit, classes, most=int(numbers[-1]))
     return [
         np.asarray(
             _by_number.clustered(
-                unit, pinned, seeds, int(number), iterations=_ITERATIONS
+                unit, classes, seeds, int(number), iterations=_ITERATIONS
             )
         )
         for number in numbers
     ]
 
 
-def _agreement(found, rows: np.ndarray) -> np.ndarray:
+def _agreement(found: list[list[np.ndarray]], rows: np.ndarray) -> np.ndarray:
     """Of each trial with the next, the last with the first."""
     others = found[1:] + found[:1]
     return np.array(

@@ -1,7 +1,5 @@
 """K-means with and without labeled rows: arguments, checks, result."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from eagc_jax.gcd.clustering import _lloyd, _streamed
-from eagc_jax.gcd.clustering._chunks import raise_unless_finite
+from eagc_jax.gcd.clustering._chunks import Rows, as_float, raise_unless_finite
 from eagc_jax.gcd.clustering._lloyd import Clustering
 
 # Entries of features that are put on the device whole, and normalised in one piece.
@@ -118,13 +116,12 @@ def semi_supervised_kmeans(
             restarts=restarts,
             balanced=balanced,
         )
-    rows = jnp.asarray(rows)
-    rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
-    if not isinstance(rows, Tracer):
-        raise_unless_finite(np.asarray(jnp.isfinite(rows).all(axis=1)))
+    floats = as_float(rows)
+    if not isinstance(floats, Tracer):
+        raise_unless_finite(np.asarray(jnp.isfinite(floats).all(axis=1)))
     return _lloyd.cluster(
         key,
-        rows,
+        floats,
         jnp.where(mask, labels, -1).astype(jnp.int32),
         jnp.int32(max_iterations),
         jnp.float32(tolerance),
@@ -183,12 +180,12 @@ def kmeans(
     )
 
 
-def _as_array(values: Any) -> Any:
+def _as_array(values: ArrayLike) -> Rows:
     """The array itself where it is one: of JAX, of NumPy, memory-mapped."""
     return values if isinstance(values, jax.Array | np.ndarray) else np.asarray(values)
 
 
-def checked_features(features: ArrayLike) -> Any:
+def checked_features(features: ArrayLike) -> Rows:
     """An array of rows, on the device or not."""
     rows = _as_array(features)
     if rows.ndim != 2 or 0 in rows.shape:
@@ -202,7 +199,7 @@ def checked_features(features: ArrayLike) -> Any:
 
 def _checked_arrays(
     features: ArrayLike, labels: ArrayLike, labeled_mask: ArrayLike
-) -> tuple[Any, Any, Any]:
+) -> tuple[Rows, Rows, Rows]:
     rows = checked_features(features)
     classes, mask = _as_array(labels), _as_array(labeled_mask)
     for name, array in (("labels", classes), ("labeled_mask", mask)):
@@ -218,7 +215,9 @@ def _checked_arrays(
     return rows, classes, mask
 
 
-def _check_numbers(size, num_clusters, restarts, max_iterations, tolerance) -> None:
+def _check_numbers(
+    size: int, num_clusters: int, restarts: int, max_iterations: int, tolerance: float
+) -> None:
     for name, value in (
         ("num_clusters", num_clusters),
         ("restarts", restarts),
@@ -235,9 +234,9 @@ def _check_numbers(size, num_clusters, restarts, max_iterations, tolerance) -> N
         )
 
 
-def _check_labels(labels, mask, num_clusters: int) -> None:
-    labels, mask = np.asarray(labels), np.asarray(mask)
-    given = labels[mask]
+def _check_labels(labels: Rows, labeled: Rows, num_clusters: int) -> None:
+    mask = np.asarray(labeled)
+    given = np.asarray(labels)[mask]
     outside = given[(given < 0) | (given >= num_clusters)]
     if outside.size:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -15,7 +15,7 @@ class Impossible(ValueError):
 
     def __init__(self, units: Sequence[int]):
         super().__init__("there are too few clusters")
-        self.units = list(units)
+        self.units: list[int] = list(units)
 
 
 def cheapest(
@@ -108,7 +108,9 @@ class _Search:
                 continue
             stack.append(self._branch(chosen, left, cost))
 
-    def _branch(self, chosen: list[int], left: set[int], cost: float):
+    def _branch(
+        self, chosen: list[int], left: set[int], cost: float
+    ) -> Iterator[tuple[list[int], set[int], float]]:
         """Choices for the unit with the fewest left to it."""
         open_ = {unit: self._open(unit, chosen) for unit in left}
         least = {unit: values.min() for unit, values in open_.items()}

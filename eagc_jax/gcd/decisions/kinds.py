@@ -6,14 +6,13 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal, get_args
 
 from eagc_jax import _files
+from eagc_jax._files import JsonObject
 
 Action = Literal["rename", "merge", "split", "together", "apart", "known", "junk"]
-ACTIONS: tuple[Action, ...] = (
-    *("rename", "merge", "split", "together", "apart", "known", "junk"),
-)
+ACTIONS: tuple[Action, ...] = get_args(Action)
 VERSION = 1
 
 
@@ -39,9 +38,9 @@ class Decision:
     name: str | None = None
     names: tuple[str, ...] = ()
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> JsonObject:
         """As the file has it."""
-        found: dict[str, Any] = {"action": self.action}
+        found: JsonObject = {"action": self.action}
         if self.action == "merge":
             found["clusters"] = list(self.clusters)
         elif self.clusters:
@@ -66,7 +65,7 @@ class Round:
     clusters: Mapping[str, tuple[str, ...]]  # members by name, of clusters mentioned
     decisions: tuple[Decision, ...]
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> JsonObject:
         """As the file has it."""
         return {
             "run": self.run,
@@ -96,14 +95,14 @@ class Decisions:
         """With one more round."""
         return Decisions((*self.rounds, last))
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> JsonObject:
         """As the file has it: the last round, and before it the earlier ones."""
         *earlier, last = self.rounds or (Round("", {}, ()),)
         found = {"written_by": "eagc_jax", "kind": "decisions", "version": VERSION}
         found |= last.plain()
         return found | {"earlier": [one.plain() for one in earlier]}
 
-    def write(self, path: str | os.PathLike) -> None:
+    def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the file, whole or not at all.
 
         Raises:

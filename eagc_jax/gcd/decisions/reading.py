@@ -5,9 +5,16 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from eagc_jax.gcd.decisions.kinds import ACTIONS, VERSION, Decision, Decisions, Round
+from eagc_jax._files import JsonObject
+from eagc_jax.gcd.decisions.kinds import (
+    ACTIONS,
+    VERSION,
+    Action,
+    Decision,
+    Decisions,
+    Round,
+)
 from eagc_jax.gcd.decisions.replay import replay
 from eagc_jax.gcd.runs.reading import MEGABYTE, read_json
 from eagc_jax.gcd.sources.strings import shown
@@ -31,7 +38,7 @@ _SHAPES: Mapping[str, tuple[set[str], ...]] = {
 }
 
 
-def read_decisions(path: str | os.PathLike) -> Decisions:
+def read_decisions(path: str | os.PathLike[str]) -> Decisions:
     """The decisions that a page, or `eagc label`, has written.
 
     Whoever wrote the file, it is only data: its size is bounded, and every entry is
@@ -66,7 +73,7 @@ def read_decisions(path: str | os.PathLike) -> Decisions:
     return decisions
 
 
-def parse(found: Mapping[str, Any]) -> Decisions:
+def parse(found: JsonObject) -> Decisions:
     """Decisions from the plain values of a file.
 
     Raises:
@@ -97,7 +104,7 @@ def parse(found: Mapping[str, Any]) -> Decisions:
 _ROUND = ("run", "clusters", "decisions")
 
 
-def _round(found: Any, where: str) -> Round:
+def _round(found: object, where: str) -> Round:
     if not isinstance(found, dict):
         raise ValueError(f"{where}should be an object, found {_quoted(found)}")
     _no_others(found, set(_ROUND), f"{where}the round")
@@ -116,7 +123,7 @@ def _round(found: Any, where: str) -> Round:
     )
 
 
-def _clusters(found: Any, where: str) -> dict[str, tuple[str, ...]]:
+def _clusters(found: object, where: str) -> dict[str, tuple[str, ...]]:
     if not isinstance(found, dict):
         raise ValueError(
             f"{where}clusters should be an object of lists of items, found "
@@ -139,7 +146,7 @@ def _clusters(found: Any, where: str) -> dict[str, tuple[str, ...]]:
     return clusters
 
 
-def _decision(found: Any, where: str) -> Decision:
+def _decision(found: object, where: str) -> Decision:
     if not isinstance(found, dict):
         raise ValueError(f"{where} should be an object, found {_quoted(found)}")
     action = found.get("action")
@@ -168,7 +175,7 @@ def _decision(found: Any, where: str) -> Decision:
     return Decision(action, clusters, items, name)
 
 
-def _items(action: str, found: Any, where: str) -> tuple[str, ...]:
+def _items(action: Action, found: object, where: str) -> tuple[str, ...]:
     least = 2 if action in ("together", "apart") else 1
     items = _ids(found, f"{where}: items", least)
     if action == "apart" and len(items) > _APART:
@@ -176,7 +183,7 @@ def _items(action: str, found: Any, where: str) -> tuple[str, ...]:
     return items
 
 
-def _parts(found: Mapping[str, Any], cluster: str, where: str) -> tuple[str, ...]:
+def _parts(found: JsonObject, cluster: str, where: str) -> tuple[str, ...]:
     into = found["into"]
     if not isinstance(into, int) or isinstance(into, bool) or not 2 <= into <= _PARTS:
         raise ValueError(
@@ -197,7 +204,7 @@ def _parts(found: Mapping[str, Any], cluster: str, where: str) -> tuple[str, ...
     return names
 
 
-def _new_name(found: Any, where: str) -> str:
+def _new_name(found: object, where: str) -> str:
     """One that can be printed, and be a folder's."""
     name = _text(found, f"{where}: name", _NAME)
     if not name.isprintable() or name != name.strip():
@@ -213,7 +220,7 @@ def _new_name(found: Any, where: str) -> str:
     return name
 
 
-def _ids(found: Any, what: str, least: int) -> tuple[str, ...]:
+def _ids(found: object, what: str, least: int) -> tuple[str, ...]:
     """Different texts, at least so many."""
     texts = tuple(_text(one, f"an entry of {what}", _ID) for one in _list(found, what))
     different = tuple(dict.fromkeys(texts))
@@ -225,7 +232,7 @@ def _ids(found: Any, what: str, least: int) -> tuple[str, ...]:
     return different
 
 
-def _list(found: Any, what: str, most: int | None = None) -> Sequence[Any]:
+def _list(found: object, what: str, most: int | None = None) -> Sequence[object]:
     if not isinstance(found, list):
         raise ValueError(f"{what} should be a list, found {_quoted(found)}")
     if most is not None and len(found) > most:
@@ -233,7 +240,7 @@ def _list(found: Any, what: str, most: int | None = None) -> Sequence[Any]:
     return found
 
 
-def _text(found: Any, what: str, most: int) -> str:
+def _text(found: object, what: str, most: int) -> str:
     if not isinstance(found, str) or not 0 < len(found) <= most:
         raise ValueError(
             f"{what} should be text of 1 to {most:,} characters, found {_quoted(found)}"
@@ -241,7 +248,7 @@ def _text(found: Any, what: str, most: int) -> str:
     return found
 
 
-def _no_others(found: Mapping[str, Any], known: set[str], what: str) -> None:
+def _no_others(found: JsonObject, known: set[str], what: str) -> None:
     others = [_quoted(name) for name in found if name not in known]
     if others:
         raise ValueError(f"{what} has entries that are not known: {', '.join(others)}")

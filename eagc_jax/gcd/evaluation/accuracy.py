@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
 
@@ -80,7 +80,7 @@ def cluster_accuracy(
     )
 
 
-def correct_samples(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray:
+def correct_samples(y_true: ArrayLike, y_pred: ArrayLike) -> np.ndarray:
     """Which samples the matching of `cluster_accuracy` counts as right.
 
     Args:
@@ -106,18 +106,22 @@ def correct_samples(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray:
     return class_of[pred] == true
 
 
-def _mean_of_samples(correct: NDArray, total: NDArray, chosen: NDArray) -> float:
+def _mean_of_samples(
+    correct: np.ndarray, total: np.ndarray, chosen: np.ndarray
+) -> float:
     count = total[chosen].sum()
     return float(correct[chosen].sum() / count) if count else float("nan")
 
 
-def _mean_of_classes(correct: NDArray, total: NDArray, chosen: NDArray) -> float:
+def _mean_of_classes(
+    correct: np.ndarray, total: np.ndarray, chosen: np.ndarray
+) -> float:
     return float(np.mean(correct[chosen] / total[chosen])) if chosen.any() else np.nan
 
 
 def _checked(
     y_true: ArrayLike, y_pred: ArrayLike, old_mask: ArrayLike
-) -> tuple[NDArray, NDArray, NDArray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     true = _class_ids("y_true", y_true)
     pred = _class_ids("y_pred", y_pred)
     old = np.asarray(old_mask)
@@ -131,7 +135,7 @@ def _checked(
     return true, pred, old
 
 
-def _class_ids(name: str, values: ArrayLike) -> NDArray:
+def _class_ids(name: str, values: ArrayLike) -> np.ndarray:
     ids = np.asarray(values)
     if ids.ndim != 1 or ids.size == 0:
         raise ValueError(f"{name} must have shape (N,) with N >= 1, got {ids.shape}")

@@ -1,11 +1,11 @@
 """What a clustering of the untrained features achieves."""
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.cluster import KMeans
 
 
-def kmeans_predictions(features: ArrayLike, num_clusters: int, seed: int) -> NDArray:
+def kmeans_predictions(features: ArrayLike, num_clusters: int, seed: int) -> np.ndarray:
     """K-means on l2-normalised features, the best of ten starts.
 
     Args:

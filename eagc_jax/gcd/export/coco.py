@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import pathlib
-from typing import Any
 
+from eagc_jax._files import JsonObject
 from eagc_jax._version import __version__
 from eagc_jax.gcd.export import pictures
 from eagc_jax.gcd.export.names import Free
@@ -31,9 +31,9 @@ def coco(chosen: Chosen, path: pathlib.Path) -> tuple[str, ...]:
       https://openvinotoolkit.github.io/datumaro/stable/docs/data-formats/formats/coco.html
     """
     found, free = chosen.assignment, Free()
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for row, cluster in enumerate(found.clusters.tolist()):
+    images: list[JsonObject] = []
+    annotations: list[JsonObject] = []
+    for row in chosen.rows():
         width, height = pictures.size(chosen.records, row)
         folder = path / "images" / _SUBSET
         name = pictures.place(chosen.records, row, folder, free, copy=chosen.copy)
@@ -45,7 +45,7 @@ def coco(chosen: Chosen, path: pathlib.Path) -> tuple[str, ...]:
             {
                 "id": row + 1,
                 "image_id": row + 1,
-                "category_id": cluster + 1,
+                "category_id": int(found.clusters[row]) + 1,
                 "score": round(score, 6),
                 "bbox": [0, 0, width, height],
                 "area": width * height,
@@ -73,7 +73,7 @@ def coco(chosen: Chosen, path: pathlib.Path) -> tuple[str, ...]:
     return ("photos are links; Datumaro takes none, so use --copy for it",)
 
 
-def _categories(chosen: Chosen) -> list[dict[str, Any]]:
+def _categories(chosen: Chosen) -> list[JsonObject]:
     known = chosen.assignment.num_known
     return [
         {

@@ -36,13 +36,13 @@ def csv(chosen: Chosen, path: pathlib.Path) -> tuple[str, ...]:
     return (f"left out, because CSV holds no lists: {', '.join(lists)}",)
 
 
-def _rows(table: pa.Table) -> Iterator[list]:
+def _rows(table: pa.Table) -> Iterator[list[object]]:
     for part in table.to_batches(_ROWS):
         columns = [_cells(column) for column in part.columns]
         yield from map(list, zip(*columns, strict=True))
 
 
-def _cells(column: pa.Array) -> list:
+def _cells(column: pa.Array) -> list[object]:
     if pa.types.is_float32(column.type):  # six digits: more say nothing
         return ["" if x is None else f"{x:.6g}" for x in column.to_pylist()]
     return ["" if x is None else x for x in column.to_pylist()]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import pathlib
-from typing import Any
 
+from eagc_jax._files import JsonObject
 from eagc_jax.gcd.export import pictures
 from eagc_jax.gcd.export.registry import Chosen, class_names, register
 
@@ -26,7 +26,7 @@ def fiftyone(chosen: Chosen, path: pathlib.Path) -> tuple[str, ...]:
     if chosen.records.kind == "text":
         return _texts(chosen, path, names)
     labels = {}
-    for row in range(len(chosen.assignment)):
+    for row in chosen.rows():
         place = _placed(chosen, row, path / "data")
         # What FiftyOne knows an image by is its file's name without the ending.
         labels[pathlib.Path(place).stem] = _label(chosen, row, names)
@@ -47,7 +47,7 @@ def _placed(chosen: Chosen, row: int, folder: pathlib.Path) -> str:
     return pictures.place(chosen.records, row, folder, numbered, copy=chosen.copy)
 
 
-def _label(chosen: Chosen, row: int, names: list[str]) -> dict[str, Any]:
+def _label(chosen: Chosen, row: int, names: list[str]) -> JsonObject:
     found = chosen.assignment
     cluster, label = int(found.clusters[row]), int(found.labels[row])
     given = {"given": names[label]} if label >= 0 else {}
@@ -65,7 +65,7 @@ def _label(chosen: Chosen, row: int, names: list[str]) -> dict[str, Any]:
 
 def _texts(chosen: Chosen, path: pathlib.Path, names: list[str]) -> tuple[str, ...]:
     with open(path / "samples.jsonl", "w", encoding="utf-8") as file:
-        for row in range(len(chosen.assignment)):
+        for row in chosen.rows():
             label = _label(chosen, row, names)
             label["label"] = names[label["label"]]
             sample = {"text": chosen.records.items[row], **label}

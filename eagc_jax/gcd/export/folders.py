@@ -30,7 +30,8 @@ def folders(chosen: Chosen, path: pathlib.Path) -> tuple[str, ...]:
     for cluster in sorted(set(found.clusters.tolist())):
         places[cluster] = free(safe(found.names[cluster]))
     names = {cluster: Free() for cluster in places}
-    for row, cluster in enumerate(found.clusters.tolist()):
+    for row in chosen.rows():
+        cluster = int(found.clusters[row])
         _place(chosen, row, path / places[cluster], names[cluster])
     sizes, header = found.sizes, ("folder", "category", "is_known", "items")
     rows = [

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
+from eagc_jax._files import JsonObject
 from eagc_jax._version import __version__
 from eagc_jax.gcd.export import pictures
 from eagc_jax.gcd.export.names import Free
 from eagc_jax.gcd.export.registry import Chosen, class_names, register
+from eagc_jax.gcd.sources import Kind
 
 _CHOICES, _ITEM = "category", "item"  # names of the tags; results refer to them
 
@@ -44,7 +45,8 @@ def label_studio(chosen: Chosen, path: pathlib.Path) -> tuple[str, ...]:
         notes.append(_serving(root, files))
     with open(path / "tasks.json", "w", encoding="utf-8") as file:
         file.write("[")
-        for row in range(len(chosen.assignment)):
+        # Of photos, what takes the time is over: they are copied, or stay where they are.
+        for row in range(len(places)) if kind == "image" else chosen.rows():
             item = places[row] if kind == "image" else _text(chosen.records.items[row])
             task = _task(chosen, row, names, {kind: item})
             file.write(f"{',' if row else ''}\n{json.dumps(task)}")
@@ -56,7 +58,7 @@ def label_studio(chosen: Chosen, path: pathlib.Path) -> tuple[str, ...]:
 
 def _task(
     chosen: Chosen, row: int, names: list[str], data: dict[str, str]
-) -> dict[str, Any]:
+) -> JsonObject:
     found = chosen.assignment
     category = names[int(found.clusters[row])]
     data = {**data, "item_id": found.ids[row], "category": category}
@@ -72,7 +74,7 @@ def _task(
     return {"data": data, "predictions": [prediction]}
 
 
-def _result(name: str) -> dict[str, Any]:
+def _result(name: str) -> JsonObject:
     return {
         "from_name": _CHOICES,
         "to_name": _ITEM,
@@ -81,7 +83,7 @@ def _result(name: str) -> dict[str, Any]:
     }
 
 
-def _config(kind: str, names: list[str]) -> str:
+def _config(kind: Kind, names: list[str]) -> str:
     tag = "Text" if kind == "text" else "Image"
     choices = "".join(f"    <Choice value={quoteattr(name)}/>\n" for name in names)
     return (
@@ -103,7 +105,7 @@ def _files(chosen: Chosen, path: pathlib.Path) -> tuple[str, list[str]]:
     free = Free()
     names = [
         pictures.place(records, row, path / "images", free, copy=True)
-        for row in range(len(records))
+        for row in chosen.rows()
     ]
     return str(chosen.out.parent), [str(chosen.out / "images" / name) for name in names]
 

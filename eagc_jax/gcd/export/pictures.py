@@ -6,7 +6,6 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,7 +17,7 @@ from eagc_jax.gcd.sources import images as sources_images
 
 def file_of(records: Records, row: int) -> str | None:
     """The file that an item is, or None for one in an archive or an array."""
-    items: Any = records.items
+    items = records.items
     while isinstance(items, ChosenItems):
         row, items = int(items.rows[row]), items.items
     if not isinstance(items, sources_images.ImageFiles):

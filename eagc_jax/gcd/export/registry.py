@@ -7,7 +7,7 @@ import importlib
 import os
 import pathlib
 import pkgutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -19,6 +19,7 @@ from eagc_jax.gcd.sources import Kind, Records
 from eagc_jax.gcd.sources.strings import shown
 
 Only = Literal["all", "unlabeled", "novel"]
+OnProgress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,15 @@ class Chosen:
     source: SourceSettings | None  # where the records came from, if that is known
     copy: bool  # photos are copied; else links are made to them
     out: pathlib.Path  # where it will lie; what a format is given lies elsewhere
+    on_progress: OnProgress | None = None
+
+    def rows(self) -> Iterator[int]:
+        """0, 1, ..., N - 1, telling how far it is: for the loop that takes the time."""
+        total = len(self.assignment)
+        for row in range(total):
+            yield row
+            if self.on_progress is not None:
+                self.on_progress(row + 1, total)
 
 
 class Exported(NamedTuple):
@@ -107,7 +117,7 @@ def formats() -> dict[str, str]:
 def export(
     records: Records,
     assignment: Assignment,
-    out: str | os.PathLike,
+    out: str | os.PathLike[str],
     to: str,
     *,
     source: SourceSettings | None = None,
@@ -115,6 +125,7 @@ def export(
     at_least: float = 0.0,
     copy: bool = False,
     overwrite: bool = False,
+    on_progress: OnProgress | None = None,
 ) -> Exported:
     """Writes items and their categories in a format that another tool reads.
 
@@ -133,6 +144,8 @@ def export(
       at_least: leave out unlabeled items whose probability is lower, in [0, 1].
       copy: copy photos instead of linking to them.
       overwrite: replace a file that is there.
+      on_progress: called with `(done, total)` after each item, by formats that write
+        one after another.
 
     Returns:
       What was written, and what to do with it.
@@ -171,6 +184,7 @@ def export(
         source,
         copy,
         pathlib.Path(out).absolute(),
+        on_progress,
     )
     if form.ending:
         with targets.whole_file(out) as path:
@@ -204,7 +218,7 @@ def _format(name: str, kind: Kind) -> _Format:
     return form
 
 
-def _rows(assignment: Assignment, only: str, at_least: float) -> np.ndarray:
+def _rows(assignment: Assignment, only: Only, at_least: float) -> np.ndarray:
     if only not in get_args(Only):
         raise ValueError(
             f"only must be one of {', '.join(get_args(Only))}; got {only!r}"

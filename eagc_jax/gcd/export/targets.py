@@ -8,9 +8,9 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from eagc_jax._files import JsonObject
 from eagc_jax._version import __version__
 from eagc_jax.gcd.runs.folder import MARK, OURS
 from eagc_jax.gcd.runs.reading import read_json
@@ -21,7 +21,9 @@ MANIFEST = "export.json"
 _MOST = 2**30  # bytes of a manifest
 
 
-def check(path: str | os.PathLike, *, ending: str, overwrite: bool = False) -> None:
+def check(
+    path: str | os.PathLike[str], *, ending: str, overwrite: bool = False
+) -> None:
     """Whether an export may be written there; nothing is made or changed.
 
     Args:
@@ -94,7 +96,7 @@ def _files_in(folder: pathlib.Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def whole_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """A file to write, which is moved to its place when it is all there."""
     place = pathlib.Path(path)
     with _beside(place) as partial:
@@ -107,7 +109,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def whole_folder(
-    path: str | os.PathLike, about: Mapping[str, Any]
+    path: str | os.PathLike[str], about: JsonObject
 ) -> Iterator[pathlib.Path]:
     """A folder to write into, which is moved to its place when all is there.
 

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Collection
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 
@@ -22,7 +21,7 @@ class Cluster:
 
 
 def describe_clusters(
-    labels: NDArray, predictions: NDArray, known_classes: Collection[int]
+    labels: np.ndarray, predictions: np.ndarray, known_classes: Collection[int]
 ) -> list[Cluster]:
     """Matches clusters to classes and counts, for every non-empty cluster.
 
@@ -56,7 +55,7 @@ def describe_clusters(
 
 
 def _describe(
-    cluster: int, counts: NDArray, partner: int, known_classes: Collection[int]
+    cluster: int, counts: np.ndarray, partner: int, known_classes: Collection[int]
 ) -> Cluster:
     size, correct = int(counts.sum()), int(counts[partner])
     matched = partner if correct else None

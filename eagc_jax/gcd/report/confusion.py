@@ -4,7 +4,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from numpy.typing import NDArray
 
 from eagc_jax.gcd.report.clusters import Cluster, describe_clusters
 from eagc_jax.gcd.report.figures import drawable, message_figure, new_figure, thinned
@@ -75,8 +74,8 @@ def _along_the_diagonal(clusters: list[Cluster], classes: list[int]) -> list[Clu
 
 
 def _shares(
-    labels: NDArray, ids: NDArray, classes: list[int], clusters: list[Cluster]
-) -> NDArray:
+    labels: np.ndarray, ids: np.ndarray, classes: list[int], clusters: list[Cluster]
+) -> np.ndarray:
     """(classes, clusters) percentages; each row sums to 100."""
     counts = np.zeros((max(classes) + 1, max(c.id for c in clusters) + 1))
     np.add.at(counts, (labels, ids), 1)
@@ -84,7 +83,7 @@ def _shares(
     return 100 * counts / counts.sum(axis=1, keepdims=True)
 
 
-def _write_numbers(axes: Axes, share: NDArray) -> None:
+def _write_numbers(axes: Axes, share: np.ndarray) -> None:
     for (row, column), value in np.ndenumerate(share):
         if value >= 0.5:
             color = "white" if value > 55 else "black"

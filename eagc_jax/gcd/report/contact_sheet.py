@@ -4,7 +4,6 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from numpy.typing import NDArray
 from PIL import Image
 
 from eagc_jax.gcd.report.clusters import Cluster, describe_clusters, most_telling
@@ -36,7 +35,7 @@ def contact_sheet_figure(snapshot: Snapshot, run: str | None) -> Figure:
     return _lay_out(sheet, [_row_label(snapshot, c) for c in shown], title)
 
 
-def _from_the_mean(snapshot: Snapshot, run: str, cluster: Cluster) -> NDArray:
+def _from_the_mean(snapshot: Snapshot, run: str, cluster: Cluster) -> np.ndarray:
     """Positions of the cluster's images, nearest to its mean feature first."""
     members = np.flatnonzero(snapshot.predictions[run] == cluster.id)
     if run not in snapshot.features:
@@ -49,7 +48,9 @@ def _from_the_mean(snapshot: Snapshot, run: str, cluster: Cluster) -> NDArray:
     return members[np.argsort(distance, kind="stable")]
 
 
-def _row(snapshot: Snapshot, run: str, cluster: Cluster, frame: NDArray) -> NDArray:
+def _row(
+    snapshot: Snapshot, run: str, cluster: Cluster, frame: np.ndarray
+) -> np.ndarray:
     """The cluster's images side by side, the ones of another class framed."""
     order = _from_the_mean(snapshot, run, cluster)
     kept = np.concatenate([order[:TYPICAL], order[TYPICAL:][-ATYPICAL:]])
@@ -63,7 +64,7 @@ def _row(snapshot: Snapshot, run: str, cluster: Cluster, frame: NDArray) -> NDAr
     return row
 
 
-def to_tile(image: NDArray) -> NDArray:
+def to_tile(image: np.ndarray) -> np.ndarray:
     """(H, W, C) floats in [0, 1] to (`_TILE`, `_TILE`, 3) bytes, aspect ratio kept.
 
     One channel becomes grey, a fourth (alpha) is dropped, and of any other number
@@ -86,7 +87,7 @@ def to_tile(image: NDArray) -> NDArray:
     return np.asarray(tile)
 
 
-def _framed(tile: NDArray, frame: NDArray | None) -> NDArray:
+def _framed(tile: np.ndarray, frame: np.ndarray | None) -> np.ndarray:
     padded = np.pad(tile, ((_MARGIN, _MARGIN),) * 2 + ((0, 0),), constant_values=255)
     if frame is not None:
         inner = padded[1:-1, 1:-1]
@@ -108,7 +109,7 @@ def _row_label(snapshot: Snapshot, cluster: Cluster) -> str:
     return f"{first}\n{cluster.size} images, purity {cluster.purity:.0%}"
 
 
-def _lay_out(sheet: NDArray, labels: list[str], title: str) -> Figure:
+def _lay_out(sheet: np.ndarray, labels: list[str], title: str) -> Figure:
     side = _TILE + 2 * _MARGIN
     high, wide = sheet.shape[:2]
     figure = new_figure(9.5, 0.75 + 7.6 * high / wide)

@@ -1,7 +1,6 @@
 """Lines over epochs: accuracy, losses, and how entangled the objectives are."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -86,7 +85,9 @@ def entanglement_figure(runs: Mapping[str, RunHistory]) -> Figure:
     return figure
 
 
-def _line(axes: Axes, index: int, name: str, epochs: list[int], values: Any) -> None:
+def _line(
+    axes: Axes, index: int, name: str, epochs: list[int], values: Sequence[float]
+) -> None:
     # An interrupted run may have finished one list and not the other; an epoch that
     # was not evaluated has no point, and the line goes on to the next.
     count = min(len(epochs), len(values))

@@ -5,7 +5,6 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
@@ -52,7 +51,7 @@ def feature_map_figure(snapshot: Snapshot, runs: list[str]) -> Figure:
     return figure
 
 
-def embed(features: NDArray) -> NDArray:
+def embed(features: np.ndarray) -> np.ndarray:
     """(n, D) features to (n, 2) map positions: directions, PCA, then t-SNE.
 
     Lengths are dropped because the classifier and the losses see directions alone.
@@ -119,7 +118,7 @@ def _class_name(snapshot: Snapshot, class_id: int) -> str:
     return drawable(names[class_id] if class_id < len(names) else class_id, 14)
 
 
-def _sample(features: NDArray, max_points: int) -> NDArray:
+def _sample(features: np.ndarray, max_points: int) -> np.ndarray:
     """Sorted positions of at most `max_points` rows, all of them finite."""
     finite = np.flatnonzero(np.isfinite(features).all(axis=1))
     if len(finite) <= max_points:
@@ -129,9 +128,9 @@ def _sample(features: NDArray, max_points: int) -> NDArray:
 
 def _scatter(
     axes: Axes,
-    points: NDArray,
-    groups: NDArray,
-    known: NDArray,
+    points: np.ndarray,
+    groups: np.ndarray,
+    known: np.ndarray,
     names: dict[int, str],
     colors: dict[int, str],
 ) -> None:
@@ -153,7 +152,7 @@ def _scatter(
 
 
 def _label_groups(
-    axes: Axes, points: NDArray, groups: NDArray, names: dict[int, str]
+    axes: Axes, points: np.ndarray, groups: np.ndarray, names: dict[int, str]
 ) -> None:
     centres = np.array([_densest(points[groups == g]) for g in names])
     extent = np.ptp(points, axis=0).max()
@@ -169,7 +168,7 @@ def _label_groups(
         )
 
 
-def _densest(points: NDArray) -> NDArray:
+def _densest(points: np.ndarray) -> np.ndarray:
     """The point with the closest neighbours: a mean may lie between two islands."""
     points = points[:: max(1, len(points) // 400)]
     distances = np.linalg.norm(points[:, None] - points, axis=-1)
@@ -177,7 +176,7 @@ def _densest(points: NDArray) -> NDArray:
     return points[nearest.mean(axis=1).argmin()]
 
 
-def _spread(centres: NDArray, extent: float) -> NDArray:
+def _spread(centres: np.ndarray, extent: float) -> np.ndarray:
     """Pushes labels apart vertically until none covers another."""
     centres, wide, high = centres.astype(float).copy(), 0.13 * extent, 0.05 * extent
     for _ in range(50):

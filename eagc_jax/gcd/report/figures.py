@@ -2,7 +2,7 @@
 
 import functools
 import io
-from typing import Any
+from typing import TypedDict
 
 from matplotlib import font_manager
 from matplotlib.axes import Axes
@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 # On top of matplotlib's own defaults, so that a person's matplotlibrc changes nothing.
-STYLE: dict[str, Any] = {
+STYLE: dict[str, str | float] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib
     "font.size": 9,
     "axes.titlesize": 10,
@@ -97,7 +97,17 @@ def thinned(count: int, at_most: int) -> list[int]:
     return list(range(0, count, step))
 
 
-def run_style(index: int, epochs: int) -> dict[str, Any]:
+class RunStyle(TypedDict):
+    """What matplotlib is told of a run's line."""
+
+    color: str
+    marker: str
+    markersize: float
+    markevery: tuple[int, int]
+    linewidth: float
+
+
+def run_style(index: int, epochs: int) -> RunStyle:
     """Colour and marker of the run with this index; markers make room for long runs."""
     return {
         "color": RUN_COLORS[index % len(RUN_COLORS)],

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from eagc_jax.gcd.report.figures import message_figure
 from eagc_jax.gcd.report.layers import (
@@ -40,12 +39,12 @@ def cosines_figure(runs: Mapping[str, RunHistory]) -> Figure:
     return draw_blocks(blocks, 0.0, "cosine", "", as_power=False)
 
 
-def mean_cosines(run: RunHistory) -> NDArray:
+def mean_cosines(run: RunHistory) -> np.ndarray:
     """(L, epochs): the mean over each epoch's measured steps; NaN without one."""
     return _over_epochs([trace.cosines for trace in run.traces])
 
 
-def mean_log_norms(run: RunHistory) -> NDArray:
+def mean_log_norms(run: RunHistory) -> np.ndarray:
     """(K, L, epochs): mean log of norm times loss weight over measured steps."""
     with np.errstate(divide="ignore"):
         logs = [np.log(np.asarray(t.gradient_norms, float)) for t in run.traces]
@@ -57,7 +56,7 @@ def mean_log_norms(run: RunHistory) -> NDArray:
 def forward_order(names: Sequence[str]) -> list[int]:
     """Positions of parameter names such that the network applies them in this order."""
 
-    def key(index: int):
+    def key(index: int) -> tuple[bool, list[int], int, str]:
         parts = names[index].split("/")
         numbers = [int(part) for part in parts if part.isdigit()]
         stages = [i for i, stage in enumerate(_STAGES) if stage in names[index]]
@@ -68,7 +67,7 @@ def forward_order(names: Sequence[str]) -> list[int]:
     return sorted(range(len(names)), key=key)
 
 
-def _over_epochs(values: list[NDArray]) -> NDArray:
+def _over_epochs(values: list[np.ndarray]) -> np.ndarray:
     """Per epoch (steps, ...) to (..., epochs): the mean of what is finite, else NaN."""
     means = [
         np.ma.masked_invalid(np.asarray(v, float)).mean(axis=0).filled(np.nan)

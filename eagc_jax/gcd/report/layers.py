@@ -10,7 +10,6 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from numpy.typing import NDArray
 
 from eagc_jax.gcd.report.figures import drawable, message_figure, new_figure, thinned
 from eagc_jax.gcd.runs.history import RunHistory
@@ -27,7 +26,7 @@ class Panel:
     """One quantity per layer and epoch, around a neutral value."""
 
     title: str
-    values: NDArray  # (L, epochs), NaN where undefined
+    values: np.ndarray  # (L, epochs), NaN where undefined
 
 
 @dataclasses.dataclass
@@ -76,7 +75,7 @@ def gate_moves(run: RunHistory) -> bool:
     return not np.allclose(gates, np.ravel(gates)[0])
 
 
-def relative_gates(run: RunHistory) -> NDArray:
+def relative_gates(run: RunHistory) -> np.ndarray:
     """Factors on the weighted gradients, (epochs, K, L): 1 is what summation does.
 
     Of a gate, which holds the loss weight, the gate over that weight (NaN for a weight of
@@ -93,7 +92,7 @@ def relative_gates(run: RunHistory) -> NDArray:
     return gates / np.where(weights > 0, weights, np.nan)
 
 
-def log2_ratios(energy: NDArray) -> NDArray:
+def log2_ratios(energy: np.ndarray) -> np.ndarray:
     """log2 of objective 0's energy over each other's; NaN where either is zero.
 
     Args:

@@ -4,7 +4,6 @@ import base64
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
-from typing import Any
 
 import numpy as np
 
@@ -214,13 +213,15 @@ def _cluster_row(snapshot: Snapshot, cluster: Cluster) -> str:
     )
 
 
-def _settings(settings: Mapping[str, Any]) -> str:
+def _settings(settings: Mapping[str, object]) -> str:
     rows = [f"<tr>{_cell(n)}{_cell(v)}</tr>\n" for n, v in _flat(settings)]
     table = _table(["name", "value"], rows, name="settings")
     return f"<h2>Settings, versions, seed</h2>\n{table}"
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _flat(
+    settings: Mapping[str, object], prefix: str = ""
+) -> Iterator[tuple[str, str]]:
     """Nested settings as dotted names."""
     for name, value in settings.items():
         if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -1,12 +1,12 @@
 """What the coordinator at the feature decided, step by step."""
 
 from collections.abc import Mapping
+from typing import Literal, TypedDict
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from eagc_jax.gcd.report.figures import (
     RUN_COLORS,
@@ -15,6 +15,10 @@ from eagc_jax.gcd.report.figures import (
     new_figure,
 )
 from eagc_jax.gcd.runs.history import RunHistory
+
+# Of a trace, what the coordinator at the feature left in it.
+Part = Literal["projection_quantiles", "labeled_reference", "removed", "added"]
+_SHARES: tuple[Part, ...] = ("removed", "added")
 
 
 def projection_figure(runs: Mapping[str, RunHistory]) -> Figure:
@@ -29,9 +33,7 @@ def projection_figure(runs: Mapping[str, RunHistory]) -> Figure:
         weights, reference, shares = part.subplots(1, 3)
         _draw_weights(weights, over_steps(run, "projection_quantiles"))
         _draw_reference(reference, over_steps(run, "labeled_reference"))
-        _draw_shares(
-            shares, {key: over_steps(run, key) for key in ("removed", "added")}
-        )
+        _draw_shares(shares, {key: over_steps(run, key) for key in _SHARES})
     return figure
 
 
@@ -40,14 +42,14 @@ def coordinated(run: RunHistory) -> bool:
     return any(np.isfinite(trace.labeled_reference).any() for trace in run.traces)
 
 
-def over_steps(run: RunHistory, part: str) -> NDArray:
+def over_steps(run: RunHistory, part: Part) -> np.ndarray:
     """(steps, ...): a part of the traces of all finished epochs."""
     return np.concatenate(
         [np.asarray(getattr(trace, part), float) for trace in run.traces]
     )
 
 
-def _draw_weights(axes: Axes, quantiles: NDArray) -> None:
+def _draw_weights(axes: Axes, quantiles: np.ndarray) -> None:
     steps = _steps(axes, quantiles)
     low, lower, middle, upper, high = quantiles.T
     color = RUN_COLORS[0]
@@ -63,14 +65,14 @@ def _draw_weights(axes: Axes, quantiles: NDArray) -> None:
     axes.legend(loc="upper right", fontsize=7, frameon=True, framealpha=0.8)
 
 
-def _draw_reference(axes: Axes, values: NDArray) -> None:
+def _draw_reference(axes: Axes, values: np.ndarray) -> None:
     steps = _steps(axes, values)
     axes.plot(steps, values, color="black", **_line(steps))
     axes.set_title("labeled reference µ")
     axes.set_ylabel("energy inside the subspace")
 
 
-def _draw_shares(axes: Axes, shares: Mapping[str, NDArray]) -> None:
+def _draw_shares(axes: Axes, shares: Mapping[str, np.ndarray]) -> None:
     labels = {"removed": "removed by projection", "added": "added by alignment"}
     for color, (name, values) in zip(RUN_COLORS[1:], shares.items(), strict=False):
         steps = _steps(axes, values)
@@ -81,12 +83,17 @@ def _draw_shares(axes: Axes, shares: Mapping[str, NDArray]) -> None:
     axes.legend(loc="upper right", fontsize=7, frameon=True, framealpha=0.8)
 
 
-def _steps(axes: Axes, values: NDArray) -> NDArray:
+def _steps(axes: Axes, values: np.ndarray) -> np.ndarray:
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     axes.grid(axis="y")
     return np.arange(1, len(values) + 1)
 
 
-def _line(steps: NDArray) -> dict:
+class _Line(TypedDict):
+    linewidth: float
+    marker: str | None
+
+
+def _line(steps: np.ndarray) -> _Line:
     return {"linewidth": 1.0, "marker": "o" if len(steps) == 1 else None}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
+from eagc_jax._files import JsonObject
 from eagc_jax.gcd.methods import METHODS
 from eagc_jax.gcd.settings.plain import from_plain, to_plain
 from eagc_jax.gcd.settings.running import RunSettings
@@ -64,14 +64,14 @@ def with_epochs(settings: RunSettings, epochs: int) -> RunSettings:
     return changed(settings, changes)
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
 
 
-def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
+def _set(values: JsonObject, path: list[str], value: object) -> None:
     if path[0] in _NAMED and len(path) == 1 and isinstance(value, str):
         value = {"name": value}
     inner = values

@@ -53,7 +53,7 @@ class BackboneSettings:
     # Items embedded at once.
     batch_size: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _at_least_one(self, "image_size", "batch_size")
 
 
@@ -74,7 +74,7 @@ class ClusteringSettings:
     # Whether no cluster may be larger than the mean, unless by its labeled items.
     balanced: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _at_least_one(self, "num_classes", "restarts", "max_iterations")
 
 

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, overload
 
 import cattrs
 
+from eagc_jax._files import JsonObject
 from eagc_jax.gcd.methods import METHODS, Method
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    class _Method(Method, DataclassInstance, Protocol):
+        """A method, which is a dataclass."""
+
 
 T = TypeVar("T")
 
 
-def to_plain(settings: Any) -> Any:
+@overload
+def to_plain(settings: None) -> None: ...
+@overload
+def to_plain(settings: DataclassInstance) -> JsonObject: ...
+def to_plain(settings: DataclassInstance | None) -> JsonObject | None:
     """Dataclasses as dicts of numbers, strings, lists and None, for JSON or TOML.
 
     Examples:
@@ -24,7 +35,7 @@ def to_plain(settings: Any) -> Any:
     return _CONVERTER.unstructure(settings)
 
 
-def from_plain(kind: type[T], values: Any) -> T:
+def from_plain(kind: type[T], values: object) -> T:
     """Settings of a kind from what `to_plain` made; missing entries are the defaults.
 
     Raises:
@@ -54,12 +65,12 @@ def _in_words(error: BaseException, kind: type | None) -> str:
     return cattrs.v.format_exception(error, kind)
 
 
-def _method_to_plain(method: Any) -> dict[str, Any]:
+def _method_to_plain(method: _Method) -> JsonObject:
     fields = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
     return {"name": method.name, **fields}
 
 
-def _method_from_plain(values: Mapping[str, Any], _: Any) -> Any:
+def _method_from_plain(values: JsonObject, _: type) -> Method:
     rest = dict(values)
     name = rest.pop("name", None)
     if name not in METHODS:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from eagc_jax._files import JsonObject
+from eagc_jax.gcd.backbones import Backbone
 from eagc_jax.gcd.backbones import neighbours as find_neighbours
 from eagc_jax.gcd.methods import Method, SimGCD
 from eagc_jax.gcd.settings.plain import from_plain, to_plain
@@ -46,16 +46,16 @@ class RunSettings:
     def start(
         self,
         records: Records,
-        backbone: Any = None,
+        backbone: Backbone | None = None,
         pool: ViewPool | None = None,
         *,
         features: np.ndarray | None = None,
         neighbours: np.ndarray | None = None,
         num_classes: int | None = None,
-        cache: str | os.PathLike | None = None,
+        cache: str | os.PathLike[str] | None = None,
         mesh: Mesh | None = None,
         name: str = "run",
-        checkpoints: Checkpoints | str | os.PathLike | None = None,
+        checkpoints: Checkpoints | str | os.PathLike[str] | None = None,
     ) -> TrainingRun:
         """The run, not yet trained; its reference model is.
 
@@ -111,7 +111,10 @@ class RunSettings:
         )
 
     def _views(
-        self, records: Records, backbone: Any, cache: str | os.PathLike | None
+        self,
+        records: Records,
+        backbone: Backbone | None,
+        cache: str | os.PathLike[str] | None,
     ) -> ViewPool | None:
         number = self.training.adapter.augmented_views
         if self.training.trains != "adapter" or not number:
@@ -126,20 +129,20 @@ class RunSettings:
         )
 
     def _neighbours(
-        self, features: np.ndarray, cache: str | os.PathLike | None
+        self, features: np.ndarray, cache: str | os.PathLike[str] | None
     ) -> np.ndarray | None:
         number = self.training.adapter.neighbours
         if self.training.trains == "blocks" or not number:
             return None
         return find_neighbours(features, number, cache=cache)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JsonObject:
         """Plain values for JSON, from which `read_runs` makes the same settings."""
         return to_plain(self)
 
 
 def on_features(
-    *, epochs: int = 20, neighbours: int = 0, seed: int = 0, **training: Any
+    *, epochs: int = 20, neighbours: int = 0, seed: int = 0, **training: object
 ) -> RunSettings:
     """SimGCD on features that were computed before, with an adapter and a warm start.
 
@@ -162,19 +165,19 @@ def on_features(
         head_hidden=384,
         head_projection=128,
     )
-    given = {
-        "epochs": epochs,
-        "seed": seed,
-        "batch_size": 256,
-        "learning_rate": 1.0,  # of the heads; the adapter's is a tenth of it
-        "final_learning_rate": 1e-3,
-        "trains": "adapter",
-        "adapter": AdapterConfig(neighbours=neighbours),
-        "warm_start": WarmStart(),
-        "log_every": 0,
-        "evaluate_every": epochs,
-    }
-    return RunSettings(method, TrainConfig(**(given | training)))
+    config = TrainConfig(
+        epochs=epochs,
+        seed=seed,
+        batch_size=256,
+        learning_rate=1.0,  # of the heads; the adapter's is a tenth of it
+        final_learning_rate=1e-3,
+        trains="adapter",
+        adapter=AdapterConfig(neighbours=neighbours),
+        warm_start=WarmStart(),
+        log_every=0,
+        evaluate_every=epochs,
+    )
+    return RunSettings(method, dataclasses.replace(config, **training))
 
 
 # Crops and flips, as SimGCD has them for photos.
@@ -183,7 +186,7 @@ PHOTOS = Augmentation(
 )
 
 
-def on_images(*, epochs: int = 20, seed: int = 0, **training: Any) -> RunSettings:
+def on_images(*, epochs: int = 20, seed: int = 0, **training: object) -> RunSettings:
     """SimGCD on photos, with the backbone's last block: its published settings.
 
     Args:
@@ -196,14 +199,14 @@ def on_images(*, epochs: int = 20, seed: int = 0, **training: Any) -> RunSetting
       0.5
     """
     method = SimGCD(teacher_warmup_epochs=max(round(0.15 * epochs), 1))
-    given = {
-        "epochs": epochs,
-        "seed": seed,
-        "augmentation": PHOTOS,
-        "log_every": 0,
-        "evaluate_every": epochs,
-    }
-    return RunSettings(method, TrainConfig(**(given | training)))
+    config = TrainConfig(
+        epochs=epochs,
+        seed=seed,
+        augmentation=PHOTOS,
+        log_every=0,
+        evaluate_every=epochs,
+    )
+    return RunSettings(method, dataclasses.replace(config, **training))
 
 
 def recommended(
@@ -238,7 +241,7 @@ def _for_few(settings: RunSettings, items: int) -> RunSettings:
     return dataclasses.replace(settings, training=training)
 
 
-def read_runs(settings: Mapping[str, Any]) -> dict[str, RunSettings]:
+def read_runs(settings: JsonObject) -> dict[str, RunSettings]:
     """What `eagc_jax.gcd.runs.results.describe_settings` wrote, to replay the runs.
 
     Args:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -41,7 +40,7 @@ class Known:
 
 
 def open_table(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     columns: Columns,
     *,
     on_bad_item: OnBadItem = "raise",
@@ -84,14 +83,21 @@ def open_table(
 
 
 def records_of(
-    path: str | os.PathLike, kind: Kind, items: Items, known: Known
+    path: str | os.PathLike[str], kind: Kind, items: Items, known: Known
 ) -> Records:
     """Records named after a file."""
     name = os.path.basename(path).split(".")[0]
-    fields: dict[str, Any] = {
-        field.name: getattr(known, field.name) for field in dataclasses.fields(known)
-    }
-    return Records(name, kind, items, **fields)
+    return Records(
+        name,
+        kind,
+        items,
+        known.ids,
+        known.labels,
+        known.class_names,
+        known.num_known,
+        known.truth,
+        known.parts,
+    )
 
 
 def known_columns(table: Table, columns: Columns, require_labels: bool) -> list[str]:
@@ -223,7 +229,7 @@ def item_column(table: Table, columns: Columns) -> tuple[Kind, str]:
 
 
 def _check_items(
-    path: str | os.PathLike, kind: Kind, column: str, texts: Strings
+    path: str | os.PathLike[str], kind: Kind, column: str, texts: Strings
 ) -> None:
     empty = empty_rows(texts)
     if len(empty):

@@ -9,8 +9,8 @@ import os
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -50,7 +50,7 @@ class Embeddings(ArrayItems):
 
 
 def open_embeddings(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     columns: Columns,
     *,
     on_bad_item: OnBadItem = "raise",
@@ -101,7 +101,7 @@ def open_embeddings(
 
 
 def matrix_and_ids(
-    path: str | os.PathLike, id_column: str | None = "id"
+    path: str | os.PathLike[str], id_column: str | None = "id"
 ) -> tuple[np.ndarray, Strings | None]:
     """The rows of a .npy or .npz file, memory-mapped where they can be; and their ids.
 
@@ -129,7 +129,7 @@ def matrix_and_ids(
 
 
 def rows_of_lists(
-    lists: Any, width: int | None
+    lists: pa.Array, width: int | None
 ) -> tuple[np.ndarray, np.ndarray, int | None]:
     """An Arrow array of lists as (n, width) float32, and which of them those are.
 
@@ -251,7 +251,9 @@ def _from_npz(
     return _check_matrix(matrix, str(place)), texts
 
 
-def _member(place: pathlib.Path, members: Any, name: str) -> np.ndarray:
+def _member(
+    place: pathlib.Path, members: Mapping[str, np.ndarray], name: str
+) -> np.ndarray:
     try:
         return members[name]
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -288,7 +290,7 @@ def _ndim(place: pathlib.Path, member: str) -> int:
         return len(_header(file)[0])
 
 
-def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,

@@ -22,7 +22,7 @@ _LAYOUT = (
 
 
 def open_folder(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     *,
     on_bad_item: OnBadItem = "raise",
     require_labels: bool = True,

@@ -58,7 +58,7 @@ def extensions() -> frozenset[str]:
 
 
 def decode(
-    source: str | bytes | os.PathLike, name: str, *, max_pixels: int = MAX_PIXELS
+    source: str | bytes | os.PathLike[str], name: str, *, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
     """One image as upright RGB.
 
@@ -98,7 +98,7 @@ def decode(
         raise BadItem(name, f"can't be decoded: {error}") from error
 
 
-def size(path: str | os.PathLike, name: str) -> tuple[int, int]:
+def size(path: str | os.PathLike[str], name: str) -> tuple[int, int]:
     """Width and height of a file's image as the camera was held; no pixel is decoded.
 
     Raises:
@@ -203,9 +203,11 @@ class ImageFiles:
     """
 
     def __init__(
-        self, root: str | os.PathLike, paths: Strings, max_pixels: int = MAX_PIXELS
+        self, root: str | os.PathLike[str], paths: Strings, max_pixels: int = MAX_PIXELS
     ):
-        self.root, self.paths, self.max_pixels = os.fspath(root), paths, max_pixels
+        self.root: str = os.fspath(root)
+        self.paths = paths
+        self.max_pixels = max_pixels
 
     def __len__(self) -> int:
         """N."""
@@ -242,11 +244,12 @@ class ZippedImages:
 
     def __init__(
         self,
-        archive: str | os.PathLike,
+        archive: str | os.PathLike[str],
         members: Strings,
         max_pixels: int = MAX_PIXELS,
     ):
-        self.archive, self.members = os.fspath(archive), members
+        self.archive: str = os.fspath(archive)
+        self.members = members
         self.max_pixels = max_pixels
 
     def __len__(self) -> int:
@@ -283,5 +286,5 @@ class ZippedImages:
         return zipfile.ZipFile(self.archive)
 
 
-def _hash():
+def _hash() -> hashlib.blake2b:
     return hashlib.blake2b(digest_size=16)

@@ -58,7 +58,13 @@ def list_images(
     return found
 
 
-def _walk(root: str, below: str, deep: bool, around: frozenset, found: Listing) -> None:
+def _walk(
+    root: str,
+    below: str,
+    deep: bool,
+    around: frozenset[tuple[int, int]],
+    found: Listing,
+) -> None:
     folders: list[str] = []
     names = ordered(pack(_names(root, below, folders, found)))
     if len(names):
@@ -86,7 +92,7 @@ def _names(
                 found.others.append(_other(_joined(below, entry.name), entry))
 
 
-def _other(path: str, entry: os.DirEntry) -> BadItem:
+def _other(path: str, entry: os.DirEntry[str]) -> BadItem:
     if entry.is_symlink() and not os.path.exists(entry.path):
         return BadItem(path, "is a link to a file that is not there")
     if not _is(entry.is_file):

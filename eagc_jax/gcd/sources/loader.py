@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
-from eagc_jax.gcd.sources.records import BadItem, OnBadItem, Records, check_on_bad_item
+from eagc_jax._files import JsonObject
+from eagc_jax.gcd.sources.records import (
+    BadItem,
+    Item,
+    OnBadItem,
+    Records,
+    check_on_bad_item,
+)
+from eagc_jax.typing import PyTree
+
+if TYPE_CHECKING:
+    import grain
 
 T = TypeVar("T")
 
@@ -20,13 +31,13 @@ _CHUNK = {"image": 1, "text": 64, "embedding": 64}
 def read(
     records: Records,
     rows: Sequence[int] | np.ndarray,
-    prepare: Callable[[Any], T],
+    prepare: Callable[[Item], T],
     *,
     batch_size: int,
-    collate: Callable[[Sequence[T]], Any] = np.stack,
+    collate: Callable[[Sequence[T]], PyTree] = np.stack,
     threads: int | None = None,
     on_bad_item: OnBadItem = "raise",
-) -> Reader:
+) -> Reader[T]:
     """Batches of prepared items, in the order of `rows`.
 
     The batches are the same for any number of threads. About two batches of items are
@@ -67,20 +78,21 @@ def read(
     return Reader(records, rows, prepare, batch_size, collate, threads, on_bad_item)
 
 
-class Reader(Iterator[tuple[np.ndarray, Any]], Generic[T]):
+class Reader(Iterator[tuple[np.ndarray, PyTree]], Generic[T]):
     """The iterator that `read` returns."""
 
     def __init__(
         self,
         records: Records,
         rows: Sequence[int] | np.ndarray,
-        prepare: Callable[[Any], T],
+        prepare: Callable[[Item], T],
         batch_size: int,
-        collate: Callable[[Sequence[T]], Any],
+        collate: Callable[[Sequence[T]], PyTree],
         threads: int | None,
         on_bad_item: OnBadItem,
     ):
-        self.records, self.rows = records, np.asarray(rows, np.int64)
+        self.records = records
+        self.rows: np.ndarray = np.asarray(rows, np.int64)
         _check(self.rows, len(records), batch_size)
         check_on_bad_item(on_bad_item)
         self.bad: list[tuple[int, BadItem]] = []  # rows that were skipped, and why
@@ -90,7 +102,7 @@ class Reader(Iterator[tuple[np.ndarray, Any]], Generic[T]):
         self._position = 0  # in rows, of the next one to be yielded
         self._stream = self._start()
 
-    def __next__(self) -> tuple[np.ndarray, Any]:
+    def __next__(self) -> tuple[np.ndarray, PyTree]:
         """The next batch."""
         rows: list[int] = []
         prepared: list[T] = []
@@ -106,12 +118,12 @@ class Reader(Iterator[tuple[np.ndarray, Any]], Generic[T]):
             raise StopIteration
         return np.array(rows), self._collate(prepared)
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> JsonObject:
         """The place after the last batch, and the bad items so far; fit for JSON."""
         bad = [[row, item.item, item.reason] for row, item in self.bad]
         return {"position": self._position, "bad": bad}
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: JsonObject) -> None:
         """Goes on from a place in the same order of rows, also in another process.
 
         Raises:
@@ -164,7 +176,7 @@ class Reader(Iterator[tuple[np.ndarray, Any]], Generic[T]):
             return row, _named(error, self.records.ids[row])
 
 
-def _flat(chunks: Any) -> Generator[Any, None, None]:
+def _flat(chunks: grain.IterDataset[list[T]]) -> Generator[T, None, None]:
     """The elements of chunks; closing it ends their threads."""
     iterator = iter(chunks)
     try:

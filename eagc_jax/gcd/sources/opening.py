@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-from typing import Any
 
 import numpy as np
 
@@ -18,9 +17,9 @@ _TEXT = (".txt", ".text")
 
 
 def open_source(
-    data: str | os.PathLike,
+    data: str | os.PathLike[str],
     *,
-    root: str | os.PathLike | None = None,
+    root: str | os.PathLike[str] | None = None,
     text_column: str | None = "text",
     path_column: str | None = "path",
     label_column: str | None = "label",
@@ -91,19 +90,28 @@ def open_source(
     columns = Columns(
         text_column, path_column, label_column, id_column, split_column, truth_column
     )
-    labels: dict[str, Any] = {"require_labels": require_labels}
-    pixels: dict[str, Any] = {"on_bad_item": on_bad_item, "max_pixels": max_pixels}
     path = _existing(data)
     if path.is_dir():
-        return folders.open_folder(path, **labels, **pixels)
+        return folders.open_folder(
+            path,
+            require_labels=require_labels,
+            on_bad_item=on_bad_item,
+            max_pixels=max_pixels,
+        )
     if path.suffix.lower() in (".npy", ".npz") or _is_parquet_of_embeddings(path):
         return embeddings.open_embeddings(
-            path, columns, on_bad_item=on_bad_item, **labels
+            path, columns, on_bad_item=on_bad_item, require_labels=require_labels
         )
     if tables.is_table(path):
-        return columns_.open_table(path, columns, **labels, **pixels)
+        return columns_.open_table(
+            path,
+            columns,
+            require_labels=require_labels,
+            on_bad_item=on_bad_item,
+            max_pixels=max_pixels,
+        )
     if path.suffix.lower() in _TEXT:
-        return open_text(path, **labels)
+        return open_text(path, require_labels=require_labels)
     raise ValueError(
         f"{shown(path)} should be a folder, a table (.csv, .tsv, .parquet), a text file "
         f"(.txt), or embeddings (.npy, .npz, .parquet); found a file that ends in "
@@ -111,7 +119,7 @@ def open_source(
     )
 
 
-def open_text(path: str | os.PathLike, *, require_labels: bool = True) -> Records:
+def open_text(path: str | os.PathLike[str], *, require_labels: bool = True) -> Records:
     """A UTF-8 file with a text on each line; ids are line numbers from 0.
 
     Args:
@@ -133,8 +141,8 @@ def open_text(path: str | os.PathLike, *, require_labels: bool = True) -> Record
 
 
 def _benchmark(
-    data: str | os.PathLike, root: str | os.PathLike | None
-) -> tuple[str | None, str | os.PathLike | None]:
+    data: str | os.PathLike[str], root: str | os.PathLike[str] | None
+) -> tuple[str | None, str | os.PathLike[str] | None]:
     """A benchmark's name and root; None for data that is a path."""
     name, colon, after = os.fspath(data).partition(":")
     if name not in registry.benchmarks():
@@ -148,7 +156,7 @@ def _benchmark(
     return name, (after if colon else root)
 
 
-def _existing(data: str | os.PathLike) -> pathlib.Path:
+def _existing(data: str | os.PathLike[str]) -> pathlib.Path:
     path = pathlib.Path(data)
     if not path.exists():
         raise FileNotFoundError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 
@@ -16,11 +16,15 @@ Kind = Literal["image", "text", "embedding"]
 # "raise" stops at the first item that can't be used; "skip" goes on and lists them.
 OnBadItem = Literal["raise", "skip"]
 
+#: An array of an image or of an embedding, or a text: the records' kind says which.
+Item: TypeAlias = Any
+
 
 def check_on_bad_item(value: str) -> None:
     """Raises ValueError for anything else."""
-    if value not in ("raise", "skip"):
-        raise ValueError(f'on_bad_item must be "raise" or "skip", got {value!r}')
+    if value not in get_args(OnBadItem):
+        choices = " or ".join(f'"{choice}"' for choice in get_args(OnBadItem))
+        raise ValueError(f"on_bad_item must be {choices}, got {value!r}")
 
 
 class Items(Protocol):
@@ -34,7 +38,7 @@ class Items(Protocol):
         """N."""
         ...
 
-    def __getitem__(self, row: int, /) -> Any:
+    def __getitem__(self, row: int, /) -> Item:
         """One item, decoded; raises `BadItem` where that can't be done."""
         ...
 
@@ -51,9 +55,10 @@ class BadItem(ValueError):
 
     def __init__(self, item: str, reason: str):
         super().__init__(f"{shown(item)}: {shown(reason)}")
-        self.item, self.reason = item, reason
+        self.item = item
+        self.reason = reason
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[BadItem], tuple[str, str]]:
         """Both arguments survive pickling, on the way out of another process."""
         return BadItem, (self.item, self.reason)
 
@@ -84,13 +89,14 @@ class ChosenItems:
     """Some items of others, in another order; they are read from there."""
 
     def __init__(self, items: Items, rows: np.ndarray):
-        self.items, self.rows = items, rows
+        self.items = items
+        self.rows = rows
 
     def __len__(self) -> int:
         """N."""
         return len(self.rows)
 
-    def __getitem__(self, row: int) -> Any:
+    def __getitem__(self, row: int) -> Item:
         """The item itself."""
         return self.items[int(self.rows[row])]
 
@@ -131,7 +137,7 @@ class Records:
     parts: np.ndarray | None = None  # (N,) of str: "train", "test", ...
     skipped: tuple[BadItem, ...] = ()  # what was left out when the source was listed
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("ids", "labels", "truth", "parts"):
             value = getattr(self, name)
             if value is not None and len(value) != len(self.items):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
-from typing import Any
 
 from eagc_jax.gcd.sources.records import Records
 
@@ -62,7 +61,9 @@ def benchmarks() -> list[str]:
     return sorted(_BENCHMARKS)
 
 
-def load(name: str, root: str | os.PathLike | None = None, **options: Any) -> Records:
+def load(
+    name: str, root: str | os.PathLike[str] | None = None, **options: object
+) -> Records:
     """A named data set, posed as the papers pose it.
 
     Args:

@@ -53,7 +53,8 @@ class Strings(Sequence[str]):
         undecodable: Undecodable = "surrogateescape",
     ):
         chunked = array if isinstance(array, pa.ChunkedArray) else [array]
-        self.array = pa.chunked_array(chunked, type=array.type).cast(pa.large_binary())
+        whole = pa.chunked_array(chunked, type=array.type)
+        self.array: pa.ChunkedArray = whole.cast(pa.large_binary())
         self.undecodable: Undecodable = undecodable
 
     @classmethod
@@ -87,8 +88,6 @@ class Strings(Sequence[str]):
         """Whether the other is a `Strings` of the same strings."""
         return isinstance(other, Strings) and self.array.equals(other.array)
 
-    __hash__ = None  # type: ignore[assignment]
-
     def take(self, rows: np.ndarray) -> Strings:
         """The strings of these rows, in their order."""
         return Strings(self.array.take(pa.array(rows, pa.int64())), self.undecodable)
@@ -121,7 +120,9 @@ class RowNumbers(Sequence[str]):
     """
 
     def __init__(self, rows: int | np.ndarray):
-        self.rows = rows if isinstance(rows, np.ndarray) else range(rows)
+        self.rows: np.ndarray | range = (
+            rows if isinstance(rows, np.ndarray) else range(rows)
+        )
 
     def __len__(self) -> int:
         """N."""

@@ -24,7 +24,7 @@ _BLOCK = 16 << 20  # bytes; a row must fit
 _BATCH = 2**14  # rows of Parquet that are read together
 
 
-def suffix(path: str | os.PathLike) -> str:
+def suffix(path: str | os.PathLike[str]) -> str:
     """The ending that says what a table is; one of compression comes after it."""
     ends = [end.lower() for end in pathlib.Path(path).suffixes]
     if len(ends) > 1 and ends[-1] in (".gz", ".bz2", ".zst"):
@@ -32,7 +32,7 @@ def suffix(path: str | os.PathLike) -> str:
     return ends[-1] if ends else ""
 
 
-def is_table(path: str | os.PathLike) -> bool:
+def is_table(path: str | os.PathLike[str]) -> bool:
     """Whether the file's name ends like a table's."""
     return suffix(path) in (*DELIMITERS, *PARQUET)
 
@@ -48,11 +48,11 @@ class Table:
       ValueError: the file is no such table, or names a column twice.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = pathlib.Path(path)
-        self.is_parquet = suffix(path) in PARQUET
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path: pathlib.Path = pathlib.Path(path)
+        self.is_parquet: bool = suffix(path) in PARQUET
         try:
-            self.schema = self._schema()
+            self.schema: pa.Schema = self._schema()
         except (pa.ArrowException, OSError) as error:
             raise self._unreadable(error) from error
         twice = [name for name, n in Counter(self.columns).items() if n > 1]

@@ -49,7 +49,7 @@ def empty_rows(strings: Strings) -> np.ndarray:
     return np.flatnonzero(blank.to_numpy(zero_copy_only=False))
 
 
-def read_lines(path: str | os.PathLike) -> tuple[Strings, RowNumbers]:
+def read_lines(path: str | os.PathLike[str]) -> tuple[Strings, RowNumbers]:
     """The lines of a UTF-8 file, and each line's number from 0; blank lines are none.
 
     Raises:

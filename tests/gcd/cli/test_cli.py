@@ -322,3 +322,14 @@ def test_progress_is_plain_lines_or_a_bar(capsys, monkeypatch):
     assert "512/10003" in screen.getvalue()
     assert "310 a second, 1 h left" in screen.getvalue()
     assert capsys.readouterr().err == ""
+
+
+def test_how_far_an_export_is(capsys, monkeypatch):
+    now = iter([0.0, 0.0, 0.5, 2.0, 20.0, 20.0])
+    monkeypatch.setattr("eagc_jax.gcd.cli.progress.time.monotonic", lambda: next(now))
+    with Shown(Console(file=io.StringIO())) as shown:
+        shown.stage("writing")
+        shown.writing(1_000, 4_000)
+        shown.writing(2_000, 4_000)
+    # Not after 2 seconds; after 20.
+    assert capsys.readouterr().err == "wrote 2,000 of 4,000: 100 a second, 20 s left\n"

@@ -48,15 +48,21 @@ def test_a_run_becomes_a_table(run, capsys):
     assert len(rows_of("run.csv")) == 24
 
 
-def test_photos_of_a_run(capsys):
+def test_photos_of_a_run(capsys, monkeypatch):
     def colours(images):
         return [image.mean((0, 1)) / 255.0 for image in images]
 
     network = backbones.callable_backbone(colours, "image", 3, version="1")
     three = DiscoverSettings(clustering=ClusteringSettings(num_classes=3), quick=True)
     found = discover(write_photos("photos"), three, backbone=network, out="run")
+    monkeypatch.setattr("eagc_jax.gcd.cli.progress._SECONDS", 0.0)
     assert eagc("export", "run", "--to=folders", "--out=sorted", "--copy") == 0
-    assert "sorted: 15 items" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "sorted: 15 items" in told.out
+    lines = told.err.splitlines()
+    assert len(lines) == 15
+    assert lines[0].startswith("wrote 1 of 15: ")
+    assert lines[-1].startswith("wrote 15 of 15: ")
     there = {p.parent.name for p in pathlib.Path("sorted").glob("*/*.png")}
     assert there == set(found.assignment.names) == {"green", "red", "novel-1"}
     assert eagc("export", "run", "--to=coco") == 0

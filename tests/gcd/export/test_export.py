@@ -57,6 +57,30 @@ def files_in(folder):
     return [p.relative_to(folder).as_posix() for p in paths if not p.is_dir()]
 
 
+@pytest.mark.parametrize(
+    ("to", "data", "copy"),
+    [
+        ("folders", "album", False),
+        ("folders", "mail", False),
+        ("coco", "album", True),
+        ("fiftyone", "album", False),
+        ("fiftyone", "mail", False),
+        ("label-studio", "album", True),
+        ("label-studio", "mail", False),
+    ],
+)
+def test_it_tells_how_far_it_is(request, tmp_path, to, data, copy):
+    told = []
+    export(
+        *request.getfixturevalue(data),
+        tmp_path / "out",
+        to,
+        copy=copy,
+        on_progress=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(done, 6) for done in range(1, 7)]
+
+
 def test_every_format_is_found():
     assert tuple(room.formats()) == FORMATS
 

@@ -34,7 +34,8 @@ class DamagedFile(ValueError):
 
     def __init__(self, path: Path, reason: str):
         super().__init__(f"{path}: {reason}")
-        self.path, self.reason = path, reason
+        self.path = path
+        self.reason = reason
 
 
 class OtherFormat(DamagedFile):
@@ -42,7 +43,7 @@ class OtherFormat(DamagedFile):
 
     def __init__(self, path: Path, found: str | None):
         super().__init__(path, f"of format {found!r}; this version reads {FORMAT!r}")
-        self.is_ours = found is not None and found.startswith(_OURS)
+        self.is_ours: bool = found is not None and found.startswith(_OURS)
 
 
 class Kept(NamedTuple):

@@ -55,7 +55,7 @@ class FeatureStore:
         preparation: str,
         width: int,
     ):
-        self.folder = Path(folder) / FOLDER / files.key(backbone, preparation)
+        self.folder: Path = Path(folder) / FOLDER / files.key(backbone, preparation)
         self._about = {"backbone": backbone, "preparation": preparation}
         self._width = width
         self._shards: list[files.Kept] = []  # their features

@@ -20,11 +20,14 @@ _NAMES = re.compile(  # relative to the folder; files of other names are none of
 _ABANDONED_SECONDS = 3600.0  # since anything was written to an unfinished file
 
 
+Keeps = Literal["features", "array"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """The features of one backbone and preparation, or one array made of features."""
 
-    kind: Literal["features", "array"]
+    kind: Keeps
     backbone: str  # its fingerprint; of an array, its key
     preparation: str  # empty for an array
     items: int  # rows; one that two programs wrote at the same time counts twice
@@ -44,7 +47,7 @@ class _File(NamedTuple):
     path: Path
     bytes: int
     last_used: float
-    kind: Literal["features", "array"]
+    kind: Keeps
     backbone: str
     preparation: str
     items: int
@@ -69,7 +72,7 @@ def describe(folder: str | os.PathLike[str]) -> list[Entry]:
       >>> describe("/no/such/folder")
       []
     """
-    groups: dict[tuple, list[_File]] = {}
+    groups: dict[tuple[str, Path], list[_File]] = {}
     for file in _files(Path(folder)):
         if file.state in ("whole", "damaged"):
             groups.setdefault(_group(file), []).append(file)
@@ -199,7 +202,7 @@ def _length(kept: dict[str, files.Kept], name: str) -> int:
     return shape[0] if shape else 1
 
 
-def _group(file: _File) -> tuple:
+def _group(file: _File) -> tuple[str, Path]:
     """Damaged shards belong to those beside them, which say what they hold."""
     return file.kind, file.path.parent if file.kind == "features" else file.path
 

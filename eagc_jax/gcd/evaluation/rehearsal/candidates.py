@@ -48,7 +48,9 @@ def first(settings: ClusteringSettings | None = None) -> Candidate:
     """
     chosen = settings or ClusteringSettings()
 
-    def answer(records, features, num_classes, seed):
+    def answer(
+        records: Records, features: np.ndarray, num_classes: int, seed: int
+    ) -> np.ndarray:
         found = answering.first_answer(
             features, records.labels, num_classes, chosen, seed
         )
@@ -62,7 +64,7 @@ def trained(
     *,
     name: str = TRAINED,
     network: Backbone | None = None,
-    cache: str | os.PathLike | None = None,
+    cache: str | os.PathLike[str] | None = None,
     seconds: float | None = None,
 ) -> Candidate:
     """A training run, with the seed that it is asked for.
@@ -80,7 +82,9 @@ def trained(
         number = settings.training.adapter.neighbours
         return backbones.neighbours(features.array, number, cache=cache)
 
-    def answer(records, features, num_classes, seed):
+    def answer(
+        records: Records, features: np.ndarray, num_classes: int, seed: int
+    ) -> np.ndarray:
         training = dataclasses.replace(settings.training, seed=seed)
         seeded = dataclasses.replace(settings, training=training)
         some = training.trains != "blocks" and training.adapter.neighbours
@@ -106,7 +110,7 @@ def coordinated(
     names: Sequence[str],
     *,
     network: Backbone | None = None,
-    cache: str | os.PathLike | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> list[Candidate]:
     """The same training with the objectives' gradients brought together in other ways.
 

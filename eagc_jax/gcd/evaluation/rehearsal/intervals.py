@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from eagc_jax.gcd.evaluation.rehearsal.result import Interval, Trial
@@ -142,7 +143,9 @@ def difference(
     return interval(drawn, expected, level)
 
 
-def _gap(pairs, draw: np.random.Generator) -> tuple[float, np.ndarray]:
+def _gap(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]], draw: np.random.Generator
+) -> tuple[float, np.ndarray]:
     """The mean gain of items, and draws of it; `pairs` are (gained, items) by class."""
     gained, items = (np.concatenate(column) for column in zip(*pairs, strict=True))
     number = min(len(items), _MOST)
@@ -164,11 +167,16 @@ def interval(drawn: np.ndarray, expected: float, level: float = _LEVEL) -> Inter
     )
 
 
-def _floats(right, items) -> tuple[np.ndarray, np.ndarray]:
+def _floats(right: ArrayLike, items: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(right, float), np.asarray(items, float)
 
 
-def _of_runs(pairs, draw: np.random.Generator, *, one_more: bool) -> np.ndarray:
+def _of_runs(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+    draw: np.random.Generator,
+    *,
+    one_more: bool,
+) -> np.ndarray:
     """Draws of what is common to a rehearsal's classes: of the mean, or of one more.
 
     `pairs` are (right, items) by class, a pair a rehearsal.

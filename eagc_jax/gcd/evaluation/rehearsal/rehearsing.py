@@ -132,7 +132,15 @@ def rehearse(
 class _Plan:
     """What is tried next, and whether there is time for it."""
 
-    def __init__(self, stages, share, started, seconds, on_progress, candidates):
+    def __init__(
+        self,
+        stages: Sequence[_Stage],
+        share: float,
+        started: float,
+        seconds: float | None,
+        on_progress: OnProgress | None,
+        candidates: Sequence[Candidate],
+    ):
         self.stages, self.share = stages, share
         self.ends = np.inf if seconds is None else started + seconds
         self.tell: OnProgress = on_progress or (lambda done, total, what: None)
@@ -159,7 +167,9 @@ class _Plan:
         needed = max(known, default=one.seconds or self.longest)
         return time.monotonic() + needed <= self.ends
 
-    def _trial(self, one, stage: _Stage, features, number: int) -> Trial:
+    def _trial(
+        self, one: Candidate, stage: _Stage, features: np.ndarray, number: int
+    ) -> Trial:
         started = time.monotonic()
         # Never fewer clusters than a hidden class more than the visible ones.
         number = max(number, stage.posed.records.num_known + 1)
@@ -179,7 +189,12 @@ class _Plan:
         return Trial(stage.number, number, *plain, seconds=round(seconds, 3))
 
 
-def _check(records, candidates, num_classes, rehearsals: int) -> None:
+def _check(
+    records: Records,
+    candidates: Sequence[Candidate],
+    num_classes: int | None,
+    rehearsals: int,
+) -> None:
     names = [one.name for one in candidates]
     if not names or len(set(names)) != len(names):
         raise ValueError(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from typing import Any
 
+from eagc_jax._files import JsonObject
 from eagc_jax.gcd.runs.reading import read_json
 from eagc_jax.gcd.settings.plain import from_plain, to_plain
 
@@ -27,7 +27,7 @@ class Interval:
     expected: float
     high: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         values = (self.low, self.expected, self.high)
         if not all(math.isfinite(x) for x in values) or list(values) != sorted(values):
             raise ValueError(
@@ -61,7 +61,7 @@ class Trial:
     old_right: tuple[int, ...]
     seconds: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, more in (("right", "items"), ("old_right", "old_items")):
             some, every = getattr(self, name), getattr(self, more)
             pairs = zip(some, every, strict=False)
@@ -131,7 +131,7 @@ class Rehearsal:
     seed: int
     seconds: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.chosen not in [one.name for one in self.candidates]:
             raise ValueError("chosen must be the name of one of the candidates")
         trials = sum(len(one.trials) for one in self.candidates)
@@ -151,12 +151,12 @@ class Rehearsal:
         """The chosen candidate."""
         return next(one for one in self.candidates if one.name == self.chosen)
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> JsonObject:
         """Numbers, strings, lists and None, for JSON."""
         return to_plain(self)
 
     @classmethod
-    def from_plain(cls, values: Any) -> Rehearsal:
+    def from_plain(cls, values: JsonObject) -> Rehearsal:
         """From what `to_plain` made.
 
         Raises:
@@ -165,7 +165,7 @@ class Rehearsal:
         return from_plain(cls, values)
 
 
-def read_rehearsal(path: str | os.PathLike) -> Rehearsal:
+def read_rehearsal(path: str | os.PathLike[str]) -> Rehearsal:
     """From rehearsal.json, which anybody may have written.
 
     Args:

@@ -94,7 +94,9 @@ def _of_visible(
     return own, astray * unlabeled.sum()
 
 
-def _right(own, full, others, share: float) -> np.ndarray:
+def _right(
+    own: np.ndarray, full: np.ndarray, others: np.ndarray, share: float
+) -> np.ndarray:
     """(h,) items of each hidden class in the cluster that is matched with it."""
     number, start = full.shape[1], own.shape[1]
     right = np.zeros(number)
@@ -108,7 +110,9 @@ def _right(own, full, others, share: float) -> np.ndarray:
     return right
 
 
-def _table(clusters, classes, size: int, number: int) -> np.ndarray:
+def _table(
+    clusters: np.ndarray, classes: np.ndarray, size: int, number: int
+) -> np.ndarray:
     counts = np.zeros((size, number))
     np.add.at(counts, (clusters, classes), 1)
     return counts

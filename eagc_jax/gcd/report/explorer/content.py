@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
+from eagc_jax._files import JsonObject
 from eagc_jax.gcd.report.explorer import closeness
 from eagc_jax.gcd.report.explorer.layout import MAPPED, place, sample
 from eagc_jax.gcd.report.explorer.thumbnails import thumbnails
 from eagc_jax.gcd.runs.assignment import Assignment, printable
 from eagc_jax.gcd.runs.discovery import Discovery
 from eagc_jax.gcd.sources import BadItem
+from eagc_jax.gcd.sources.records import Items
 
 SHOWN = 20_000  # items on the map at most; clusters' figures are of all items
 _EXAMPLES = 8  # of a cluster: the most typical, and the least certain ones
@@ -45,7 +46,7 @@ class Content:
         self._most = most_bytes
         self._assignment = discovery.assignment
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> JsonObject:
         """The values."""
         assignment, shown = self._assignment, self._chosen.rows
         return {
@@ -125,7 +126,7 @@ class Content:
     def _found(self, rows: Iterable[int]) -> list[int]:
         return [self._at[int(row)] for row in rows if int(row) in self._at]
 
-    def _items(self) -> dict[str, Any]:
+    def _items(self) -> JsonObject:
         assignment, rows = self._assignment, self._chosen.rows
         clusters = assignment.clusters[rows]
         positions = self._positions(rows, clusters)
@@ -146,7 +147,7 @@ class Content:
             return np.full((len(rows), 2), 0.5)
         return place(features[rows], clusters)
 
-    def _looks(self) -> dict[str, Any]:
+    def _looks(self) -> JsonObject:
         """Pictures or sentences."""
         records, chosen = self._discovery.records, self._chosen
         if records.kind == "text":
@@ -195,7 +196,7 @@ class Content:
         known = np.bincount(assignment.clusters[labeled], minlength=size)
         return list(zip(ids, number.tolist(), known.tolist(), strict=True))
 
-    def _cluster(self, cluster: int) -> dict[str, Any]:
+    def _cluster(self, cluster: int) -> JsonObject:
         typical, uncertain = self._examples[cluster]
         ids, hidden, hidden_labeled = self._hidden[cluster]
         return {
@@ -282,7 +283,7 @@ def _examples(
     return typical, free[order][:_EXAMPLES]
 
 
-def _text(items: Any, row: int, letters: int) -> str:
+def _text(items: Items, row: int, letters: int) -> str:
     try:
         text = printable(str(items[int(row)]))
     except BadItem:

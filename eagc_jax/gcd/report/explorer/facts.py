@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import platform
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import SupportsFloat
 
 import jax
 import numpy as np
 
 import eagc_jax
+from eagc_jax._files import JsonObject
+from eagc_jax.gcd.evaluation.rehearsal.result import Interval
 from eagc_jax.gcd.runs.assignment import printable
 from eagc_jax.gcd.runs.discovery import Discovery
 from eagc_jax.gcd.runs.history import RunHistory
@@ -27,7 +29,7 @@ _DECIDED = {
 }
 
 
-def facts(discovery: Discovery) -> dict[str, Any]:
+def facts(discovery: Discovery) -> JsonObject:
     """Rehearsal, number of classes, scores, training, settings and versions."""
     history = discovery.history
     if history is None and discovery.training is not None:
@@ -45,7 +47,7 @@ def facts(discovery: Discovery) -> dict[str, Any]:
     }
 
 
-def _rehearsal(discovery: Discovery) -> dict[str, Any] | None:
+def _rehearsal(discovery: Discovery) -> JsonObject | None:
     found = discovery.rehearsal
     if found is None:
         return None
@@ -66,13 +68,13 @@ def _rehearsal(discovery: Discovery) -> dict[str, Any] | None:
     }
 
 
-def _interval(found: Any) -> list[float] | None:
+def _interval(found: Interval | None) -> list[float] | None:
     return None if found is None else [found.low, found.expected, found.high]
 
 
-def _classes(discovery: Discovery) -> dict[str, Any]:
+def _classes(discovery: Discovery) -> JsonObject:
     estimate = discovery.estimate
-    found: dict[str, Any] = {"number": discovery.num_classes, "low": None, "high": None}
+    found: JsonObject = {"number": discovery.num_classes, "low": None, "high": None}
     if estimate is not None:
         found |= {"low": int(estimate.low), "high": int(estimate.high)}
         curve = np.asarray(estimate.curve, float)
@@ -85,7 +87,7 @@ def _classes(discovery: Discovery) -> dict[str, Any]:
     return found
 
 
-def _scores(discovery: Discovery) -> list[list[Any]]:
+def _scores(discovery: Discovery) -> list[list[str | float | None]]:
     if discovery.scores is None:
         return []
     names = {"all": "All", "old": "Old", "new": "New", "ari": "ARI", "nmi": "NMI"}
@@ -93,7 +95,7 @@ def _scores(discovery: Discovery) -> list[list[Any]]:
     return [[names.get(name, name), _number(value)] for name, value in values.items()]
 
 
-def _curves(history: RunHistory) -> list[dict[str, Any]]:
+def _curves(history: RunHistory) -> list[JsonObject]:
     epochs = np.asarray(history.epochs, float)
     curves = [
         _curve(
@@ -104,9 +106,8 @@ def _curves(history: RunHistory) -> list[dict[str, Any]]:
     ]
     accuracy = np.array(history.accuracy, float).reshape(-1, 3)
     if np.isfinite(accuracy).any():
-        columns: dict[str, Any] = dict(
-            zip(("All", "Old", "New"), accuracy.T, strict=True)
-        )
+        groups = ("All", "Old", "New")
+        columns = {group: accuracy[:, i] for i, group in enumerate(groups)}
         title = "Accuracy on unlabeled items, by their true classes"
         curves.append(_curve(title, "epoch", epochs, columns))
     deviation = history.gradient_deviation
@@ -116,7 +117,7 @@ def _curves(history: RunHistory) -> list[dict[str, Any]]:
     return curves
 
 
-def _coordinator(history: RunHistory) -> dict[str, Any] | None:
+def _coordinator(history: RunHistory) -> JsonObject | None:
     if not history.decided:
         return None
     decided = np.asarray(history.decided, float)  # (E, K, L)
@@ -151,18 +152,20 @@ def _coordinator(history: RunHistory) -> dict[str, Any] | None:
     }
 
 
-def _curve(title: str, label: str, x: Any, lines: Mapping[str, Any]) -> dict[str, Any]:
+def _curve(
+    title: str, label: str, x: np.ndarray, lines: Mapping[str, Iterable[float]]
+) -> JsonObject:
     """Lines over the same x; those that are shorter end earlier."""
-    x = [_number(value) for value in x]
+    places = [_number(value) for value in x]
 
-    def padded(values: Any) -> list[float | None]:
-        found = [_number(value) for value in values][: len(x)]
-        return [*found, *[None] * (len(x) - len(found))]
+    def padded(values: Iterable[float]) -> list[float | None]:
+        found = [_number(value) for value in values][: len(places)]
+        return [*found, *[None] * (len(places) - len(found))]
 
     return {
         "title": title,
         "label": label,
-        "x": x,
+        "x": places,
         "lines": [[name, padded(values)] for name, values in lines.items()],
     }
 
@@ -211,7 +214,7 @@ def _versions() -> list[list[str]]:
     ]
 
 
-def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Nested settings as dotted names."""
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -220,7 +223,7 @@ def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield f"{prefix}{name}", printable(str(value))[:_LETTERS]
 
 
-def _number(value: Any) -> float | None:
+def _number(value: SupportsFloat) -> float | None:
     """Four digits that count; None for what is no number."""
-    value = float(value)
-    return float(f"{value:.4g}") if math.isfinite(value) else None
+    number = float(value)
+    return float(f"{number:.4g}") if math.isfinite(number) else None

@@ -12,9 +12,9 @@ import pathlib
 import re
 import shlex
 from html import escape
-from typing import Any
 
 from eagc_jax import _files
+from eagc_jax._files import JsonObject
 from eagc_jax.gcd.decisions.replay import replay
 from eagc_jax.gcd.report.explorer.content import Content
 from eagc_jax.gcd.report.explorer.facts import facts
@@ -37,10 +37,10 @@ _PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 def write_page(
     discovery: Discovery,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     max_bytes: int = 15_000_000,
-    folder: str | os.PathLike | None = None,
+    folder: str | os.PathLike[str] | None = None,
 ) -> None:
     """Writes a discovery's page.
 
@@ -79,7 +79,7 @@ def write_page(
 
 
 def render(
-    discovery: Discovery, most_bytes: int, folder: str | os.PathLike | None = None
+    discovery: Discovery, most_bytes: int, folder: str | os.PathLike[str] | None = None
 ) -> str:
     """The page as HTML, with items and clusters in about so many bytes."""
     folder = discovery.folder if folder is None else pathlib.Path(folder)
@@ -102,7 +102,7 @@ def render(
     return _html(name, data)
 
 
-def as_json(data: Any) -> str:
+def as_json(data: object) -> str:
     """For inside of HTML: no tag can end or begin in it, and JSON reads the same."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     text = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
@@ -122,7 +122,7 @@ def _predict(folder: pathlib.Path | None) -> str:
     return f"eagc predict {shlex.quote(printable(str(folder)))} NEW --decisions {_FILE}"
 
 
-def _earlier(discovery: Discovery) -> list[dict[str, Any]]:
+def _earlier(discovery: Discovery) -> list[JsonObject]:
     """Rounds of decisions that this answer was made with; the next run needs them too."""
     decisions = discovery.decisions
     return [] if decisions is None else [one.plain() for one in decisions.rounds]
@@ -138,7 +138,7 @@ def _named(discovery: Discovery) -> list[int]:
     return [k for k in some if names[k] in classes]
 
 
-def _html(title: str, data: dict[str, Any]) -> str:
+def _html(title: str, data: JsonObject) -> str:
     scripts = (_static(_LIBRARY), "\n".join(map(_static, _SCRIPTS)))
     style = "\n".join(map(_static, _STYLES))
     policy = (

@@ -18,7 +18,7 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 _SIDE = 28  # pixels
 
 
-def read_idx(path: str | os.PathLike) -> np.ndarray:
+def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads an IDX file of unsigned bytes.
 
     Two zero bytes, the type (8: unsigned byte), the number of axes, each axis's length

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
 
 import numpy as np
+from numpy.typing import DTypeLike
 
+from eagc_jax._files import JsonObject
 from eagc_jax.gcd.sources.strings import shown
 
 
@@ -18,7 +21,7 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-def _reconstruct(kind: type, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def _reconstruct(kind: type, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     """An empty array, which the pickle then fills."""
     if kind is not np.ndarray or shape != (0,):
         raise pickle.UnpicklingError("only plain arrays are admitted")
@@ -26,12 +29,12 @@ def _reconstruct(kind: type, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def _from_buffer(
-    buffer: Any, dtype: np.dtype, shape: tuple[int, ...], order: Any
+    buffer: bytes, dtype: np.dtype, shape: tuple[int, ...], order: Literal["C", "F"]
 ) -> np.ndarray:
     return np.frombuffer(buffer, dtype).reshape(shape, order=order)
 
 
-_ADMITTED = {
+_ADMITTED: Mapping[tuple[str, str], Callable[..., object]] = {
     ("_codecs", "encode"): _encode,
     ("numpy", "dtype"): np.dtype,
     ("numpy", "ndarray"): np.ndarray,
@@ -46,7 +49,7 @@ _ADMITTED = {
 
 
 class _Unpickler(pickle.Unpickler):
-    def find_class(self, module_name: str, global_name: str) -> Any:
+    def find_class(self, module_name: str, global_name: str) -> Callable[..., object]:
         found = _ADMITTED.get((module_name, global_name))
         if found is None:
             raise pickle.UnpicklingError(
@@ -55,7 +58,7 @@ class _Unpickler(pickle.Unpickler):
         return found
 
 
-def read_pickle(path: str | os.PathLike) -> dict[str, Any]:
+def read_pickle(path: str | os.PathLike[str]) -> JsonObject:
     """A dict of arrays, lists, text and numbers.
 
     Nothing else is admitted: a pickle that names any other function or class is
@@ -84,10 +87,10 @@ def read_pickle(path: str | os.PathLike) -> dict[str, Any]:
     return {_text(key): value for key, value in found.items()}
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def texts(values: Any) -> tuple[str, ...]:
+def texts(values: Iterable[object]) -> tuple[str, ...]:
     """Names, which Python 2 wrote as bytes."""
     return tuple(map(_text, values))

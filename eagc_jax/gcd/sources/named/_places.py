@@ -14,7 +14,7 @@ DATA_VARIABLE = "EAGC_DATA"
 
 def locate(
     title: str,
-    root: str | os.PathLike | None,
+    root: str | os.PathLike[str] | None,
     candidates: Sequence[str],
     advice: str,
     elsewhere: Sequence[str] = (),

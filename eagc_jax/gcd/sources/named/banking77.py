@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from typing import Literal
 
 from eagc_jax.gcd.sources.columns import Columns, open_table
 from eagc_jax.gcd.sources.named._places import locate
 from eagc_jax.gcd.sources.posing import pose_half
 from eagc_jax.gcd.sources.records import Records
 from eagc_jax.gcd.sources.registry import register
+
+Part = Literal["train", "test"]
 
 _ADVICE = (
     "Give the folder with the tables train.csv and test.csv (columns text, category) "
@@ -20,7 +23,7 @@ _ADVICE = (
 
 @register("banking77")
 def banking77(
-    root: str | os.PathLike | None = None, *, part: str = "train", seed: int = 0
+    root: str | os.PathLike[str] | None = None, *, part: Part = "train", seed: int = 0
 ) -> Records:
     """10,003 questions to a bank with 77 intents, every second of them known.
 

@@ -14,7 +14,7 @@ SAMPLE = pathlib.Path(__file__).parent / "data" / "banking77_sample.csv"
 
 
 @register("banking77-sample")
-def banking77_sample(root: str | os.PathLike | None = None) -> Records:
+def banking77_sample(root: str | os.PathLike[str] | None = None) -> Records:
     """3,075 questions to a bank with 77 intents, to try things out with.
 
     At most 40 questions of each intent, out of the training table of BANKING77. Every

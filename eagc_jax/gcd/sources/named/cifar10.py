@@ -32,7 +32,7 @@ _ADVICE = (
 
 @register("cifar10")
 def cifar10(
-    root: str | os.PathLike | None = None, *, per_class: int | None = None
+    root: str | os.PathLike[str] | None = None, *, per_class: int | None = None
 ) -> Records:
     """50,000 photographs of ten classes, 32 x 32 pixels in colour; 0 to 4 are known.
 

@@ -22,7 +22,7 @@ _CLASSES = 100
 
 @register("cifar100")
 def cifar100(
-    root: str | os.PathLike | None = None,
+    root: str | os.PathLike[str] | None = None,
     *,
     num_known: int = 80,
     per_class: int | None = None,

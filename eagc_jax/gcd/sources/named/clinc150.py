@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+from typing import Literal
 
 from eagc_jax.gcd.sources.named._places import locate
 from eagc_jax.gcd.sources.posing import fully_labeled, pose_half
@@ -13,6 +14,8 @@ from eagc_jax.gcd.sources.registry import register
 from eagc_jax.gcd.sources.strings import RowNumbers, Strings, shown
 from eagc_jax.gcd.sources.tables import encode
 from eagc_jax.gcd.sources.texts import Texts
+
+Part = Literal["train", "val", "test"]
 
 _FILES = ("clinc150.json", "data_full.json")
 _ADVICE = (
@@ -23,7 +26,7 @@ _ADVICE = (
 
 @register("clinc150")
 def clinc150(
-    root: str | os.PathLike | None = None, *, part: str = "train", seed: int = 0
+    root: str | os.PathLike[str] | None = None, *, part: Part = "train", seed: int = 0
 ) -> Records:
     """15,000 requests with 150 intents, every second of them known.
 
@@ -60,7 +63,7 @@ def clinc150(
     return pose_half(records, seed=seed)
 
 
-def _pairs(place: pathlib.Path, part: str) -> list[tuple[str, str]]:
+def _pairs(place: pathlib.Path, part: Part) -> list[tuple[str, str]]:
     try:
         parts = json.loads(place.read_text(encoding="utf-8"))
         if part not in parts:

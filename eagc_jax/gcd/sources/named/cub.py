@@ -23,7 +23,7 @@ _ADVICE = (
 
 
 @register("cub")
-def cub(root: str | os.PathLike | None = None) -> Records:
+def cub(root: str | os.PathLike[str] | None = None) -> Records:
     """5,994 training photographs of birds; 100 of 200 species are known.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from eagc_jax.gcd.sources.strings import RowNumbers
 
 @register("digits")
 def digits(
-    root: str | os.PathLike | None = None,
+    root: str | os.PathLike[str] | None = None,
     *,
     known_classes: Sequence[int] = range(5),
     labeled_share: float = 0.5,
@@ -42,15 +41,15 @@ def digits(
     """
     from sklearn import datasets
 
-    found: Any = datasets.load_digits()
-    images = (found.images / 16).astype(np.float32)[..., None]
-    names = tuple(str(name) for name in found.target_names)
+    pixels, classes = datasets.load_digits(return_X_y=True)
+    images = (np.asarray(pixels) / 16).astype(np.float32).reshape(-1, 8, 8, 1)
+    names = tuple(map(str, range(10)))
     records = fully_labeled(
         "digits",
         "image",
         ArrayItems(images),
         RowNumbers(len(images)),
-        found.target,
+        np.asarray(classes),
         names,
     )
     return pose(records, known_classes, labeled_share=labeled_share, seed=seed)

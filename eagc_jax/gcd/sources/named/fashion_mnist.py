@@ -28,7 +28,7 @@ CLASSES = (
 
 @register("fashion-mnist")
 def fashion_mnist(
-    root: str | os.PathLike | None = None, *, images: int = 10_000, seed: int = 0
+    root: str | os.PathLike[str] | None = None, *, images: int = 10_000, seed: int = 0
 ) -> Records:
     """Clothes in 28 x 28 gray pixels: a draw from the 60,000 training images.
 

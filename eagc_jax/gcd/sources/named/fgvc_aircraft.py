@@ -23,7 +23,7 @@ _ADVICE = (
 
 
 @register("fgvc-aircraft")
-def fgvc_aircraft(root: str | os.PathLike | None = None) -> Records:
+def fgvc_aircraft(root: str | os.PathLike[str] | None = None) -> Records:
     """6,667 training photographs of aircraft; 50 of 100 variants are known.
 
     Args:

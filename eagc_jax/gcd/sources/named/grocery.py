@@ -7,7 +7,7 @@ import io
 import os
 import posixpath
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -29,7 +29,7 @@ Level = Literal["fine", "coarse"]
 
 @register("grocery")
 def grocery(
-    root: str | os.PathLike | None = None,
+    root: str | os.PathLike[str] | None = None,
     *,
     parts: Sequence[str] = ("train", "val", "test"),
     level: Level = "fine",
@@ -57,8 +57,9 @@ def grocery(
       Klasson, Zhang and Kjellström, "A Hierarchical Grocery Store Image Dataset with
       Visual and Semantic Labels", WACV 2019.
     """
-    if level not in ("fine", "coarse"):
-        raise ValueError(f"level must be fine or coarse, got {level!r}")
+    if level not in get_args(Level):
+        choices = " or ".join(get_args(Level))
+        raise ValueError(f"level must be {choices}, got {level!r}")
     place = locate("Grocery Store", root, _NAMES, _ADVICE)
     files = Files(place)
     base = _base(files)

@@ -18,7 +18,7 @@ _ADVICE = "Give the folder that holds small-train/<species number>/*.jpg."
 
 
 @register("herbarium19")
-def herbarium19(root: str | os.PathLike | None = None) -> Records:
+def herbarium19(root: str | os.PathLike[str] | None = None) -> Records:
     """34,000 photographs of herbarium sheets; 341 of 683 species are known.
 
     Args:

@@ -31,7 +31,7 @@ def drawn_classes() -> list[int]:
 
 
 @register("imagenet100")
-def imagenet100(root: str | os.PathLike | None = None) -> Records:
+def imagenet100(root: str | os.PathLike[str] | None = None) -> Records:
     """127,000 photographs of a hundred classes, of which the first 50 are known.
 
     The classes are the seeded draw of Vaze et al. from the sorted synsets, not the

@@ -18,7 +18,7 @@ ADVICE = "Give the folder that holds train/<synset>/*.JPEG (ILSVRC 2012)."
 
 
 @register("imagenet1k")
-def imagenet1k(root: str | os.PathLike | None = None) -> Records:
+def imagenet1k(root: str | os.PathLike[str] | None = None) -> Records:
     """1.28 million photographs; the first 500 of 1000 synsets, sorted, are known.
 
     Args:

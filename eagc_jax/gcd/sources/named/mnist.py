@@ -12,7 +12,7 @@ from eagc_jax.gcd.sources.registry import register
 
 @register("mnist")
 def mnist(
-    root: str | os.PathLike | None = None, *, images: int = 10_000, seed: int = 0
+    root: str | os.PathLike[str] | None = None, *, images: int = 10_000, seed: int = 0
 ) -> Records:
     """Handwritten digits in 28 x 28 gray pixels: a draw from the training images.
 

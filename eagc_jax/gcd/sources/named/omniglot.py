@@ -30,7 +30,7 @@ _Drawings = dict[tuple[str, str, str], str]  # alphabet, character, file: full n
 
 @register("omniglot")
 def omniglot(
-    root: str | os.PathLike | None = None, *, side: int = 28, seed: int = 0
+    root: str | os.PathLike[str] | None = None, *, side: int = 28, seed: int = 0
 ) -> Records:
     """136 handwritten characters of five alphabets, 20 drawings each.
 

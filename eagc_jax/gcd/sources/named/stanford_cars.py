@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pathlib
 import zlib
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,7 @@ _ADVICE = (
 
 
 @register("stanford-cars")
-def stanford_cars(root: str | os.PathLike | None = None) -> Records:
+def stanford_cars(root: str | os.PathLike[str] | None = None) -> Records:
     """8,144 training photographs of cars; 98 of 196 classes are known.
 
     Args:
@@ -45,7 +44,7 @@ def stanford_cars(root: str | os.PathLike | None = None) -> Records:
     place = locate(_TITLE, root, ["stanford_cars", "cars"], _ADVICE)
     need(_TITLE, place, "cars_train", _ADVICE)
     annotations = need(_TITLE, place, "devkit/cars_train_annos.mat", _ADVICE)
-    found = np.atleast_1d(_matlab(annotations, "annotations"))
+    found = _matlab(annotations, "annotations")
     try:
         ids = Strings.of(f"cars_train/{one['fname']}" for one in found)
         classes = np.array([int(one["class"]) - 1 for one in found])
@@ -64,15 +63,16 @@ def _names(place: pathlib.Path) -> tuple[str, ...]:
     meta = place / "devkit" / "cars_meta.mat"
     if not meta.exists():
         return tuple(str(number + 1) for number in range(_CLASSES))
-    return tuple(str(name) for name in np.atleast_1d(_matlab(meta, "class_names")))
+    return tuple(str(name) for name in _matlab(meta, "class_names"))
 
 
-def _matlab(path: pathlib.Path, key: str) -> Any:
+def _matlab(path: pathlib.Path, key: str) -> np.ndarray:
+    """At least one entry, each a text, a number or a dict."""
     from scipy import io
     from scipy.io.matlab import MatReadError
 
     try:
-        return io.loadmat(path, simplify_cells=True)[key]
+        return np.atleast_1d(io.loadmat(path, simplify_cells=True)[key])
     except KeyError as error:
         raise ValueError(f"{shown(path)} should hold `{key}`, found none") from error
     except (MatReadError, ValueError, OSError, TypeError, zlib.error) as error:
