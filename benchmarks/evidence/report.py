@@ -24,6 +24,7 @@ from benchmarks.evidence.statistics import (
     spread,
 )
 from benchmarks.evidence.task import builders
+from benchmarks.evidence.tuning import DECADES
 
 _SPLITS = {"dev": "development seeds", "fresh": "fresh seeds"}
 _BUDGETS = {"steps": "equal steps", "time": "equal time"}
@@ -46,9 +47,9 @@ number and figure below comes from there.
   family, budget and split, for each of the two controls. **Bold**: the interval
   excludes zero; a star: p is below 0.05, too. 7/10: better in 7 of 10 seeds.
 - *Tuned static weights*: the ratio of each objective's weight to the first one's over
-  powers of ten, by turns, from 0.01 to 100 and on where the best is at an end; on two
-  seeds that serve for nothing else. What that took is below each table, and isn't counted
-  in *equal time*.
+  powers of ten, by turns (all combinations with `--full-grid`), from 0.01 to 100 and on
+  where the best is at an end; on two seeds that serve for nothing else. What that took
+  is below each table, and isn't counted in *equal time*.
 - *Equal time*: as many steps as take as long as the plain sum's. The cost of a step is
   measured by turns with the sum's, with all seeds side by side.
 - What was chosen on development seeds is confirmed on fresh ones.
@@ -154,15 +155,23 @@ def commands(rows: Sequence[Row], table: pathlib.Path) -> Iterator[str]:
         present = {row.arm for row in mine}
         arms = tuple(name for name in ARMS if name in present)
         seeds = [row.seed - FIRST_SEED[split] for row in mine]
-        group = (budget, split, arms, min(seeds), max(seeds))
+        full = TUNED in present and _whole_grid(rows, task)
+        group = (budget, split, arms, min(seeds), max(seeds), full)
         groups.setdefault(group, []).append(task)
-    for (budget, split, arms, first, last), tasks in groups.items():
+    for (budget, split, arms, first, last, full), tasks in groups.items():
         yield (
             f"    python -m benchmarks.evidence --family {rows[0].family} "
             f"--tasks {' '.join(tasks)} --arms {' '.join(arms)} "
             f"--seeds {last - first + 1} --first-seed {first} --split {split} "
-            f"--budget {budget} --out {table}"
+            f"--budget {budget}{' --full-grid' if full else ''} --out {table}"
         )
+
+
+def _whole_grid(rows: Sequence[Row], task: str) -> bool:
+    """Whether all combinations of the grid were tried, not one ratio after another."""
+    tried = {r.setting for r in rows if (r.task, r.arm) == (task, STATIC)}
+    number = max((len(setting.split()) for setting in tried), default=1)
+    return number > 2 and len(tried) >= len(DECADES) ** (number - 1)
 
 
 def grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:

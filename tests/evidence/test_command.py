@@ -1,10 +1,11 @@
 """The program: it resumes, tunes, keeps splits apart, and makes a page of its table."""
 
 import json
+import pathlib
 
 import pytest
 
-from benchmarks.evidence import command, rows, task, training
+from benchmarks.evidence import command, report, rows, task, training
 from tests.evidence.problems import two_wells
 
 
@@ -107,6 +108,22 @@ def test_tuned_weights_page_and_figures(program, count, capsys):
     assert command.main(["--report", "--out", str(path)]) == 0
     assert figure.read_bytes() == drawn
     assert path.with_suffix(".md").read_text() == page
+
+
+def test_the_page_names_the_command_of_a_whole_grid():
+    def row(arm, setting):
+        return rows.Row(
+            *("physics", "x", arm, 0, "tuning" if arm == "static" else "dev", "steps"),
+            *(setting, "error", 1.0, "", 6, 1.0, 1.0),
+        )
+
+    weights = [f"1 {a} {b}" for a in range(5) for b in range(5)]
+    static = [row("static", setting) for setting in weights]
+    every = [*static, row("sum", ""), row("tuned", weights[0])]
+    (line,) = report.commands(every, pathlib.Path("t.csv"))
+    assert line.endswith("--budget steps --full-grid --out t.csv")
+    (line,) = report.commands(every[1:], pathlib.Path("t.csv"))
+    assert "--full-grid" not in line
 
 
 def test_bad_input_gets_a_sentence(program, tmp_path, capsys):
