@@ -14,6 +14,7 @@ from tyro.conf import Positional, arg
 if TYPE_CHECKING:
     from eagc_jax.gcd.prediction import Predictor
     from eagc_jax.gcd.prediction.items import Place
+    from eagc_jax.gcd.prediction.writing import Format
 
 SKIPPED = 3  # exit code: some items were bad
 _NAMED = 20  # bad items that are named; the rest are counted
@@ -99,7 +100,7 @@ class Predict:
 
     def _write(
         self,
-        kind: str,
+        kind: Format,
         file: Any,
         predictor: Predictor,
         places: list[Place],
