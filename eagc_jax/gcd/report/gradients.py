@@ -42,7 +42,7 @@ def cosines_figure(runs: Mapping[str, RunHistory]) -> Figure:
 
 def mean_cosines(run: RunHistory) -> NDArray:
     """(L, epochs): the mean over each epoch's measured steps; NaN without one."""
-    return _over_epochs([trace.cosines for trace in run.traces])
+    return _over_epochs([np.asarray(trace.cosines) for trace in run.traces])
 
 
 def mean_log_norms(run: RunHistory) -> NDArray:
