@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from typing import Any
 
 import numpy as np
 
@@ -109,5 +108,5 @@ def with_known_classes(records: Records) -> Records:
 
 
 def _width(records: Records) -> int:
-    array: Any = getattr(records.items, "array", None)
+    array: np.ndarray | None = getattr(records.items, "array", None)
     return len(records.items[0]) if array is None else array.shape[1]
