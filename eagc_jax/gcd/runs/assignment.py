@@ -241,7 +241,7 @@ def _novel_names(known: Sequence[str], number: int) -> list[str]:
     return [name for name in candidates if name not in taken][:number]
 
 
-def csv_lines(header: Sequence[str], rows: Iterable[Sequence]) -> Iterator[str]:
+def csv_lines(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
     """Lines of a CSV, each with its end; what has line breaks or quotes is quoted."""
     buffer = io.StringIO()
     # With this end of line every cell that has either of its two characters is quoted.

@@ -160,9 +160,11 @@ class Discovery:
         """
         from eagc_jax.gcd.report.explorer import write_page
 
-        if path is None and self.folder is None:
-            raise ValueError("path is needed: the discovery has no folder")
-        path = pathlib.Path(path or self.folder / PAGE_FILE)  # type: ignore[operator]
+        if not path:
+            if self.folder is None:
+                raise ValueError("path is needed: the discovery has no folder")
+            path = self.folder / PAGE_FILE
+        path = pathlib.Path(path)
         write_page(self, path)
         return path
 

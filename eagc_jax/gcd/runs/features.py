@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -61,10 +62,7 @@ def write(
     given = np.array(labels) if any(labels) else None
     if path.suffix == ".npz":
         ids = np.array([printable(one) for one in records.ids])
-        arrays = {"embeddings": features, "ids": ids}
-        if given is not None:
-            arrays["labels"] = given
-        _files.write_with(path, lambda file: np.savez(file, **arrays))
+        _files.write_with(path, lambda file: _npz(file, ids, given, features))
         return [path]
     _files.write_with(path, lambda file: np.save(file, features))
     if given is None:
@@ -84,7 +82,18 @@ def _labels(records: Records) -> list[str]:
     return [names[one] if one >= 0 else "" for one in records.labels.tolist()]
 
 
-def _parquet(file, records: Records, labels: list[str], features: np.ndarray) -> None:
+def _npz(
+    file: BinaryIO, ids: np.ndarray, labels: np.ndarray | None, features: np.ndarray
+) -> None:
+    if labels is None:
+        np.savez(file, embeddings=features, ids=ids)
+    else:
+        np.savez(file, embeddings=features, ids=ids, labels=labels)
+
+
+def _parquet(
+    file: BinaryIO, records: Records, labels: list[str], features: np.ndarray
+) -> None:
     kind = pa.list_(pa.float32(), features.shape[1])
     fields = [("id", pa.string()), ("label", pa.string()), (COLUMN, kind)]
     with pyarrow.parquet.ParquetWriter(file, pa.schema(fields)) as writer:
