@@ -65,7 +65,9 @@ def absolute(settings: SourceSettings) -> SourceSettings:
     return dataclasses.replace(settings, data=f"{name}{colon}{place}")
 
 
-def readable(records: Records, embedded: Embedded) -> tuple[Records, tuple]:
+def readable(
+    records: Records, embedded: Embedded
+) -> tuple[Records, tuple[BadItem, ...]]:
     """The records that have a feature, and all items that were left out."""
     bad = tuple(
         BadItem(str(records.ids[row]), error.reason) for row, error in embedded.bad
