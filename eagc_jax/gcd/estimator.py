@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,6 +16,9 @@ from eagc_jax.gcd.settings.choices import ClusteringSettings
 from eagc_jax.gcd.settings.running import RunSettings, recommended
 from eagc_jax.gcd.sources import ArrayItems, Records
 from eagc_jax.gcd.sources.strings import RowNumbers
+
+if TYPE_CHECKING:
+    from eagc_jax.gcd.prediction import Predictor
 
 _LARGEST_SEED = 2**31 - 1
 
@@ -107,7 +110,9 @@ class CategoryDiscovery(ClusterMixin, BaseEstimator):
         self.cluster_centers_ = np.asarray(found.centres)
         return self
 
-    def fit_predict(self, X: ArrayLike, y: ArrayLike | None = None, **_: Any) -> Any:
+    def fit_predict(
+        self, X: ArrayLike, y: ArrayLike | None = None, **_: object
+    ) -> np.ndarray:
         """`fit(X, y).labels_`."""
         return self.fit(X, y).labels_
 
@@ -125,12 +130,21 @@ class CategoryDiscovery(ClusterMixin, BaseEstimator):
         return self._predictor.probabilities(self._checked(X))
 
     @property
-    def _predictor(self) -> Any:
-        return self.discovery_.predictor
+    def _predictor(self) -> Predictor:
+        found = self.discovery_.predictor
+        assert found is not None  # `discover` makes one
+        return found
 
-    def _checked(self, X: Any, reset: bool = False, **more: Any) -> np.ndarray:
+    # Any: scikit-learn has no types, and its default, a string, is taken for one.
+    def _checked(
+        self, X: Any, reset: bool = False, ensure_min_samples: int = 1
+    ) -> np.ndarray:
         rows = validate_data(
-            self, X, dtype=[np.float64, np.float32], reset=reset, **more
+            self,
+            X,
+            dtype=[np.float64, np.float32],
+            reset=reset,
+            ensure_min_samples=ensure_min_samples,
         )
         with np.errstate(over="ignore"):
             found = np.array(rows, np.float32)  # a copy: X may be changed afterwards

@@ -17,7 +17,9 @@ class CosineClassifier(nnx.Module):
 
     def __init__(self, inputs: int, num_classes: int, *, rngs: nnx.Rngs):
         init = nnx.initializers.normal(1.0)  # directions matter, lengths do not
-        self.kernel = nnx.Param(init(rngs.params(), (inputs, num_classes)))
+        self.kernel: nnx.Param[jax.Array] = nnx.Param(
+            init(rngs.params(), (inputs, num_classes))
+        )
 
     def __call__(self, features: jax.Array) -> jax.Array:
         """(B, inputs) to (B, num_classes)."""
@@ -29,7 +31,7 @@ class Projector(nnx.Module):
 
     def __init__(self, inputs: int, hidden: int, outputs: int, *, rngs: nnx.Rngs):
         sizes = (inputs, hidden, hidden, outputs)
-        self.layers = nnx.List(
+        self.layers: nnx.List[nnx.Linear] = nnx.List(
             [linear(a, b, rngs) for a, b in itertools.pairwise(sizes)]
         )
 
@@ -77,9 +79,13 @@ class SimGCDHead(nnx.Module):
         extra_layer: bool = False,
         rngs: nnx.Rngs,
     ):
-        self.extra = linear(inputs, inputs, rngs) if extra_layer else None
-        self.projector = Projector(inputs, hidden, projection, rngs=rngs)
-        self.classifier = CosineClassifier(inputs, num_classes, rngs=rngs)
+        self.extra: nnx.Linear | None = (
+            linear(inputs, inputs, rngs) if extra_layer else None
+        )
+        self.projector: Projector = Projector(inputs, hidden, projection, rngs=rngs)
+        self.classifier: CosineClassifier = CosineClassifier(
+            inputs, num_classes, rngs=rngs
+        )
 
     def __call__(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(B, inputs) features to (B, projection) and (B, num_classes) logits."""

@@ -30,7 +30,7 @@ class Labeled(NamedTuple):
     files: tuple[str, ...]  # of the run's folder, that were written anew
 
 
-def label(run: str | os.PathLike, cluster: int | str, name: str) -> Labeled:
+def label(run: str | os.PathLike[str], cluster: int | str, name: str) -> Labeled:
     """Names a cluster in a run's assignment, model and page, and notes it down.
 
     What `predict`, `export` and the page call the cluster changes at once. It is also

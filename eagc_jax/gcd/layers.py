@@ -1,10 +1,10 @@
 """Layers that the backbone and the heads are made of."""
 
-from typing import Any
-
 import jax
-import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
+
+from eagc_jax.typing import PyTree
 
 _kernel_init = nnx.initializers.lecun_normal()
 
@@ -26,7 +26,7 @@ def linear(
     inputs: int,
     outputs: int,
     rngs: nnx.Rngs,
-    dtype: jnp.dtype | None = None,
+    dtype: DTypeLike | None = None,
     bias: bool = True,
 ) -> Linear:
     """A linear layer with float32 parameters.
@@ -51,7 +51,7 @@ def linear(
 def norm(
     width: int,
     rngs: nnx.Rngs,
-    dtype: jnp.dtype | None = None,
+    dtype: DTypeLike | None = None,
     epsilon: float = 1e-6,
 ) -> nnx.LayerNorm:
     """A layer norm, computed in float32; `dtype` is that of what comes out."""
@@ -64,7 +64,7 @@ def gelu(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=False)
 
 
-def recomputed(block: Any, *inputs: jax.Array) -> jax.Array:
+def recomputed(block: nnx.Module, *inputs: jax.Array) -> jax.Array:
     """`block(*inputs)`, computed once more in the backward pass instead of kept.
 
     Unlike `nnx.remat` it writes nothing back to the block, so that a part of its
@@ -73,7 +73,7 @@ def recomputed(block: Any, *inputs: jax.Array) -> jax.Array:
     graph, state = nnx.split(block)
 
     @jax.checkpoint
-    def run(state: Any, *inputs: jax.Array) -> jax.Array:
+    def run(state: PyTree, *inputs: jax.Array) -> jax.Array:
         return nnx.merge(graph, state)(*inputs)
 
     return run(state, *inputs)

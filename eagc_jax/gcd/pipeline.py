@@ -7,7 +7,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -45,13 +45,13 @@ class Answer(NamedTuple):
 
 
 def discover(
-    data: str | os.PathLike | Records | DiscoverSettings,
+    data: str | os.PathLike[str] | Records | DiscoverSettings,
     settings: DiscoverSettings | None = None,
     *,
     backbone: Backbone | None = None,
     decided: Decisions | None = None,
-    out: str | os.PathLike | None = None,
-    cache: str | os.PathLike | None = None,
+    out: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
     on_progress: OnProgress | None = None,
     on_stage: Callable[[str], None] | None = None,
     on_answer: Callable[[Records, Answer, float], None] | None = None,
@@ -166,7 +166,10 @@ def _name_of(
     return settings.backbone.name or backbones.default_backbone(material.records.kind)
 
 
-def _settings(data: Any, settings: DiscoverSettings | None) -> DiscoverSettings:
+def _settings(
+    data: str | os.PathLike[str] | Records | DiscoverSettings,
+    settings: DiscoverSettings | None,
+) -> DiscoverSettings:
     """The settings, with the data's place in them if it has one."""
     if isinstance(data, DiscoverSettings):
         if settings is not None:
@@ -245,7 +248,7 @@ def _trained(
     chosen: Plan,
     material: Material,
     number: int,
-    cache: str | os.PathLike | None,
+    cache: str | os.PathLike[str] | None,
     place: pathlib.Path | None,
     clock: Clock,
 ) -> TrainingRun | None:
@@ -298,7 +301,7 @@ def _notes(chosen: Plan, run: TrainingRun | None, clock: Clock) -> tuple[str, ..
 
 @contextlib.contextmanager
 def _place(
-    out: str | os.PathLike | None, settings: DiscoverSettings
+    out: str | os.PathLike[str] | None, settings: DiscoverSettings
 ) -> Iterator[pathlib.Path | None]:
     """Holds the run's folder, and yields it."""
     if out is None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from eagc_jax.gcd.prediction import Predictor
     from eagc_jax.gcd.prediction.assigning import Answer
     from eagc_jax.gcd.prediction.items import Chunk, Place
+    from eagc_jax.gcd.prediction.writing import Format
 
 SKIPPED = 3  # exit code: some items were bad
 _NAMED = 20  # bad items that are named; the rest are counted
@@ -100,7 +101,7 @@ class Predict:
 
     def _write(
         self,
-        kind: str,
+        kind: Format,
         file: IO[bytes],
         predictor: Predictor,
         places: list[Place],

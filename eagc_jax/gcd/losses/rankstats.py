@@ -4,7 +4,7 @@ AutoNovel (RankStats) discovers classes by pairs: two unlabeled images whose fea
 have the same strongest channels should get the same class.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,9 @@ from jax.typing import ArrayLike
 
 from eagc_jax.gcd.losses._checks import masked_mean, positive, two_views
 from eagc_jax.gcd.losses.classification import labeled_cross_entropy
+
+#: What channels are ranked by.
+Ranking = Literal["value", "magnitude"]
 
 # Keeps the logarithm of a pair finite: no pair costs more than -log(1e-7) = 16.
 _LOG_OFFSET = 1e-7
@@ -21,7 +24,7 @@ def rank_statistics(
     features: ArrayLike,
     top_k: int = 5,
     *,
-    by: Literal["value", "magnitude"] = "value",
+    by: Ranking = "value",
 ) -> jax.Array:
     r"""Which pairs of rows have the same set of strongest channels.
 
@@ -64,7 +67,7 @@ def rank_statistics(
         )
     if not 1 <= top_k <= features.shape[1]:
         raise ValueError(f"top_k must be in [1, {features.shape[1]}], got {top_k}")
-    if by not in ("value", "magnitude"):
+    if by not in get_args(Ranking):
         raise ValueError(f'by must be "value" or "magnitude", got {by!r}')
     _, channels = jax.lax.top_k(
         jnp.abs(features) if by == "magnitude" else features, top_k
@@ -198,7 +201,7 @@ def rankstats_objectives(
     consistency_weight: ArrayLike,
     temperature: ArrayLike = 1.0,
     top_k: int = 5,
-    by: Literal["value", "magnitude"] = "value",
+    by: Ranking = "value",
     pair_labeled: bool = False,
     num_known: ArrayLike | None = None,
 ) -> tuple[jax.Array, jax.Array]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+
+from eagc_jax.typing import PyTree
 
 Role = Literal["labeled", "unlabeled"]
 
@@ -85,13 +87,13 @@ class Method(Protocol):
         """The heads on features (rows, inputs)."""
         ...
 
-    def init(self, task: Task) -> Any:
+    def init(self, task: Task) -> PyTree:
         """The first state; an empty tuple for none."""
         ...
 
     def objectives(
-        self, head: nnx.Module, state: Any, features: jax.Array, batch: Batch
-    ) -> tuple[tuple[jax.Array, ...], Any]:
+        self, head: nnx.Module, state: PyTree, features: jax.Array, batch: Batch
+    ) -> tuple[tuple[jax.Array, ...], PyTree]:
         """K scalars before weighting, from (2B, inputs) features, and the new state.
 
         Rows 0..B-1 are the first views, rows B..2B-1 the second ones. Under `jit`.
@@ -99,8 +101,8 @@ class Method(Protocol):
         ...
 
     def warm_objectives(
-        self, head: nnx.Module, state: Any, features: jax.Array, batch: Batch
-    ) -> tuple[tuple[jax.Array, ...], Any]:
+        self, head: nnx.Module, state: PyTree, features: jax.Array, batch: Batch
+    ) -> tuple[tuple[jax.Array, ...], PyTree]:
         """The same during a warm start, before clusters of novel classes are known."""
         ...
 
@@ -108,15 +110,17 @@ class Method(Protocol):
         """The heads with (K, inputs) cluster centres for prototypes, if it has any."""
         ...
 
-    def between_epochs(self, head: nnx.Module, state: Any, view: DataView) -> Any:
+    def between_epochs(self, head: nnx.Module, state: PyTree, view: DataView) -> PyTree:
         """The state for the next epoch. Not under `jit`; called after every epoch."""
         ...
 
-    def before_assignment(self, head: nnx.Module, state: Any, view: DataView) -> Any:
+    def before_assignment(
+        self, head: nnx.Module, state: PyTree, view: DataView
+    ) -> PyTree:
         """The state that `assign` is given: for what only an assignment needs."""
         ...
 
-    def assign(self, head: nnx.Module, state: Any, features: jax.Array) -> jax.Array:
+    def assign(self, head: nnx.Module, state: PyTree, features: jax.Array) -> jax.Array:
         """(N, classes) logits: an item belongs to the largest, known classes first."""
         ...
 
@@ -144,29 +148,37 @@ class TwoObjectives:
         """Of the two objectives."""
         return ("labeled", "unlabeled")
 
-    def init(self, task: Task) -> Any:
+    def init(self, task: Task) -> PyTree:
         """Nothing to remember."""
         del task
         return ()
 
+    def objectives(
+        self, head: nnx.Module, state: PyTree, features: jax.Array, batch: Batch
+    ) -> tuple[tuple[jax.Array, jax.Array], PyTree]:
+        """The supervised and the unsupervised one; each method has its own."""
+        raise NotImplementedError
+
     def warm_objectives(
-        self, head: Any, state: Any, features: jax.Array, batch: Batch
-    ) -> tuple[tuple[jax.Array, ...], Any]:
+        self, head: nnx.Module, state: PyTree, features: jax.Array, batch: Batch
+    ) -> tuple[tuple[jax.Array, ...], PyTree]:
         """The supervised objective alone."""
-        (supervised, _), state = self.objectives(head, state, features, batch)  # type: ignore[attr-defined]
+        (supervised, _), state = self.objectives(head, state, features, batch)
         return (supervised, jnp.zeros_like(supervised)), state
 
-    def with_centres(self, head: Any, centres: jax.Array) -> Any:
+    def with_centres(self, head: nnx.Module, centres: jax.Array) -> nnx.Module:
         """The heads as they are: no prototypes."""
         del centres
         return head
 
-    def between_epochs(self, head: Any, state: Any, view: DataView) -> Any:
+    def between_epochs(self, head: nnx.Module, state: PyTree, view: DataView) -> PyTree:
         """Nothing happens."""
         del head, view
         return state
 
-    def before_assignment(self, head: Any, state: Any, view: DataView) -> Any:
+    def before_assignment(
+        self, head: nnx.Module, state: PyTree, view: DataView
+    ) -> PyTree:
         """Nothing is needed."""
         del head, view
         return state

@@ -1,15 +1,16 @@
 """RankStats: pairs of images with the same strongest channels belong together."""
 
 import dataclasses
-from typing import Any, Literal
 
 import jax
 from flax import nnx
 
 from eagc_jax.gcd import losses
 from eagc_jax.gcd.heads import CosineClassifier, with_prototypes
+from eagc_jax.gcd.losses.rankstats import Ranking
 from eagc_jax.gcd.methods.base import Batch, TwoObjectives, check
 from eagc_jax.gcd.methods.registry import register
+from eagc_jax.typing import PyTree
 
 
 @register
@@ -44,9 +45,9 @@ class RankStats(TwoObjectives):
     rampup_epochs: int = 10
     temperature: float = 0.1  # that divides the cosines
     top_k: int = 5  # channels whose set is compared
-    by: Literal["value", "magnitude"] = "value"
+    by: Ranking = "value"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("supervised_weight", "unsupervised_weight", "consistency_weight"):
             check(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
         check("temperature", self.temperature, "positive", self.temperature > 0)
@@ -77,8 +78,8 @@ class RankStats(TwoObjectives):
         return CosineClassifier(inputs, num_classes, rngs=rngs)
 
     def objectives(
-        self, head: Any, state: Any, features: jax.Array, batch: Batch
-    ) -> tuple[tuple[jax.Array, jax.Array], Any]:
+        self, head: nnx.Module, state: PyTree, features: jax.Array, batch: Batch
+    ) -> tuple[tuple[jax.Array, jax.Array], PyTree]:
         """The supervised and the unsupervised objective, before weighting."""
         ramped = losses.sigmoid_rampup(batch.epoch, self.rampup_epochs)
         found = losses.rankstats_objectives(
@@ -94,11 +95,12 @@ class RankStats(TwoObjectives):
         )
         return found, state
 
-    def with_centres(self, head: Any, centres: jax.Array) -> Any:
+    def with_centres(self, head: nnx.Module, centres: jax.Array) -> nnx.Module:
         """The classifier's prototypes are the centres."""
+        assert isinstance(head, CosineClassifier)  # as `build_head` made it
         return with_prototypes(head, head, centres)
 
-    def assign(self, head: Any, state: Any, features: jax.Array) -> jax.Array:
+    def assign(self, head: nnx.Module, state: PyTree, features: jax.Array) -> jax.Array:
         """The classifier's logits."""
         del state
         return head(features)

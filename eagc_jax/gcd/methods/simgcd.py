@@ -1,7 +1,6 @@
 """SimGCD: a parametric classifier that distils itself, with two contrastive terms."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ from eagc_jax.gcd import losses
 from eagc_jax.gcd.heads import SimGCDHead, with_prototypes
 from eagc_jax.gcd.methods.base import Batch, TwoObjectives, check, ramp
 from eagc_jax.gcd.methods.registry import register
+from eagc_jax.typing import PyTree
 
 
 @register
@@ -49,7 +49,7 @@ class SimGCD(TwoObjectives):
     head_projection: int = 64  # features of the projection
     extra_head_layer: bool = False  # Linear and ReLU in front of both heads
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in (f.name for f in dataclasses.fields(self)):
             value = getattr(self, name)
             if name.endswith("_temperature"):
@@ -85,15 +85,15 @@ class SimGCD(TwoObjectives):
         )
 
     def objectives(
-        self, head: Any, state: Any, features: jax.Array, batch: Batch
-    ) -> tuple[tuple[jax.Array, jax.Array], Any]:
+        self, head: nnx.Module, state: PyTree, features: jax.Array, batch: Batch
+    ) -> tuple[tuple[jax.Array, jax.Array], PyTree]:
         """The supervised and the unsupervised objective, before weighting."""
         projections, logits = head(features)
         return self.objectives_of_outputs(projections, logits, batch), state
 
     def warm_objectives(
-        self, head: Any, state: Any, features: jax.Array, batch: Batch
-    ) -> tuple[tuple[jax.Array, jax.Array], Any]:
+        self, head: nnx.Module, state: PyTree, features: jax.Array, batch: Batch
+    ) -> tuple[tuple[jax.Array, jax.Array], PyTree]:
         """The supervised objective, and InfoNCE alone: no prototype of a novel class."""
         projections, logits = head(features)
         supervised, _ = self.objectives_of_outputs(projections, logits, batch)
@@ -102,8 +102,9 @@ class SimGCD(TwoObjectives):
         )
         return (supervised, contrast), state
 
-    def with_centres(self, head: Any, centres: jax.Array) -> Any:
+    def with_centres(self, head: nnx.Module, centres: jax.Array) -> nnx.Module:
         """The classifier's prototypes are the centres."""
+        assert isinstance(head, SimGCDHead)  # as `build_head` made it
         return with_prototypes(head, head.classifier, centres)
 
     def objectives_of_outputs(
@@ -141,7 +142,7 @@ class SimGCD(TwoObjectives):
         done = ramp(jnp.asarray(epoch), self.teacher_warmup_epochs)
         return self.teacher_temperature + fall * done
 
-    def assign(self, head: Any, state: Any, features: jax.Array) -> jax.Array:
+    def assign(self, head: nnx.Module, state: PyTree, features: jax.Array) -> jax.Array:
         """The classifier's logits."""
         del state
         return head(features)[1]

@@ -1,7 +1,6 @@
 """Vanilla GCD: contrastive features, then semi-supervised k-means."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from eagc_jax.gcd.clustering import semi_supervised_kmeans
 from eagc_jax.gcd.heads import Projector
 from eagc_jax.gcd.methods.base import Batch, DataView, Task, TwoObjectives, check
 from eagc_jax.gcd.methods.registry import register
+from eagc_jax.typing import PyTree
 
 
 @register
@@ -44,7 +44,7 @@ class VanillaGCD(TwoObjectives):
     restarts: int = 10  # of k-means
     max_iterations: int = 200
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("supervised_temperature", "unsupervised_temperature"):
             check(name, getattr(self, name), "positive", getattr(self, name) > 0)
         for name in ("head_hidden", "head_projection", "restarts", "max_iterations"):
@@ -67,8 +67,8 @@ class VanillaGCD(TwoObjectives):
         return jnp.zeros((task.num_classes, task.width), jnp.float32)
 
     def objectives(
-        self, head: Any, state: Any, features: jax.Array, batch: Batch
-    ) -> tuple[tuple[jax.Array, jax.Array], Any]:
+        self, head: nnx.Module, state: PyTree, features: jax.Array, batch: Batch
+    ) -> tuple[tuple[jax.Array, jax.Array], PyTree]:
         """The supervised and the unsupervised objective, before weighting."""
         found = losses.vanilla_gcd_objectives(
             head(features),
@@ -79,7 +79,9 @@ class VanillaGCD(TwoObjectives):
         )
         return found, state
 
-    def before_assignment(self, head: Any, state: Any, view: DataView) -> jax.Array:
+    def before_assignment(
+        self, head: nnx.Module, state: PyTree, view: DataView
+    ) -> jax.Array:
         """Centres of semi-supervised k-means on all items' features."""
         del head, state
         found = semi_supervised_kmeans(
@@ -93,7 +95,9 @@ class VanillaGCD(TwoObjectives):
         )
         return found.centres
 
-    def assign(self, head: Any, state: jax.Array, features: jax.Array) -> jax.Array:
+    def assign(
+        self, head: nnx.Module, state: jax.Array, features: jax.Array
+    ) -> jax.Array:
         """`2 u.c - |c|^2` of unit features u: the largest is the nearest centre's."""
         del head
         lengths = jnp.linalg.norm(features, axis=1, keepdims=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ import pyarrow as pa
 from eagc_jax.gcd.backbones import Backbone, batches
 from eagc_jax.gcd.prediction.items import Chunk
 from eagc_jax.gcd.prediction.predictor import Predictor
-from eagc_jax.gcd.sources.records import BadItem, Records
+from eagc_jax.gcd.sources.records import BadItem, Items, Records
 from eagc_jax.gcd.sources.strings import RowNumbers
 
 _NOT_FINITE = "its feature is not finite (NaN or infinite)"
@@ -43,7 +43,7 @@ class Assigner:
     ):
         self._predictor, self._network = predictor, network
         self._size = batch_size or batches.default_batch_size()
-        self._embed: Callable[[Any], tuple[np.ndarray, list[str]]] | None = None
+        self._embed: Callable[[Items], tuple[np.ndarray, list[str]]] | None = None
 
     def __call__(self, chunk: Chunk) -> Answer:
         """The answer; raises ValueError where embeddings are not the discovery's."""
@@ -89,12 +89,12 @@ class Assigner:
 
 def _embedder(
     network: Backbone, size: int
-) -> Callable[[Any], tuple[np.ndarray, list[str]]]:
+) -> Callable[[Items], tuple[np.ndarray, list[str]]]:
     """From items to features and, of each, why it has none or ""; compiled once."""
     forward = batches.forward(network, size)
     pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 16))
 
-    def embedded(items: Any) -> tuple[np.ndarray, list[str]]:
+    def embedded(items: Items) -> tuple[np.ndarray, list[str]]:
         number = len(items)
         records = Records(
             "items", network.kind, items, RowNumbers(number), np.full(number, -1), (), 0

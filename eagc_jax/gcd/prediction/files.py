@@ -6,12 +6,12 @@ import dataclasses
 import json
 import os
 import pathlib
-from typing import Any
 
 import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
+from jax.typing import DTypeLike
 
 from eagc_jax import _files
 from eagc_jax.gcd.backbones import weights
@@ -57,7 +57,7 @@ class _Plain:
     note: str
 
 
-def save(predictor: Predictor, folder: str | os.PathLike) -> list[pathlib.Path]:
+def save(predictor: Predictor, folder: str | os.PathLike[str]) -> list[pathlib.Path]:
     """Writes both files; see `Predictor.save`.
 
     Raises:
@@ -72,7 +72,7 @@ def save(predictor: Predictor, folder: str | os.PathLike) -> list[pathlib.Path]:
     return paths
 
 
-def load_predictor(folder: str | os.PathLike) -> Predictor:
+def load_predictor(folder: str | os.PathLike[str]) -> Predictor:
     """Reads what `Predictor.save` wrote; whoever wrote it, no code of it is run.
 
     Args:
@@ -296,7 +296,7 @@ def _check_trained(trained: Trained) -> None:
 
 
 def _expect(
-    tensors: dict[str, np.ndarray], name: str, shape: tuple[int, ...], dtype: Any
+    tensors: dict[str, np.ndarray], name: str, shape: tuple[int, ...], dtype: DTypeLike
 ) -> np.ndarray:
     if name not in tensors:
         raise ValueError(f"there should be a tensor {shown(name)}")

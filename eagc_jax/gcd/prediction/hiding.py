@@ -140,6 +140,7 @@ def _regressed(found: Judged, novel_share: float) -> tuple[float, float] | None:
         novel_share / max(share, 1e-6),
         (1 - novel_share) / max(1 - share, 1e-6),
     )
+    # Scikit-learn has no types: what is found by looking at its code is wrong.
     model: Any = LogisticRegression(C=10.0)
     model.fit(logit(found.likelihoods)[:, None], found.right, sample_weight=weights)
     return max(float(model.coef_[0, 0]), _FLATTEST), float(model.intercept_[0])

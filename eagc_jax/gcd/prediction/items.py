@@ -9,8 +9,8 @@ import dataclasses
 import itertools
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -41,11 +41,11 @@ class Place:
 
     kind: Kind
     path: pathlib.Path
-    chunks: Any  # () -> iterator of chunks
+    chunks: Callable[[], Iterator[Chunk]]
 
 
 def places(
-    named: Sequence[str | os.PathLike], kind: Kind, columns: Columns | None = None
+    named: Sequence[str | os.PathLike[str]], kind: Kind, columns: Columns | None = None
 ) -> list[Place]:
     """What items there are; nothing but the heads of tables is read.
 

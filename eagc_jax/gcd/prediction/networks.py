@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flax import nnx
 
@@ -71,6 +71,6 @@ def _with_blocks(network: Backbone, predictor: Predictor) -> Backbone:
                 f"the model's block parameter {shown(name)} of shape {value.shape} does "
                 f"not fit the backbone, which has {found} there"
             )
-    copy: Any = nnx.clone(network)  # with variables of its own
+    copy = nnx.clone(network)  # with variables of its own
     weights.put(copy, predictor.blocks)
     return copy

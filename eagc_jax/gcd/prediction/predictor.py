@@ -7,7 +7,6 @@ import functools
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -267,7 +266,7 @@ class Predictor:
 
         return networks.load(self, network)
 
-    def save(self, folder: str | os.PathLike) -> list[pathlib.Path]:
+    def save(self, folder: str | os.PathLike[str]) -> list[pathlib.Path]:
         """Writes model.safetensors and model.json, each whole or not at all."""
         from eagc_jax.gcd.prediction import files
 
@@ -286,11 +285,11 @@ class Predictor:
             groups=np.array([first[name] for name in self.names], np.int32),
         )
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Without what is on the device."""
         return {name: x for name, x in vars(self).items() if name != "_scorer"}
 
-    def _check(self, features: Any) -> None:
+    def _check(self, features: np.ndarray) -> None:
         width = self.width
         if np.ndim(features) != 2 or features.shape[1] != width:
             raise ValueError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from flax import nnx
 from eagc_jax.gcd.clustering import _lloyd
 from eagc_jax.gcd.methods import Method
 from eagc_jax.gcd.prediction.trained import Trained
+from eagc_jax.gcd.training.model import DiscoveryModel
+from eagc_jax.typing import PyTree
 
 BLOCK = 1024  # rows at once: what lies between two matrix products stays in the cache
 
@@ -30,9 +33,9 @@ class Scored(NamedTuple):
 class _Arrays(NamedTuple):
     """What a block is compared with, on the device."""
 
-    model: Any  # state of the trained model, or None
-    state: Any  # of the method, or None
-    columns: Any  # (K,) int32, or None
+    model: PyTree  # state of the trained model, or None
+    state: PyTree  # of the method, or None
+    columns: jax.Array | None  # (K,) int32, where a method assigns
     centres: jax.Array  # (K, D) float32
     seen: jax.Array  # (K, width) float32
     examples: jax.Array  # (M, D) float32, of length 1
@@ -44,7 +47,7 @@ class _Static(NamedTuple):
     """What the compilation depends on."""
 
     method: Method | None  # that assigns; None for the nearest centre
-    graph: Any
+    graph: nnx.GraphDef[DiscoveryModel] | None
     unit: bool  # rows are scaled to length 1 before the model
     by_distance: bool  # the softmax is of distances whoever assigns
 
@@ -147,7 +150,7 @@ def _filled(block: np.ndarray) -> np.ndarray:
     return np.pad(block, ((0, missing), (0, 0))) if missing else block
 
 
-def _read(found: Any, number: int) -> list[np.ndarray]:
+def _read(found: Sequence[jax.Array], number: int) -> list[np.ndarray]:
     return [np.asarray(x)[:number] for x in found]
 
 
@@ -184,15 +187,17 @@ def _logits(static: _Static, arrays: _Arrays, rows: jax.Array):
 def _compared(static: _Static, arrays: _Arrays, rows: jax.Array):
     """Unit rows as given and adapted, clusters, and (K, B) what the softmax is of."""
     given = _unit(rows)
-    head: Any = None
+    head: nnx.Module | None = None
     adapted = given if static.unit else rows
     if static.graph is not None:
-        model: Any = nnx.merge(static.graph, arrays.model)
+        model = nnx.merge(static.graph, arrays.model)
         head, adapted = model.head, model.features(adapted)
     unit = _unit(adapted)
     if static.method is None:
         scores = _lloyd._scores(unit, arrays.centres)  # the least is the nearest
     else:
+        assert head is not None
+        assert arrays.columns is not None
         logits = static.method.assign(head, arrays.state, adapted)
         scores = -jnp.take(logits, arrays.columns, axis=1).T
     clusters = _lloyd._nearest(scores)
@@ -202,13 +207,21 @@ def _compared(static: _Static, arrays: _Arrays, rows: jax.Array):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _classes(method, graph, model, state, adapted):
+def _classes(
+    method: Method,
+    graph: nnx.GraphDef[DiscoveryModel],
+    model: PyTree,
+    state: PyTree,
+    adapted: jax.Array,
+) -> jax.Array:
     head = nnx.merge(graph, model).head
     return jnp.argmax(method.assign(head, state, adapted), axis=1).astype(jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _adapted(graph, unit, model, rows):
+def _adapted(
+    graph: nnx.GraphDef[DiscoveryModel], unit: bool, model: PyTree, rows: jax.Array
+) -> jax.Array:
     return nnx.merge(graph, model).features(_unit(rows) if unit else rows)
 
 

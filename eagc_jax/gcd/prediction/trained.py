@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from eagc_jax.gcd.backbones import weights
 from eagc_jax.gcd.methods import DataView, Method, Task
 from eagc_jax.gcd.training.loop import TrainingRun
 from eagc_jax.gcd.training.model import DiscoveryModel, GivenFeatures, ResidualAdapter
+from eagc_jax.typing import PyTree
 
 _LARGEST_STATE = 64 * 2**20  # bytes of a method's state that are kept
 
@@ -41,7 +41,7 @@ class Trained:
         return model
 
     @property
-    def method_state(self) -> Any:
+    def method_state(self) -> PyTree:
         """The state, in the method's own form."""
         form = jax.tree.structure(self.abstract_state())
         return jax.tree.unflatten(form, [jnp.asarray(leaf) for leaf in self.state])
@@ -55,7 +55,7 @@ class Trained:
         """The same without numbers: what shapes the tensors must have."""
         return nnx.eval_shape(self._build)
 
-    def abstract_state(self) -> Any:
+    def abstract_state(self) -> PyTree:
         """Likewise of the state."""
         return jax.eval_shape(lambda: self.method.init(self.task))
 
@@ -121,6 +121,7 @@ def blocks_of_run(run: TrainingRun) -> dict[str, np.ndarray]:
     if run.config.trains != "blocks":
         return {}
     model = run.model
+    assert isinstance(model.backbone, nnx.Module)  # as its blocks trained
     found = weights.parameters(model.backbone)
     return {
         name: np.asarray(value)

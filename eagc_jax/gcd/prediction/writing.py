@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,11 +20,14 @@ from eagc_jax.gcd.prediction.predictor import COLUMNS
 from eagc_jax.gcd.sources.strings import shown
 
 Write = Callable[[pa.RecordBatch], object]
+Writer = tuple[Write, Callable[[], object]]
+
+Format = Literal["csv", "jsonl", "parquet"]
 
 _DIGITS = 6  # after the point; more say nothing
 
 
-def format_of(path: str | os.PathLike | None) -> str:
+def format_of(path: str | os.PathLike[str] | None) -> Format:
     """What to write, by the file's ending: csv, jsonl or parquet; csv for no file.
 
     Raises:
@@ -45,7 +48,7 @@ def format_of(path: str | os.PathLike | None) -> str:
     return end
 
 
-def writer(kind: str, file: IO[bytes]) -> tuple[Write, Callable[[], object]]:
+def writer(kind: Format, file: IO[bytes]) -> Writer:
     """What writes a batch, and what is to be called at the end.
 
     Args:
@@ -58,7 +61,7 @@ def writer(kind: str, file: IO[bytes]) -> tuple[Write, Callable[[], object]]:
     return _WRITERS[kind](file)
 
 
-def _csv(file: IO[bytes]) -> tuple[Write, Callable[[], object]]:
+def _csv(file: IO[bytes]) -> Writer:
     file.write((",".join(COLUMNS) + "\n").encode())
 
     def write(batch: pa.RecordBatch) -> None:
@@ -69,9 +72,9 @@ def _csv(file: IO[bytes]) -> tuple[Write, Callable[[], object]]:
     return write, lambda: None
 
 
-def _jsonl(file: IO[bytes]) -> tuple[Write, Callable[[], object]]:
+def _jsonl(file: IO[bytes]) -> Writer:
     def write(batch: pa.RecordBatch) -> None:
-        parts: list[Any] = []
+        parts: list[pa.Scalar | pa.Array] = []
         for number, (name, column) in enumerate(
             zip(COLUMNS, batch.columns, strict=True)
         ):
@@ -84,7 +87,7 @@ def _jsonl(file: IO[bytes]) -> tuple[Write, Callable[[], object]]:
     return write, lambda: None
 
 
-def _parquet(file: IO[bytes]) -> tuple[Write, Callable[[], object]]:
+def _parquet(file: IO[bytes]) -> Writer:
     schema = pa.schema(
         [
             ("item", pa.string()),
@@ -101,7 +104,11 @@ def _parquet(file: IO[bytes]) -> tuple[Write, Callable[[], object]]:
     return lambda batch: made.write_batch(batch.cast(schema)), made.close
 
 
-_WRITERS = {"csv": _csv, "jsonl": _jsonl, "parquet": _parquet}
+_WRITERS: dict[Format, Callable[[IO[bytes]], Writer]] = {
+    "csv": _csv,
+    "jsonl": _jsonl,
+    "parquet": _parquet,
+}
 
 
 def _joined(lines: pa.Array) -> memoryview | bytes:

@@ -41,7 +41,7 @@ def cosines_figure(runs: Mapping[str, RunHistory]) -> Figure:
 
 def mean_cosines(run: RunHistory) -> np.ndarray:
     """(L, epochs): the mean over each epoch's measured steps; NaN without one."""
-    return _over_epochs([trace.cosines for trace in run.traces])
+    return _over_epochs([np.asarray(trace.cosines) for trace in run.traces])
 
 
 def mean_log_norms(run: RunHistory) -> np.ndarray:

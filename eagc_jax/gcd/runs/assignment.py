@@ -66,7 +66,7 @@ class Assignment:
         np.ndarray
     )  # (N,) squared, from the item's feature of length 1 to the centre
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("labels", "clusters", "probability", "margin", "distance"):
             if len(getattr(self, name)) != len(self.ids):
                 raise ValueError(
@@ -111,7 +111,7 @@ class Assignment:
         rows = np.flatnonzero(self.clusters == cluster)
         return int(rows[np.argmin(self.distance[rows])])
 
-    def write(self, folder: str | os.PathLike) -> None:
+    def write(self, folder: str | os.PathLike[str]) -> None:
         """Writes assignment.csv and assignment.parquet.
 
         Both have a row for each item and the columns id, label, assigned, is_known,
@@ -151,7 +151,7 @@ class Assignment:
         )
 
     @classmethod
-    def read(cls, folder: str | os.PathLike) -> Assignment:
+    def read(cls, folder: str | os.PathLike[str]) -> Assignment:
         """What `write` wrote, out of assignment.parquet.
 
         Args:
@@ -241,7 +241,7 @@ def _novel_names(known: Sequence[str], number: int) -> list[str]:
     return [name for name in candidates if name not in taken][:number]
 
 
-def csv_lines(header: Sequence[str], rows: Iterable[Sequence]) -> Iterator[str]:
+def csv_lines(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
     """Lines of a CSV, each with its end; what has line breaks or quotes is quoted."""
     buffer = io.StringIO()
     # With this end of line every cell that has either of its two characters is quoted.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
+from eagc_jax._files import JsonObject
 from eagc_jax.gcd.runs.history import RunHistory
-from eagc_jax.gcd.training.measures import Trace
+from eagc_jax.gcd.training.measures import Measured, Trace
 
 
-def step_rows(history: RunHistory) -> Iterator[dict[str, Any]]:
+def step_rows(history: RunHistory) -> Iterator[JsonObject]:
     """One row per step of the finished epochs, steps counted from 1 through the run.
 
     Numbers are as short as float32 allows: reading one as float32 gives the very bits.
@@ -38,9 +38,9 @@ def step_rows(history: RunHistory) -> Iterator[dict[str, Any]]:
             yield head | _row(history, one, coordinated)
 
 
-def _row(history: RunHistory, trace: Any, coordinated: bool) -> dict[str, Any]:
+def _row(history: RunHistory, trace: Trace, coordinated: bool) -> JsonObject:
     objectives = history.objective_names
-    row: dict[str, Any] = {
+    row: JsonObject = {
         "loss": _named(objectives, trace.losses),
         "gdc": _number(trace.gradient_deviation),
     }
@@ -63,7 +63,7 @@ def _row(history: RunHistory, trace: Any, coordinated: bool) -> dict[str, Any]:
 
 
 def _table(
-    layers: Sequence[str], objectives: Sequence[str], values: np.ndarray
+    layers: Sequence[str], objectives: Sequence[str], values: Measured
 ) -> dict[str, dict[str, float]]:
     """(K, L) values by layer, then by objective."""
     rows = [_named(objectives, column) for column in values.T]
@@ -72,10 +72,10 @@ def _table(
     return dict(zip(layers, rows, strict=True))
 
 
-def _named(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
+def _named(names: Sequence[str], values: Measured) -> dict[str, float]:
     return {n: _number(v) for n, v in zip(names, values, strict=True)}
 
 
-def _number(value: Any) -> float:
+def _number(value: Measured) -> float:
     # NumPy prints the shortest decimal that float32 reads back.
     return float(str(np.float32(value)))

@@ -8,11 +8,12 @@ import io
 import json
 import os
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
+from eagc_jax._files import JsonObject
 from eagc_jax.gcd.clustering import NumClasses
 from eagc_jax.gcd.evaluation.scores import Scores
 from eagc_jax.gcd.runs import folder as run_folder
@@ -67,7 +68,7 @@ class DiscoverSettings:
     decisions: str | None = None  # file of a person's decisions, see `gcd.decisions`
     tensorboard: bool = False  # write event files of training too; needs tensorboardX
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.rehearsals < 1:
             raise ValueError(f"rehearsals must be at least 1, got {self.rehearsals}")
         if self.budget is not None and not self.budget > 0:
@@ -102,7 +103,7 @@ class Discovery:
     notes: tuple[str, ...] = ()  # what was left out, and why
     folder: pathlib.Path | None = None  # of the run, where one was written
 
-    def write(self, out: str | os.PathLike) -> Discovery:
+    def write(self, out: str | os.PathLike[str]) -> Discovery:
         """Writes the run's folder, whole or not at all.
 
         - `assignment.csv`, `assignment.parquet`: see `Assignment.write`.
@@ -144,7 +145,7 @@ class Discovery:
             there.page(partial / PAGE_FILE)
         return there
 
-    def page(self, path: str | os.PathLike | None = None) -> pathlib.Path:
+    def page(self, path: str | os.PathLike[str] | None = None) -> pathlib.Path:
         """Writes the page: one HTML file, to look at and to decide on.
 
         Args:
@@ -159,13 +160,20 @@ class Discovery:
         """
         from eagc_jax.gcd.report.explorer import write_page
 
-        if path is None and self.folder is None:
-            raise ValueError("path is needed: the discovery has no folder")
-        path = pathlib.Path(path or self.folder / PAGE_FILE)  # type: ignore[operator]
+        if not path:
+            if self.folder is None:
+                raise ValueError("path is needed: the discovery has no folder")
+            path = self.folder / PAGE_FILE
+        path = pathlib.Path(path)
         write_page(self, path)
         return path
 
-    def predict(self, items: Any, *, network: Backbone | None = None) -> Prediction:
+    def predict(
+        self,
+        items: np.ndarray | Records | str | os.PathLike[str],
+        *,
+        network: Backbone | None = None,
+    ) -> Prediction:
         """Assigns new items.
 
         Args:
@@ -198,7 +206,7 @@ class Discovery:
         """K, known and novel ones."""
         return len(self.assignment.names)
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> JsonObject:
         """The figures, as plain values."""
         estimate = self.estimate
         device = jax.devices()[0]
@@ -219,12 +227,12 @@ class Discovery:
         }
 
 
-def as_entry(settings: DiscoverSettings) -> dict[str, Any]:
+def as_entry(settings: DiscoverSettings) -> JsonObject:
     """What settings.json holds of them, as plain values."""
     return {_ENTRY: to_plain(settings)}
 
 
-def read_settings(path: str | os.PathLike) -> DiscoverSettings:
+def read_settings(path: str | os.PathLike[str]) -> DiscoverSettings:
     """The settings of a run, from its settings.json.
 
     Args:
@@ -252,7 +260,7 @@ def read_settings(path: str | os.PathLike) -> DiscoverSettings:
         raise ValueError(f"{shown(path)}: {error}") from error
 
 
-def read_skipped(folder: str | os.PathLike) -> tuple[BadItem, ...]:
+def read_skipped(folder: str | os.PathLike[str]) -> tuple[BadItem, ...]:
     """The items that a run left out, from its skipped.csv; none if there is no such file.
 
     Raises:
@@ -275,7 +283,7 @@ def _write(path: pathlib.Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="")
 
 
-def _write_json(path: pathlib.Path, values: Any) -> None:
+def _write_json(path: pathlib.Path, values: object) -> None:
     text = json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False)
     _write(path, f"{text}\n")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ _ENDINGS = (".npy", ".npz", ".parquet")
 _ROWS = 2**16  # of Parquet at once
 
 
-def check(path: str | os.PathLike, *, overwrite: bool = False) -> None:
+def check(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Whether features may be written there.
 
     Raises:
@@ -41,7 +41,7 @@ def check(path: str | os.PathLike, *, overwrite: bool = False) -> None:
 
 
 def write(
-    path: str | os.PathLike, records: Records, features: np.ndarray
+    path: str | os.PathLike[str], records: Records, features: np.ndarray
 ) -> list[pathlib.Path]:
     """Writes features with their ids and labels; each file whole or not at all.
 
@@ -59,17 +59,16 @@ def write(
     if path.suffix == ".parquet":
         _files.write_with(path, lambda file: _parquet(file, records, labels, features))
         return [path]
-    given: dict[str, Any] = {"labels": np.array(labels)} if any(labels) else {}
+    given = np.array(labels) if any(labels) else None
     if path.suffix == ".npz":
         ids = np.array([printable(one) for one in records.ids])
-        arrays = {"embeddings": features, "ids": ids}
-        _files.write_with(path, lambda file: np.savez(file, **arrays, **given))
+        _files.write_with(path, lambda file: _npz(file, ids, given, features))
         return [path]
     _files.write_with(path, lambda file: np.save(file, features))
-    if not given:
+    if given is None:
         return [path]
     beside = _labels_beside(path)
-    _files.write_with(beside, lambda file: np.save(file, given["labels"]))
+    _files.write_with(beside, lambda file: np.save(file, given))
     return [path, beside]
 
 
@@ -83,7 +82,18 @@ def _labels(records: Records) -> list[str]:
     return [names[one] if one >= 0 else "" for one in records.labels.tolist()]
 
 
-def _parquet(file, records: Records, labels: list[str], features: np.ndarray) -> None:
+def _npz(
+    file: BinaryIO, ids: np.ndarray, labels: np.ndarray | None, features: np.ndarray
+) -> None:
+    if labels is None:
+        np.savez(file, embeddings=features, ids=ids)
+    else:
+        np.savez(file, embeddings=features, ids=ids, labels=labels)
+
+
+def _parquet(
+    file: BinaryIO, records: Records, labels: list[str], features: np.ndarray
+) -> None:
     kind = pa.list_(pa.float32(), features.shape[1])
     fields = [("id", pa.string()), ("label", pa.string()), (COLUMN, kind)]
     with pyarrow.parquet.ParquetWriter(file, pa.schema(fields)) as writer:

@@ -10,7 +10,6 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from eagc_jax import _files
 from eagc_jax.gcd.runs.locking import LOCK_FILE, locked
@@ -28,7 +27,7 @@ MARK = "written_by"  # a folder is ours to overwrite if either file has this ent
 OURS = "eagc_jax"
 
 
-def check(path: str | os.PathLike) -> pathlib.Path:
+def check(path: str | os.PathLike[str]) -> pathlib.Path:
     """The path, if a run may be written there; nothing is made or changed.
 
     Call it before the work, so that hours are not spent on results without a place.
@@ -78,7 +77,7 @@ def is_empty(folder: pathlib.Path) -> bool:
 
 @contextlib.contextmanager
 def in_use(
-    path: str | os.PathLike, settings: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str], settings: Mapping[str, object] | None = None
 ) -> Iterator[pathlib.Path]:
     """Holds a run's folder for this process while the run is made.
 
@@ -144,13 +143,13 @@ def _check_own(folder: pathlib.Path) -> None:
         )
 
 
-def to_go_on(path: str | os.PathLike) -> pathlib.Path | None:
+def to_go_on(path: str | os.PathLike[str]) -> pathlib.Path | None:
     """The settings file of the run that is in progress in a folder, if one is."""
     settings = pathlib.Path(path) / CHECKPOINTS / SETTINGS_FILE
     return settings if settings.is_file() else None
 
 
-def forget_progress(path: str | os.PathLike) -> None:
+def forget_progress(path: str | os.PathLike[str]) -> None:
     """Removes what a run in progress has left: it is finished, or there is none.
 
     Where no run was finished in the folder, that is all of it.
@@ -166,7 +165,7 @@ def forget_progress(path: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def whole(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """A folder to write files into, which become the run's when all of them are there.
 
     They are written beside it, under another name. Where anything fails, what was there

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from eagc_jax._files import JsonObject
 from eagc_jax.gcd.evaluation.accuracy import Accuracy
+
+if TYPE_CHECKING:
+    from eagc_jax.gcd.training.measures import Measured, Trace
 
 
 @dataclasses.dataclass
@@ -42,16 +46,16 @@ class RunHistory:
     # SOC: share of novel images' variance in the labeled images' main directions
     subspace_overlap: list[float] = dataclasses.field(default_factory=list)
     parameters: list[str] = dataclasses.field(default_factory=list)  # P tensors
-    # per epoch what every step saw and decided: `eagc_jax.gcd.training.step.Trace` of
+    # per epoch what every step saw and decided:
     # NumPy arrays with the steps in front, e.g. losses (S, K), gradient_norms (S, K, P)
-    traces: list[Any] = dataclasses.field(default_factory=list)
+    traces: list[Trace] = dataclasses.field(default_factory=list)
 
     @property
     def gradient_deviation(self) -> list[float]:
         """GDC of each epoch: the mean over its measured steps, NaN without one."""
         return [_mean(trace.gradient_deviation) for trace in self.traces]
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> JsonObject:
         """What curves are drawn of, for JSON: no traces, and null for NaN."""
         left_out = ("traces", "accuracy")
         found = {
@@ -62,7 +66,7 @@ class RunHistory:
         return found | {"accuracy": [_plain(list(one)) for one in self.accuracy]}
 
     @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> RunHistory:
+    def from_plain(cls, values: JsonObject) -> RunHistory:
         """From what `to_plain` made.
 
         Raises:
@@ -86,7 +90,7 @@ class RunHistory:
             raise ValueError(f"this is no history of a run: {error}") from error
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, np.ndarray):
         return _plain(value.tolist())
     if isinstance(value, Mapping):
@@ -102,7 +106,7 @@ def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _mean(values: np.ndarray) -> float:
+def _mean(values: Measured) -> float:
     known = values[np.isfinite(values)]
     return float(known.mean()) if known.size else float("nan")
 
@@ -116,7 +120,7 @@ class Snapshot:
     """
 
     title: str
-    settings: dict[str, Any]  # configuration, versions, seed
+    settings: JsonObject  # configuration, versions, seed
     images: np.ndarray  # (N, H, W, C) float in [0, 1]
     labels: np.ndarray  # (N,) true classes, used for evaluation alone
     old_mask: np.ndarray  # (N,) bool, True where the class is known

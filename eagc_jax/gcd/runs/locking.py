@@ -18,7 +18,7 @@ _MOST = 1024  # bytes that are read of a lock file
 
 
 @contextlib.contextmanager
-def locked(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def locked(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Holds a folder for this process alone.
 
     The lock is the system's, on the file `.in_use` in the folder: it ends with its

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 from eagc_jax import _files
+from eagc_jax._files import JsonObject
 from eagc_jax.gcd.runs.history import RunHistory
 from eagc_jax.gcd.runs.reading import inside
 from eagc_jax.gcd.runs.results import (
@@ -17,6 +18,9 @@ from eagc_jax.gcd.runs.results import (
     to_csv,
     to_json,
 )
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 EVENTS = "tensorboard"  # the folder of event files
 
@@ -54,7 +58,7 @@ class Logs:
       While training: `for _ in run: logs.write(run.history)`.
     """
 
-    def __init__(self, folder: str | os.PathLike, *, tensorboard: bool = False):
+    def __init__(self, folder: str | os.PathLike[str], *, tensorboard: bool = False):
         self._folder = pathlib.Path(folder)
         self._events = None
         if tensorboard:
@@ -111,7 +115,7 @@ def _append(path: pathlib.Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def _writer(folder: pathlib.Path) -> Any:
+def _writer(folder: pathlib.Path) -> SummaryWriter:
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
@@ -122,7 +126,7 @@ def _writer(folder: pathlib.Path) -> Any:
     return SummaryWriter(os.fspath(folder), purge_step=1)
 
 
-def _add_events(writer: Any, rows: list[dict[str, Any]]) -> None:
+def _add_events(writer: SummaryWriter, rows: list[JsonObject]) -> None:
     for row in rows:
         for name, value in row.items():
             if isinstance(value, float) and value == value:  # no NaN

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from typing import Any
 
+from eagc_jax._files import JsonObject
 from eagc_jax.gcd.sources.strings import shown
 
 MEGABYTE = 2**20
 
 
-def read_json(path: str | os.PathLike, *, most: int = 64 * MEGABYTE) -> dict[str, Any]:
+def read_json(path: str | os.PathLike[str], *, most: int = 64 * MEGABYTE) -> JsonObject:
     """The object that a JSON file holds.
 
     Args:
@@ -46,7 +46,7 @@ def read_json(path: str | os.PathLike, *, most: int = 64 * MEGABYTE) -> dict[str
     return found
 
 
-def read_bytes(path: str | os.PathLike, *, most: int) -> bytes:
+def read_bytes(path: str | os.PathLike[str], *, most: int) -> bytes:
     """What a file holds.
 
     Args:
@@ -72,7 +72,7 @@ def read_bytes(path: str | os.PathLike, *, most: int) -> bytes:
     )
 
 
-def member(folder: str | os.PathLike, name: str) -> pathlib.Path:
+def member(folder: str | os.PathLike[str], name: str) -> pathlib.Path:
     """The path of a file that a run's folder may hold; it need not be there.
 
     Raises:
@@ -82,7 +82,9 @@ def member(folder: str | os.PathLike, name: str) -> pathlib.Path:
     return pathlib.Path(folder, name)
 
 
-def inside(folder: str | os.PathLike, name: str | os.PathLike) -> pathlib.Path:
+def inside(
+    folder: str | os.PathLike[str], name: str | os.PathLike[str]
+) -> pathlib.Path:
     """The path of a file in a folder, whose name came out of a file.
 
     Args:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -36,13 +36,15 @@ from eagc_jax.gcd.stages.answering import means
 
 MODEL_FILE = "model.json"
 
+_T = TypeVar("_T")
+
 
 def reopen(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     *,
     features: bool = True,
     records: Records | None = None,
-    cache: str | os.PathLike | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> Discovery:
     """A discovery that was written, to look at, to export or to predict with.
 
@@ -107,7 +109,7 @@ def reopen(
     )
 
 
-def _estimate(summary: Mapping[str, Any]) -> NumClasses | None:
+def _estimate(summary: Mapping[str, object]) -> NumClasses | None:
     """The interval, without its curve."""
     interval, number = summary.get("num_classes_interval"), summary.get("num_classes")
     if not isinstance(number, int) or not isinstance(interval, list):
@@ -118,8 +120,8 @@ def _estimate(summary: Mapping[str, Any]) -> NumClasses | None:
 
 
 def _if_there(
-    folder: pathlib.Path, name: str, read: Callable[[pathlib.Path], Any]
-) -> Any:
+    folder: pathlib.Path, name: str, read: Callable[[pathlib.Path], _T]
+) -> _T | None:
     path = member(folder, name)
     return read(path) if path.is_file() else None
 
@@ -165,11 +167,11 @@ def _features(
     records: Records,
     settings: DiscoverSettings,
     predictor: Predictor | None,
-    cache: str | os.PathLike | None,
+    cache: str | os.PathLike[str] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of the frozen backbone, and those by which items were assigned."""
 
-    def of(network: Any) -> np.ndarray:
+    def of(network: backbones.Backbone) -> np.ndarray:
         size = settings.backbone.batch_size
         return backbones.embed(records, network, cache=cache, batch_size=size).features
 

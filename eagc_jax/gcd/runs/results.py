@@ -4,6 +4,8 @@ Every file appears whole or not at all, and a folder with files of someone else'
 refused.
 """
 
+from __future__ import annotations
+
 import csv
 import importlib.metadata
 import io
@@ -12,24 +14,28 @@ import os
 import pathlib
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 import eagc_jax
 from eagc_jax import _files
+from eagc_jax._files import JsonObject
 from eagc_jax.gcd.evaluation.accuracy import Accuracy
 from eagc_jax.gcd.runs import folder as run_folder
 from eagc_jax.gcd.runs.audit import step_rows
 from eagc_jax.gcd.runs.folder import CONFIG_FILE, MARK, OURS
 from eagc_jax.gcd.runs.history import RunHistory
 
+if TYPE_CHECKING:
+    from eagc_jax.gcd.settings.running import RunSettings
+
 METRICS_CSV = "metrics.csv"
 METRICS_JSONL = "metrics.jsonl"
 
 
-def open_folder(path: str | os.PathLike) -> pathlib.Path:
+def open_folder(path: str | os.PathLike[str]) -> pathlib.Path:
     """Makes the folder, or takes it over if this package wrote it.
 
     Call it before the work, so that hours are not spent on results without a place.
@@ -54,7 +60,7 @@ def open_folder(path: str | os.PathLike) -> pathlib.Path:
     return folder
 
 
-def describe_settings(runs: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+def describe_settings(runs: Mapping[str, RunSettings], **more: object) -> JsonObject:
     """What a reader needs to repeat runs, as plain values for JSON.
 
     Args:
@@ -80,7 +86,7 @@ def describe_settings(runs: Mapping[str, Any], **more: Any) -> dict[str, Any]:
 
 def write_results(
     folder: pathlib.Path,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     runs: Mapping[str, RunHistory],
     baselines: Mapping[str, Accuracy],
 ) -> None:
@@ -120,7 +126,7 @@ def write_results(
     _files.write_text(folder / "steps.jsonl", "".join(f"{line}\n" for line in steps))
 
 
-def epoch_rows(history: RunHistory, first: int = 0) -> Iterator[dict[str, Any]]:
+def epoch_rows(history: RunHistory, first: int = 0) -> Iterator[JsonObject]:
     """One row per finished epoch, of plain values, by layer what was decided by layer.
 
     Args:
@@ -147,8 +153,10 @@ def _at(values: list[float], index: int) -> float:
     return values[index] if index < len(values) else float("nan")
 
 
-def _row(name: str, epoch: int, accuracy: Accuracy, losses: dict) -> dict[str, Any]:
-    row: dict[str, Any] = {"run": name, "epoch": epoch, **accuracy._asdict()}
+def _row(
+    name: str, epoch: int, accuracy: Accuracy, losses: Mapping[str, float]
+) -> JsonObject:
+    row: JsonObject = {"run": name, "epoch": epoch, **accuracy._asdict()}
     return row | {f"loss_{objective}": value for objective, value in losses.items()}
 
 
@@ -159,18 +167,19 @@ def _by_layer(history: RunHistory, values: np.ndarray) -> dict[str, dict[str, fl
     }
 
 
-def to_csv(rows: list[dict[str, Any]], columns: Sequence[str] | None = None) -> str:
+def to_csv(rows: list[JsonObject], columns: Sequence[str] | None = None) -> str:
     """Flat rows with a header; or, where the columns are given, without one."""
     found = columns or list(dict.fromkeys(key for row in rows for key in row))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, found, lineterminator="\n")
     if columns is None:
         writer.writeheader()
-    writer.writerows(_without_nan(row) for row in rows)  # null: an empty cell
+    # null: an empty cell
+    writer.writerows({key: _without_nan(x) for key, x in row.items()} for row in rows)
     return buffer.getvalue()
 
 
-def flat(row: dict[str, Any]) -> dict[str, Any]:
+def flat(row: JsonObject) -> JsonObject:
     """One number for all layers, of what a row of `epoch_rows` has by layer."""
     found = {key: value for key, value in row.items() if not isinstance(value, dict)}
     for kind in ("gate", "weight", "projection"):
@@ -194,12 +203,12 @@ def _means(by_layer: dict[str, dict[str, float]]) -> dict[str, float]:
     return {n: float(np.mean([layer[n] for layer in values])) for n in names}
 
 
-def to_json(value: Any) -> str:
+def to_json(value: object) -> str:
     """As one line. JSON has no NaN: a share over no image at all becomes null."""
     return json.dumps(_without_nan(value), allow_nan=False)
 
 
-def _without_nan(value: Any) -> Any:
+def _without_nan(value: object) -> object:
     if isinstance(value, dict):
         return {key: _without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list):

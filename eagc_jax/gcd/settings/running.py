@@ -92,6 +92,8 @@ class RunSettings:
             neighbours = self._neighbours(features, cache)
         reference = None
         if self.reference is not None:
+            if backbone is None:
+                raise ValueError("backbone is needed to train the reference model")
             reference = train_reference(self.reference, records, backbone, pool)
         return TrainingRun(
             self.training,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import jax
 import numpy as np
@@ -57,9 +56,9 @@ def start(
     *,
     num_classes: int,
     neighbours: np.ndarray | None = None,
-    cache: str | os.PathLike | None = None,
+    cache: str | os.PathLike[str] | None = None,
     name: str = "discover",
-    checkpoints: Checkpoints | str | os.PathLike | None = None,
+    checkpoints: Checkpoints | str | os.PathLike[str] | None = None,
 ) -> TrainingRun:
     """A run on the items where blocks of the backbone train, else on their features.
 
@@ -81,17 +80,25 @@ def start(
     Raises:
       ValueError: blocks should train, and the backbone has none; or as `RunSettings`.
     """
-    more: dict[str, Any] = {"num_classes": num_classes, "name": name}
-    more["checkpoints"] = checkpoints
     if settings.training.trains != "blocks":
-        more |= {"features": features, "neighbours": neighbours, "cache": cache}
-        return settings.start(records, network, **more)
+        return settings.start(
+            records,
+            network,
+            features=features,
+            neighbours=neighbours,
+            num_classes=num_classes,
+            cache=cache,
+            name=name,
+            checkpoints=checkpoints,
+        )
     if network is None or not network.depth:
         raise ValueError(
             "trains = 'blocks' needs a backbone with blocks, such as a vit; this one "
             "has none: train an adapter on its features, trains = 'adapter'"
         )
-    return settings.start(records, network, **more)
+    return settings.start(
+        records, network, num_classes=num_classes, name=name, checkpoints=checkpoints
+    )
 
 
 def after(run: TrainingRun) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -35,7 +35,7 @@ def gather(
     settings: DiscoverSettings,
     backbone: Backbone | None,
     decided: Decisions | None,
-    cache: str | os.PathLike | None,
+    cache: str | os.PathLike[str] | None,
     on_progress: OnProgress | None,
     clock: Clock,
 ) -> Material:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from typing import Any
 
 import numpy as np
 
@@ -66,7 +65,9 @@ def absolute(settings: SourceSettings) -> SourceSettings:
     return dataclasses.replace(settings, data=f"{name}{colon}{place}")
 
 
-def readable(records: Records, embedded: Embedded) -> tuple[Records, tuple]:
+def readable(
+    records: Records, embedded: Embedded
+) -> tuple[Records, tuple[BadItem, ...]]:
     """The records that have a feature, and all items that were left out."""
     bad = tuple(
         BadItem(str(records.ids[row]), error.reason) for row, error in embedded.bad
@@ -109,5 +110,5 @@ def with_known_classes(records: Records) -> Records:
 
 
 def _width(records: Records) -> int:
-    array: Any = getattr(records.items, "array", None)
+    array: np.ndarray | None = getattr(records.items, "array", None)
     return len(records.items[0]) if array is None else array.shape[1]

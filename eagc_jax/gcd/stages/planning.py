@@ -38,7 +38,7 @@ def plan(
     settings: DiscoverSettings,
     material: Material,
     num_classes: int | None,
-    cache: str | os.PathLike | None,
+    cache: str | os.PathLike[str] | None,
     clock: Clock,
 ) -> Plan:
     """Rehearses, where that can be, and chooses.
@@ -82,7 +82,7 @@ def _candidates(
     settings: DiscoverSettings,
     material: Material,
     training: RunSettings,
-    cache: str | os.PathLike | None,
+    cache: str | os.PathLike[str] | None,
 ) -> list[Candidate]:
     network = material.network
     return [
@@ -99,7 +99,7 @@ def _rehearsed(
     material: Material,
     candidates: list[Candidate],
     num_classes: int | None,
-    cache: str | os.PathLike | None,
+    cache: str | os.PathLike[str] | None,
     clock: Clock,
 ) -> Rehearsal:
     """From the cache, where the same was rehearsed before; else now."""

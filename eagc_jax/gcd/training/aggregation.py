@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from eagc_jax import aggregators, eagc, elastic_projection, sum_objectives
+from eagc_jax._files import JsonObject
 from eagc_jax.objectives import expand_to
 
 _ELASTIC = "elastic_projection"
@@ -41,7 +42,7 @@ class Aggregation:
     name: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.name not in aggregator_names():
             raise ValueError(
                 f"name must be one of {', '.join(aggregator_names())}; got {self.name!r}"
@@ -103,8 +104,10 @@ def weigh_losses(
 
 
 @functools.lru_cache(maxsize=64)
-def _build(name: str, options: tuple, weights: tuple[float, ...]):
-    arguments = dict(options)
+def _build(
+    name: str, options: tuple[tuple[str, Hashable], ...], weights: tuple[float, ...]
+) -> optax.GradientTransformation:
+    arguments: JsonObject = dict(options)
     if name == "sum":
         return sum_objectives(weights, **arguments)
     if name == "eagc":
@@ -132,5 +135,5 @@ def _factories() -> dict[str, Callable[..., optax.GradientTransformation]]:
     return found
 
 
-def _hashable(value: Any) -> Any:
+def _hashable(value: object) -> Hashable:
     return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value

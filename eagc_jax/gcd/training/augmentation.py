@@ -42,7 +42,7 @@ class Augmentation:
     hue: float = 0.0  # turns of the colour circle: 0.1 is 36 degrees
     gray: float = 0.0  # share of views without colour
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if getattr(self, field.name) < 0:
                 raise ValueError(f"{field.name} must not be negative")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,10 @@ from eagc_jax.gcd.training.model import (
 from eagc_jax.gcd.training.settings import FeatureCoordination, TrainConfig
 from eagc_jax.gcd.training.step import below_of
 from eagc_jax.gcd.training.views import ViewPool
+from eagc_jax.typing import Params, PyTree
+
+if TYPE_CHECKING:
+    from eagc_jax.gcd.backbones import Backbone
 
 
 def number_of_classes(records: Records, num_classes: int | None) -> int:
@@ -50,39 +54,42 @@ def number_of_classes(records: Records, num_classes: int | None) -> int:
 def build_model(
     config: TrainConfig,
     method: Method,
-    backbone: Any,
+    backbone: Backbone | None,
     features: np.ndarray | None,
     num_classes: int,
 ) -> tuple[DiscoveryModel, int]:
     """The model with new heads, and the width of its feature."""
+    network: Backbone | GivenFeatures
     if config.trains != "blocks":
         if features is None:
             raise ValueError(
                 f"features are needed where {config.trains} trains below the heads: "
                 "give those of eagc_jax.gcd.backbones.embed"
             )
-        backbone = GivenFeatures(np.shape(features)[1])
+        network = GivenFeatures(np.shape(features)[1])
     elif backbone is None:
         raise ValueError("backbone is needed where its last blocks train")
+    else:
+        network = backbone
 
     # One compilation each; op by op, the first start would take seconds.
     @nnx.jit
-    def build_head():
+    def build_head() -> nnx.Module:
         rngs = nnx.Rngs(config.seed)
-        return method.build_head(backbone.width, num_classes, rngs=rngs)
+        return method.build_head(network.width, num_classes, rngs=rngs)
 
     @nnx.jit
-    def build_adapter():
+    def build_adapter() -> ResidualAdapter:
         rngs = nnx.Rngs(params=jax.random.fold_in(jax.random.key(config.seed), 1))
-        return ResidualAdapter(backbone.width, config.adapter.hidden, rngs=rngs)
+        return ResidualAdapter(network.width, config.adapter.hidden, rngs=rngs)
 
     model = DiscoveryModel(
-        backbone,
+        network,
         build_head(),
         trainable_blocks=config.blocks_that_train,
         adapter=build_adapter() if config.trains == "adapter" else None,
     )
-    return model, backbone.width
+    return model, network.width
 
 
 def build_inputs(
@@ -95,10 +102,12 @@ def build_inputs(
 ) -> Inputs:
     """What steps read: features, views from a pool, or images."""
     if config.trains != "blocks":
+        assert features is not None  # `build_model` asks for them
         given = _feature_inputs(config, records, features, neighbours)
         return given if pool is None else _pooled(records, pool, given, unit=True)
     if not has_images_in_memory(records) and pool is None:
         _check_images(records)
+        assert not isinstance(model.backbone, GivenFeatures)  # as blocks train
         return LoadedInputs(records, model.backbone, config.augmentation)
     inputs = ImageInputs(images_of(records), config.augmentation)
     if pool is None:
@@ -112,7 +121,11 @@ def build_inputs(
 
 
 def _pooled(
-    records: Records, pool: ViewPool, items: Any, *, unit: bool = False
+    records: Records,
+    pool: ViewPool,
+    items: ImageInputs | FeatureInputs,
+    *,
+    unit: bool = False,
 ) -> PooledInputs:
     if len(pool.tokens) != len(records):
         raise ValueError(
@@ -129,7 +142,12 @@ def _check_images(records: Records) -> None:
         )
 
 
-def _feature_inputs(config, records, features, neighbours) -> FeatureInputs:
+def _feature_inputs(
+    config: TrainConfig,
+    records: Records,
+    features: np.ndarray,
+    neighbours: np.ndarray | None,
+) -> FeatureInputs:
     if len(features) != len(records):
         raise ValueError(
             f"features must have a row for each of the {len(records)} items, got "
@@ -149,11 +167,11 @@ def _feature_inputs(config, records, features, neighbours) -> FeatureInputs:
 def reference_part(
     config: TrainConfig,
     coordination: FeatureCoordination | None,
-    params: dict[str, Any],
-    frozen: Any,
-    backbone: Any,
-    reference: Any,
-) -> Any:
+    params: dict[str, Params],
+    frozen: PyTree,
+    backbone: Backbone | None,
+    reference: Backbone | None,
+) -> dict[str, Params] | None:
     """The reference model's trained part below the feature; None without coordination."""
     if coordination is None:
         return None

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from eagc_jax.gcd.training import parallel
 from eagc_jax.gcd.training.epoch import Carry, Chunk, Constants, Recipe, run_steps
 from eagc_jax.gcd.training.inputs import Inputs
+from eagc_jax.gcd.training.measures import Trace
+from eagc_jax.gcd.training.model import DiscoveryModel
 from eagc_jax.gcd.training.sampling import sample_indices
 
 CHUNK_BYTES = (
@@ -25,12 +28,12 @@ class Begun(NamedTuple):
 
     step: int  # how many
     carry: Carry
-    traces: Sequence[Any]  # of these steps, in parts
+    traces: Sequence[Trace]  # of these steps, in parts
 
 
 def train_epoch(
     recipe: Recipe,
-    graphdef: Any,
+    graphdef: nnx.GraphDef[DiscoveryModel],
     carry: Carry,
     constants: Constants,
     inputs: Inputs,
@@ -38,8 +41,8 @@ def train_epoch(
     key: jax.Array,
     epoch: int,
     begun: Begun | None = None,
-    on_chunk: Callable[[int, Carry, list[Any]], None] | None = None,
-) -> tuple[Carry, Any]:
+    on_chunk: Callable[[int, Carry, list[Trace]], None] | None = None,
+) -> tuple[Carry, Trace]:
     """All steps of one epoch, or those that are left.
 
     Args:
@@ -122,7 +125,7 @@ def steps_at_once(bytes_of_a_step: int, steps: int) -> int:
     return -(-steps // parts)
 
 
-def joined(traces: list[Any]) -> Any:
+def joined(traces: Sequence[Trace]) -> Trace:
     """Traces of parts of an epoch as those of all their steps."""
     if len(traces) == 1:
         return traces[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,14 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from eagc_jax.features import CoordinatorState
 from eagc_jax.gcd.methods import Method
 from eagc_jax.gcd.methods.base import Batch
 from eagc_jax.gcd.training import measures, parallel, step
+from eagc_jax.gcd.training.inputs import View
 from eagc_jax.gcd.training.model import DiscoveryModel
 from eagc_jax.gcd.training.settings import FeatureCoordination, TrainConfig
+from eagc_jax.typing import OptState, Params, PyTree
 
 
 class Recipe(NamedTuple):
@@ -23,10 +26,10 @@ class Recipe(NamedTuple):
 
     config: TrainConfig
     method: Method
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformationExtraArgs
     summed: bool
     coordination: FeatureCoordination | None
-    view: Any  # of the inputs
+    view: View  # of the inputs
     steps: int  # per epoch
     mesh: Mesh | None = None  # over which batches are divided
     warm: bool = False  # steps of the warm start
@@ -35,17 +38,17 @@ class Recipe(NamedTuple):
 class Carry(NamedTuple):
     """What one step hands to the next."""
 
-    params: Any
-    opt_state: Any
-    coordinator: Any  # of the feature coordinator, or None
-    method: Any  # the method's state
+    params: Params  # by name: the heads, and what trains below
+    opt_state: OptState
+    coordinator: CoordinatorState | None
+    method: PyTree  # the method's state
 
 
 class Chunk(NamedTuple):
     """What some steps need of the data; S steps in front."""
 
     number: jax.Array  # (S,) int32, the step's number in its epoch
-    arrays: Any  # of the inputs
+    arrays: PyTree  # of the inputs
     rows: jax.Array  # (S, B) int32
     labels: jax.Array  # (S, B) int32, -1 on unlabeled items
     keys: jax.Array  # (S,)
@@ -54,8 +57,8 @@ class Chunk(NamedTuple):
 class Constants(NamedTuple):
     """The same in every step."""
 
-    frozen: Any  # the model's frozen part
-    reference: Any  # the reference model's trained part, or None
+    frozen: PyTree  # the model's frozen part, an `nnx.State`
+    reference: dict[str, Params] | None  # the reference model's trained part, or None
     num_known: jax.Array
 
 
@@ -65,7 +68,7 @@ def optimizer_of(
     aggregator: optax.GradientTransformation | None,
     steps: int,
     epochs: int | None = None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """Aggregator, weight decay of kernels, SGD along a cosine."""
     schedule = optax.cosine_decay_schedule(
         config.learning_rate,
@@ -85,7 +88,7 @@ def optimizer_of(
     return optax.with_extra_args_support(chain)
 
 
-def program_of(recipe: Recipe, params: Any, opt_state: Any) -> str:
+def program_of(recipe: Recipe, params: dict[str, Params], opt_state: OptState) -> str:
     """The optimizer's update as text: what it does, whatever it is called."""
     number = len(recipe.method.objective_names)
     lead = () if recipe.summed else (number,)
@@ -97,33 +100,42 @@ def program_of(recipe: Recipe, params: Any, opt_state: Any) -> str:
     return update.lower(gradients, opt_state, params, value=losses).as_text()
 
 
-def _is_kernel(params: Any) -> Any:
+def _is_kernel(params: Params) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
 
 
-def _is_part(wanted: str, params: Any) -> Any:
+def _is_part(wanted: str, params: dict[str, Params]) -> PyTree:
     return {
         name: jax.tree.map(lambda _, name=name: name == wanted, part)
         for name, part in params.items()
     }
 
 
-def merge(graphdef, params, frozen) -> DiscoveryModel:
+def merge(
+    graphdef: nnx.GraphDef[DiscoveryModel], params: dict[str, Params], frozen: PyTree
+) -> DiscoveryModel:
     """The model of these trainable parameters."""
     return nnx.merge(graphdef, nnx.State(params), frozen)
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "graphdef"))
-def run_steps(recipe, graphdef, carry: Carry, chunk: Chunk, epoch, constants):
+def run_steps(
+    recipe: Recipe,
+    graphdef: nnx.GraphDef[DiscoveryModel],
+    carry: Carry,
+    chunk: Chunk,
+    epoch: jax.Array,
+    constants: Constants,
+) -> tuple[Carry, measures.Trace]:
     """All steps of a chunk; returns the new carry and the traces of all steps."""
     config, mesh = recipe.config, recipe.mesh
 
-    def rebuild(params):
+    def rebuild(params: dict[str, Params]) -> DiscoveryModel:
         return merge(graphdef, params, constants.frozen)
 
     problem = step.Problem(recipe.method, rebuild, recipe.summed, recipe.warm)
 
-    def one(carry, chunk):
+    def one(carry: Carry, chunk: Chunk) -> tuple[Carry, measures.Trace]:
         params, opt_state, state, method_state = carry
         # What follows is computed where its rows are; sums over rows, so gradients of
         # means, are summed over devices by the compiler before the optimizer sees them.
@@ -135,6 +147,7 @@ def run_steps(recipe, graphdef, carry: Carry, chunk: Chunk, epoch, constants):
         batch = Batch(labels, labels >= 0, epoch, known, chunk.rows)
         coordination = None
         if recipe.coordination is not None:
+            assert state is not None  # the coordinator's
             now = strength(recipe.coordination, epoch)
             coordination = step.Coordination(
                 recipe.coordination, constants.reference, state, now
@@ -165,19 +178,38 @@ def strength(settings: FeatureCoordination, epoch: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "mesh"))
-def tokens_of(graphdef, params, frozen, arrays, mesh=None):
+def tokens_of(
+    graphdef: nnx.GraphDef[DiscoveryModel],
+    params: dict[str, Params],
+    frozen: PyTree,
+    arrays: PyTree,
+    mesh: Mesh | None = None,
+) -> PyTree:
     """The frozen prefix's tokens of some items."""
     return parallel.divided(merge(graphdef, params, frozen).tokens(arrays), mesh)
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "mesh"))
-def features_of(graphdef, params, frozen, tokens, mesh=None):
+def features_of(
+    graphdef: nnx.GraphDef[DiscoveryModel],
+    params: dict[str, Params],
+    frozen: PyTree,
+    tokens: PyTree,
+    mesh: Mesh | None = None,
+) -> jax.Array:
     """Features of tokens; with a mesh every device gets those of all rows."""
     return parallel.whole(merge(graphdef, params, frozen).features(tokens), mesh)
 
 
 @functools.partial(jax.jit, static_argnames=("method", "graphdef"))
-def assigned(method, graphdef, params, frozen, state, features):
+def assigned(
+    method: Method,
+    graphdef: nnx.GraphDef[DiscoveryModel],
+    params: dict[str, Params],
+    frozen: PyTree,
+    state: PyTree,
+    features: jax.Array,
+) -> jax.Array:
     """(N,) int32 classes: the largest logits."""
     head = merge(graphdef, params, frozen).head
     return jnp.argmax(method.assign(head, state, features), axis=1).astype(jnp.int32)

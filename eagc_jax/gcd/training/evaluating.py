@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from eagc_jax import diagnostics, features
 from eagc_jax.gcd.evaluation.accuracy import Accuracy, cluster_accuracy
 from eagc_jax.gcd.methods import Method
 from eagc_jax.gcd.sources import Records
 from eagc_jax.gcd.training.epoch import assigned
+from eagc_jax.gcd.training.model import DiscoveryModel
 from eagc_jax.gcd.training.settings import FeatureCoordination
+from eagc_jax.typing import Params, PyTree
 
 SOC_COMPONENTS = 16  # as published
 _BLOCK = 4096  # items that are assigned at once
@@ -35,7 +38,12 @@ def not_evaluated() -> Evaluation:
 
 
 def assign_all(
-    method: Method, graphdef: Any, params: Any, frozen: Any, state: Any, found: Any
+    method: Method,
+    graphdef: nnx.GraphDef[DiscoveryModel],
+    params: dict[str, Params],
+    frozen: PyTree,
+    state: PyTree,
+    found: np.ndarray,
 ) -> np.ndarray:
     """(N,) cluster numbers of (N, width) features, a block at a time."""
     size = min(_BLOCK, len(found))
@@ -72,12 +80,16 @@ def coordinator_of(
 ) -> features.CoordinatorState:
     """Conceptor and labeled reference of the labeled items' features."""
     labeled = jnp.asarray(found)[np.flatnonzero(records.labeled_mask)]
-    options: dict[str, Any] = {"normalize": settings.normalize, "center": None}
+    normalize, center = settings.normalize, None
     if settings.center:
         rows = labeled
-        if settings.normalize:
+        if normalize:
             rows = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
-        options["center"] = rows.mean(axis=0)
-    conceptor = features.conceptor(labeled, settings.aperture, **options)
-    energies = features.energy_ratio(labeled, conceptor, **options)
-    return features.init_coordinator(conceptor, energies, center=options["center"])
+        center = rows.mean(axis=0)
+    conceptor = features.conceptor(
+        labeled, settings.aperture, normalize=normalize, center=center
+    )
+    energies = features.energy_ratio(
+        labeled, conceptor, normalize=normalize, center=center
+    )
+    return features.init_coordinator(conceptor, energies, center=center)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +18,33 @@ import numpy as np
 
 from eagc_jax.gcd.sources import ArrayItems, ChosenItems, Records, read
 from eagc_jax.gcd.training.augmentation import Augmentation, two_views
+from eagc_jax.gcd.training.model import DiscoveryModel
 from eagc_jax.gcd.training.views import ViewPool, draw_numbers
+from eagc_jax.typing import PyTree
+
+if TYPE_CHECKING:
+    from eagc_jax.gcd.backbones import Backbone
+    from eagc_jax.gcd.sources.loader import Reader
+
+_Array = TypeVar("_Array", np.ndarray, jax.Array)
+
+
+class View(Protocol):
+    """Makes the two views' tokens of what was read; hashable, a part of the program."""
+
+    def __call__(
+        self, key: jax.Array, arrays: PyTree, model: DiscoveryModel, /
+    ) -> PyTree:
+        """A step's arrays to tokens (2B, ...)."""
+        ...
 
 
 class Inputs(Protocol):
     """Items for training; see `ImageInputs`, `PooledInputs`, `FeatureInputs`."""
 
     @property
-    def view(self) -> Any:
-        """Hashable: `(key, arrays of a step, model) -> tokens (2B, ...)`."""
+    def view(self) -> View:
+        """From a step's arrays to tokens."""
         ...
 
     @property
@@ -38,7 +56,7 @@ class Inputs(Protocol):
         """N."""
         ...
 
-    def read(self, rows: np.ndarray, keys: jax.Array, columns: np.ndarray) -> Any:
+    def read(self, rows: np.ndarray, keys: jax.Array, columns: np.ndarray) -> PyTree:
         """Arrays for (S, B) rows and (S,) keys, of those columns alone, S in front."""
         ...
 
@@ -46,7 +64,7 @@ class Inputs(Protocol):
         """About how many bytes `read` returns for so many rows."""
         ...
 
-    def blocks(self, size: int) -> Iterator[Any]:
+    def blocks(self, size: int) -> Iterator[PyTree]:
         """All items in order, as the backbone's prefix takes them, `size` at a time."""
         ...
 
@@ -62,7 +80,9 @@ class RandomViews:
 
     augmentation: Augmentation
 
-    def __call__(self, key: jax.Array, images: jax.Array, model: Any) -> Any:
+    def __call__(
+        self, key: jax.Array, images: jax.Array, model: DiscoveryModel
+    ) -> PyTree:
         """(B, H, W, C) images to tokens of 2B views."""
         return model.tokens(two_views(key, in_unit_range(images), self.augmentation))
 
@@ -85,7 +105,9 @@ class ImageInputs:
         """N."""
         return len(self._images)
 
-    def read(self, rows: np.ndarray, keys: jax.Array, columns: np.ndarray) -> Any:
+    def read(
+        self, rows: np.ndarray, keys: jax.Array, columns: np.ndarray
+    ) -> np.ndarray:
         """(S, B, H, W, C)."""
         del keys
         return self._images[rows[:, columns]]
@@ -111,7 +133,9 @@ class LoadedInputs:
 
     rows_axis = 0
 
-    def __init__(self, records: Records, backbone: Any, augmentation: Augmentation):
+    def __init__(
+        self, records: Records, backbone: Backbone, augmentation: Augmentation
+    ):
         self._records, self._backbone = records, backbone
         self.view = RandomViews(augmentation)
         self._bytes = np.asarray(backbone.prepare(records.items[0])).nbytes
@@ -120,7 +144,9 @@ class LoadedInputs:
         """N."""
         return len(self._records)
 
-    def read(self, rows: np.ndarray, keys: jax.Array, columns: np.ndarray) -> Any:
+    def read(
+        self, rows: np.ndarray, keys: jax.Array, columns: np.ndarray
+    ) -> np.ndarray:
         """(S, B, H, W, C)."""
         del keys
         wanted = rows[:, columns]
@@ -136,7 +162,7 @@ class LoadedInputs:
         for _, images in self._reader(np.arange(len(self)), size):
             yield in_unit_range(images)
 
-    def _reader(self, rows: np.ndarray, size: int) -> Any:
+    def _reader(self, rows: np.ndarray, size: int) -> Reader[np.ndarray]:
         prepare, collate = self._backbone.prepare, self._backbone.collate
         return read(self._records, rows, prepare, batch_size=size, collate=collate)
 
@@ -163,7 +189,7 @@ def has_images_in_memory(records: Records) -> bool:
     return isinstance(items, ArrayItems) and np.ndim(items.array) == 4
 
 
-def in_unit_range(images: Any) -> Any:
+def in_unit_range(images: _Array) -> _Array:
     """Floats as they are; bytes as float32 in [0, 1]."""
     if images.dtype == np.uint8:
         return images.astype(np.float32) / 255
@@ -181,7 +207,7 @@ class GivenViews:
 
     noise: float = 0.0
 
-    def __call__(self, key: jax.Array, both: Any, model: Any) -> Any:
+    def __call__(self, key: jax.Array, both: PyTree, model: DiscoveryModel) -> PyTree:
         """Leaves (2, B, ...) to tokens (2B, ...)."""
         del model
         tokens = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), both)
@@ -222,7 +248,9 @@ class PooledInputs:
         """N."""
         return len(self._tokens)
 
-    def read(self, rows: np.ndarray, keys: jax.Array, columns: np.ndarray) -> Any:
+    def read(
+        self, rows: np.ndarray, keys: jax.Array, columns: np.ndarray
+    ) -> np.ndarray:
         """(S, 2, B, ...)."""
         drawn = draw_numbers(keys, rows.shape[1], self._tokens.shape[1])
         numbers = np.asarray(drawn)[:, :, columns]
@@ -233,7 +261,7 @@ class PooledInputs:
         """Of two views."""
         return 2 * number * self._tokens[:1, 0].nbytes
 
-    def blocks(self, size: int) -> Iterator[Any]:
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
         """Of the items themselves, not of their views."""
         return self._items.blocks(size)
 
@@ -275,7 +303,9 @@ class FeatureInputs:
         """N."""
         return len(self._features)
 
-    def read(self, rows: np.ndarray, keys: jax.Array, columns: np.ndarray) -> Any:
+    def read(
+        self, rows: np.ndarray, keys: jax.Array, columns: np.ndarray
+    ) -> np.ndarray:
         """(S, 2, B, D)."""
         second = rows
         if self._neighbours is not None:

@@ -12,7 +12,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,10 @@ from eagc_jax.gcd.training.recording import record
 from eagc_jax.gcd.training.settings import FeatureCoordination, TrainConfig
 from eagc_jax.gcd.training.warm import first_carry, warm_up
 from eagc_jax.gcd.training.whole import WholeData
+from eagc_jax.typing import OptState, Params, PyTree
+
+if TYPE_CHECKING:
+    from eagc_jax.gcd.backbones import Backbone
 
 __all__ = ["Evaluation", "FeatureCoordination", "TrainConfig", "TrainingRun"]
 
@@ -128,19 +132,19 @@ class TrainingRun:
         self,
         config: TrainConfig,
         records: Records,
-        backbone: Any = None,
+        backbone: Backbone | None = None,
         aggregator: optax.GradientTransformation | None = None,
         *,
         method: Method | None = None,
         coordination: FeatureCoordination | None = None,
-        reference: Any = None,
+        reference: Backbone | None = None,
         pool: views.ViewPool | None = None,
         features: np.ndarray | None = None,
         neighbours: np.ndarray | None = None,
         num_classes: int | None = None,
         mesh: Mesh | None = None,
         name: str = "run",
-        checkpoints: Checkpoints | str | os.PathLike | None = None,
+        checkpoints: Checkpoints | str | os.PathLike[str] | None = None,
     ):
         method = SimGCD() if method is None else method
         if mesh is not None and jax.process_count() > 1:  # before anything can differ
@@ -156,7 +160,7 @@ class TrainingRun:
         self.config = config
         self.records = records
         self.method = method
-        self.history = RunHistory(
+        self.history: RunHistory = RunHistory(
             name=name,
             objective_names=method.objective_names,
             objective_weights=method.objective_weights,
@@ -165,7 +169,7 @@ class TrainingRun:
         self._mesh = mesh
         classes = number_of_classes(records, num_classes)
         model, width = build_model(config, method, backbone, features, classes)
-        self.task = Task(len(records), records.num_known, classes, width)
+        self.task: Task = Task(len(records), records.num_known, classes, width)
         self._inputs = build_inputs(config, records, model, pool, features, neighbours)
         self._recipe = self._recipe_of(aggregator, coordination)
         self._graphdef, trainable, frozen = nnx.split(model, model.is_trainable, ...)
@@ -187,15 +191,15 @@ class TrainingRun:
         self._carry = self._first_carry(params)
         self._begun = config.warm_start is None  # or is the warm start still to come?
         self._inside: Inside | None = None  # of an epoch that was interrupted
-        self.evaluation = self._evaluate()
-        self.pretrained_features = self.evaluation.features
-        given = backbone, reference, pool, features, neighbours, aggregator
-        self._keeper = keeper.of(checkpoints, lambda: facts.of_run(self, *given))
+        self.evaluation: Evaluation = self._evaluate()
+        self.pretrained_features: np.ndarray = self.evaluation.features
+        given = facts.Given(backbone, reference, pool, features, neighbours, aggregator)
+        self._keeper = keeper.of(checkpoints, lambda: facts.of_run(self, given))
         self._keeper.restore(self)
         if self.history.epochs:
             self.evaluation = self._evaluation_after(len(self.history.epochs))
 
-    def recall(self, cache: str | os.PathLike, content: str = "") -> bool:
+    def recall(self, cache: str | os.PathLike[str], content: str = "") -> bool:
         """Makes this the run that `remember` kept for the same settings and data.
 
         Args:
@@ -221,7 +225,7 @@ class TrainingRun:
         self.evaluation = self._evaluation_after(self.config.epochs)
         return True
 
-    def remember(self, cache: str | os.PathLike, content: str = "") -> None:
+    def remember(self, cache: str | os.PathLike[str], content: str = "") -> None:
         """Keeps the run, after its last epoch, for `recall`.
 
         Args:
@@ -258,7 +262,7 @@ class TrainingRun:
             self._mesh,
         )
 
-    def _first_carry(self, params: dict[str, Any]) -> Carry:
+    def _first_carry(self, params: dict[str, Params]) -> Carry:
         opt_state = jax.jit(self._recipe.optimizer.init)(params)
         self._check_optimizer(params, opt_state)
         placed = parallel.replicate(params, self._mesh)
@@ -272,25 +276,28 @@ class TrainingRun:
             self._mesh,
         )
 
-    def _check_optimizer(self, params: dict[str, Any], opt_state: Any) -> None:
+    def _check_optimizer(self, params: dict[str, Params], opt_state: OptState) -> None:
         """Raises ValueError where processes have other aggregators: other programs."""
         if self._mesh is None or jax.process_count() == 1:
             return
         program = program_of(self._recipe, params, opt_state)
         parallel.check_same({"aggregator": parallel.digest(program)})
 
-    def _first_coordinator(self, params: Any) -> features.CoordinatorState | None:
+    def _first_coordinator(
+        self, params: dict[str, Params]
+    ) -> features.CoordinatorState | None:
         settings = self._recipe.coordination
         if settings is None:
             return None
+        assert self._constants.reference is not None  # the coordination's
         theirs = {**params, **self._constants.reference}
         return coordinator_of(settings, self._features(theirs), self.records)
 
-    def _features(self, params: Any) -> np.ndarray:
+    def _features(self, params: dict[str, Params]) -> np.ndarray:
         """(N, width), of all items; parameters as they lie on the mesh."""
         return self._whole.features(params, self._constants.frozen)
 
-    def _own(self, tree: Any) -> Any:
+    def _own(self, tree: PyTree) -> PyTree:
         """This process's copy of what every device has."""
         return tree if self._mesh is None else parallel.local(tree)
 
@@ -305,7 +312,7 @@ class TrainingRun:
         return self._own(self._carry.coordinator)
 
     @property
-    def method_state(self) -> Any:
+    def method_state(self) -> PyTree:
         """What the method remembers after the last finished epoch."""
         return self._own(self._carry.method)
 
@@ -367,7 +374,7 @@ class TrainingRun:
         if inside is not None and inside.place.step:
             begun = Begun(inside.place.step, inside.carry, inside.traces or ())
 
-        def on_chunk(number: int, carry: Carry, traces: list[Any]) -> None:
+        def on_chunk(number: int, carry: Carry, traces: list[measures.Trace]) -> None:
             place = Place(not warm, epoch, number)
             self._keeper.inside(self, Inside(place, carry, traces))
 
@@ -405,9 +412,9 @@ class TrainingRun:
             return carry
         return carry._replace(method=parallel.replicate(new, self._mesh))
 
-    def _view(self, params: Any, epoch: int) -> DataView:
+    def _view(self, params: dict[str, Params], epoch: int) -> DataView:
         @functools.cache
-        def found():
+        def found() -> np.ndarray:
             return self._features(params)
 
         labels = self.records.labels

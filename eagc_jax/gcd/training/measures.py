@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from eagc_jax import diagnostics
 from eagc_jax.gcd.methods.base import Role
 from eagc_jax.objectives import named_leaves
+from eagc_jax.typing import OptState, Params, Updates
+
+Measured: TypeAlias = jax.Array | np.ndarray
 
 
 class Trace(NamedTuple):
     """What one step saw and decided; NaN where it was not measured.
 
-    K objectives, L parameter tensors, G layers with a decision (none without one).
+    K objectives, L parameter tensors, G layers with a decision (none without one). In a
+    run's history, NumPy arrays with the steps in front.
     """
 
-    losses: jax.Array  # (K,)
-    gradient_deviation: jax.Array  # scalar: GDC of the raw gradients below the feature
-    gradient_norms: jax.Array  # (K, L) raw
-    cosines: jax.Array  # (L,) between the first two roles' objectives, raw
-    gates: jax.Array  # (K, G) mean gate, weight or projection of each layer
-    labeled_reference: jax.Array  # scalar: mu after the step's update
-    projection_quantiles: jax.Array  # (5,) of the unlabeled rows' weights
-    removed: jax.Array  # scalar: share of the feature gradient's norm that EEP took
-    added: jax.Array  # scalar: what AGA added, as a share of the same norm
+    losses: Measured  # (K,)
+    gradient_deviation: Measured  # scalar: GDC of the raw gradients below the feature
+    gradient_norms: Measured  # (K, L) raw
+    cosines: Measured  # (L,) between the first two roles' objectives, raw
+    gates: Measured  # (K, G) mean gate, weight or projection of each layer
+    labeled_reference: Measured  # scalar: mu after the step's update
+    projection_quantiles: Measured  # (5,) of the unlabeled rows' weights
+    removed: Measured  # scalar: share of the feature gradient's norm that EEP took
+    added: Measured  # scalar: what AGA added, as a share of the same norm
 
 
-def trace(seen: dict[str, jax.Array], opt_state: Any) -> Trace:
+def trace(seen: dict[str, jax.Array], opt_state: OptState) -> Trace:
     """A step's trace from what `step.gradients` saw and the optimizer's new state."""
     nan = jnp.float32(jnp.nan)
     losses = seen["losses"]
@@ -46,7 +51,7 @@ def trace(seen: dict[str, jax.Array], opt_state: Any) -> Trace:
     return Trace(gates=decided(opt_state, len(losses)), **(empty | seen))
 
 
-def decided(opt_state: Any, number: int) -> jax.Array:
+def decided(opt_state: OptState, number: int) -> jax.Array:
     """(K, G): the first decision's values by layer; G = 0 without one."""
     found = diagnostics.decisions(opt_state)
     if not found:
@@ -64,7 +69,7 @@ def shapes(steps: int, number: int, parameters: int, layers: int) -> Trace:
       layers: G.
     """
 
-    def of(*shape: int) -> Any:
+    def of(*shape: int) -> Any:  # a shape, in an array's place
         return jax.ShapeDtypeStruct((steps, *shape), jnp.float32)
 
     return Trace(
@@ -80,13 +85,13 @@ def shapes(steps: int, number: int, parameters: int, layers: int) -> Trace:
     )
 
 
-def layer_names(params: dict[str, Any]) -> tuple[str, ...]:
+def layer_names(params: dict[str, Params]) -> tuple[str, ...]:
     """Of the L parameter tensors, in the trace's order."""
     return tuple(named_leaves(params))
 
 
 def of_gradients(
-    below: Any, head: Any, weights: jax.Array, roles: Sequence[Role]
+    below: dict[str, Updates], head: Updates, weights: jax.Array, roles: Sequence[Role]
 ) -> dict[str, jax.Array]:
     """GDC, norms and cosines of raw gradients by objective, leaves (K, *shape)."""
     pair = roles.index("labeled"), roles.index("unlabeled")
@@ -105,7 +110,9 @@ def of_gradients(
     }
 
 
-def _deviation(below: Any, weights: jax.Array, pair: tuple[int, int]) -> jax.Array:
+def _deviation(
+    below: dict[str, Updates], weights: jax.Array, pair: tuple[int, int]
+) -> jax.Array:
     """As published: below the feature, with the loss weights. Nothing, no angle."""
     if not jax.tree.leaves(below):
         return jnp.float32(jnp.nan)
@@ -113,7 +120,7 @@ def _deviation(below: Any, weights: jax.Array, pair: tuple[int, int]) -> jax.Arr
     return diagnostics.gradient_deviation(*rows)
 
 
-def nothing(params: dict[str, Any], weights: jax.Array) -> dict[str, jax.Array]:
+def nothing(params: dict[str, Params], weights: jax.Array) -> dict[str, jax.Array]:
     """NaN in the same shapes, for a step that isn't measured."""
     layers = len(layer_names(params))
     return {

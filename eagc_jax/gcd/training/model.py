@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from eagc_jax.gcd.layers import gelu, linear
+from eagc_jax.typing import PyTree
+
+if TYPE_CHECKING:
+    from eagc_jax.gcd.backbones import Backbone
 
 _WIDEST = 384  # units of an adapter, unless it is said
 
@@ -36,9 +40,9 @@ class ResidualAdapter(nnx.Module):
 
     def __init__(self, width: int, hidden: int | None = None, *, rngs: nnx.Rngs):
         hidden = hidden or min(width, _WIDEST)
-        self.norm = nnx.LayerNorm(width, rngs=rngs)
-        self.inner = linear(width, hidden, rngs)
-        self.outer = nnx.Linear(
+        self.norm: nnx.LayerNorm = nnx.LayerNorm(width, rngs=rngs)
+        self.inner: nnx.Linear = linear(width, hidden, rngs)
+        self.outer: nnx.Linear = nnx.Linear(
             hidden, width, kernel_init=nnx.initializers.zeros, rngs=rngs
         )
 
@@ -82,7 +86,7 @@ class DiscoveryModel(nnx.Module):
 
     def __init__(
         self,
-        backbone: Any,
+        backbone: Backbone | GivenFeatures,
         head: nnx.Module,
         *,
         trainable_blocks: int = 1,
@@ -96,22 +100,22 @@ class DiscoveryModel(nnx.Module):
         self.backbone = backbone
         self.head = head
         self.adapter = adapter
-        self.frozen_blocks = depth - trainable_blocks
+        self.frozen_blocks: int = depth - trainable_blocks
 
-    def tokens(self, arrays: Any) -> Any:
+    def tokens(self, arrays: PyTree) -> PyTree:
         """The frozen prefix: constant during training, so compute it once."""
         return jax.lax.stop_gradient(self.backbone.prefix(arrays, self.frozen_blocks))
 
-    def features(self, tokens: Any) -> jax.Array:
+    def features(self, tokens: PyTree) -> jax.Array:
         """Tokens of the frozen prefix to (B, width) features."""
         found = self.backbone.readout(tokens, self.frozen_blocks)
         return found if self.adapter is None else self.adapter(found)
 
-    def __call__(self, tokens: Any) -> Any:
+    def __call__(self, tokens: PyTree) -> PyTree:
         """Tokens of the frozen prefix to what the heads make of them."""
         return self.head(self.features(tokens))
 
-    def is_trainable(self, path: tuple, value: object) -> bool:
+    def is_trainable(self, path: tuple[Any, ...], value: object) -> bool:
         """A filter for `nnx.split`: the last blocks', adapter's and heads' parameters."""
         if not isinstance(value, nnx.Param):
             return False

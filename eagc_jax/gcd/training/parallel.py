@@ -13,13 +13,14 @@ written by the first. `docs/scaling.md` has the commands.
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from eagc_jax.typing import PyTree
 
 ROWS = "data"  # the mesh axis over which rows are divided
 
@@ -83,7 +84,7 @@ def is_first() -> bool:
 # ---------------------------------------------------------------------------
 
 
-def replicate(tree: Any, mesh: Mesh | None) -> Any:
+def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """The same arrays on every device of the mesh; as they are without one.
 
     Every process must have the same ones: see `check_same`.
@@ -101,7 +102,7 @@ def replicate(tree: Any, mesh: Mesh | None) -> Any:
     )
 
 
-def local(tree: Any) -> Any:
+def local(tree: PyTree) -> PyTree:
     """This process's own copy of arrays that every device has."""
     return jax.tree.map(
         lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree
@@ -117,7 +118,7 @@ def own_rows(number: int, mesh: Mesh | None) -> np.ndarray:
     return np.concatenate([np.arange(*span) for span in sorted(spans)])
 
 
-def divide(own: Any, number: int, mesh: Mesh | None, axis: int = 0) -> Any:
+def divide(own: PyTree, number: int, mesh: Mesh | None, axis: int = 0) -> PyTree:
     """A tree whose axis has `number` rows over all devices, from each `own_rows`.
 
     Without a mesh, the tree's arrays on the device.
@@ -135,17 +136,17 @@ def divide(own: Any, number: int, mesh: Mesh | None, axis: int = 0) -> Any:
     return jax.tree.map(place, own)
 
 
-def divided(tree: Any, mesh: Mesh | None) -> Any:
+def divided(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """Under `jit`: rows (axis 0) are divided over the mesh."""
     return _constrained(tree, mesh, P(ROWS))
 
 
-def whole(tree: Any, mesh: Mesh | None) -> Any:
+def whole(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """Under `jit`: the same on every device of the mesh."""
     return _constrained(tree, mesh, P())
 
 
-def _constrained(tree: Any, mesh: Mesh | None, spec: P) -> Any:
+def _constrained(tree: PyTree, mesh: Mesh | None, spec: P) -> PyTree:
     if mesh is None:
         return tree
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, spec))
@@ -164,7 +165,7 @@ def check_divides(name: str, number: int, mesh: Mesh | None) -> None:
 # ---------------------------------------------------------------------------
 
 
-def check_same(facts: Mapping[str, Any]) -> None:
+def check_same(facts: Mapping[str, object]) -> None:
     """Raises ValueError, in every process, where the processes don't agree.
 
     Without it processes that differ would train on a mixture, or wait for each other
@@ -194,7 +195,7 @@ def check_same(facts: Mapping[str, Any]) -> None:
         )
 
 
-def digest(tree: Any) -> str:
+def digest(tree: PyTree) -> str:
     """A short text that is the same for the same arrays, and for no others."""
     found = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:

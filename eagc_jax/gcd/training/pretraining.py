@@ -15,7 +15,6 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +30,7 @@ from eagc_jax.gcd.heads import Projector
 from eagc_jax.gcd.training.augmentation import Augmentation, two_views
 from eagc_jax.gcd.training.chunks import steps_at_once
 from eagc_jax.gcd.training.inputs import images_of, in_unit_range
+from eagc_jax.typing import OptState, Params
 
 # Patches of 2 x 2 pixels: 16 of them; a quarter of the cost of single pixels.
 DIGITS_VIT = ViTConfig(
@@ -57,7 +57,7 @@ class PretrainConfig:
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.warmup_epochs < self.epochs:
             raise ValueError(
                 f"epochs must exceed warmup_epochs, got {self.epochs} and "
@@ -265,7 +265,13 @@ def _draw(key, number, steps, batch_size):
     return order.reshape(steps, batch_size), jax.random.split(view_key, steps)
 
 
-def _compiled(graphdef, config: PretrainConfig, carry, images, size: int) -> Any:
+def _compiled(
+    graphdef: nnx.GraphDef[_Pupil],
+    config: PretrainConfig,
+    carry: tuple[Params, OptState],
+    images: np.ndarray,
+    size: int,
+) -> jax.stages.Compiled:
     """`size` training steps as one program, compiled before the clock is started."""
     optimizer = _optimizer(config)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import numpy as np
 import optax
@@ -12,10 +10,12 @@ from eagc_jax import diagnostics
 from eagc_jax.gating import SoftGateState
 from eagc_jax.gcd.runs.history import RunHistory
 from eagc_jax.gcd.training.evaluating import Evaluation
+from eagc_jax.gcd.training.measures import Trace
+from eagc_jax.typing import OptState
 
 
 def record(
-    history: RunHistory, traces: Any, evaluation: Evaluation, opt_state: Any
+    history: RunHistory, traces: Trace, evaluation: Evaluation, opt_state: OptState
 ) -> None:
     """Appends what an epoch saw and decided; its number and times are the caller's."""
     traces = jax.tree.map(np.asarray, traces)
@@ -27,7 +27,7 @@ def record(
     history.traces.append(traces)
 
 
-def record_decisions(history: RunHistory, opt_state: Any) -> None:
+def record_decisions(history: RunHistory, opt_state: OptState) -> None:
     """Appends gates, weights or projections: the first decision of the chain."""
     found = diagnostics.decisions(opt_state)
     if not found:

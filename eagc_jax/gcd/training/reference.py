@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -20,17 +20,21 @@ from eagc_jax.gcd import losses
 from eagc_jax.gcd.heads import CosineClassifier
 from eagc_jax.gcd.sources import Records
 from eagc_jax.gcd.training import views
-from eagc_jax.gcd.training.inputs import ImageInputs, PooledInputs, images_of
-from eagc_jax.gcd.training.model import DiscoveryModel
+from eagc_jax.gcd.training.inputs import ImageInputs, PooledInputs, View, images_of
+from eagc_jax.gcd.training.model import DiscoveryModel, GivenFeatures
 from eagc_jax.gcd.training.settings import ReferenceConfig
+from eagc_jax.typing import OptState, Params, PyTree
+
+if TYPE_CHECKING:
+    from eagc_jax.gcd.backbones import Backbone
 
 
 def train_reference(
     config: ReferenceConfig,
     records: Records,
-    backbone: Any,
+    backbone: Backbone,
     pool: views.ViewPool | None = None,
-) -> Any:
+) -> Backbone:
     """Trains the last blocks and a classifier of the known classes; drops the latter.
 
     Args:
@@ -56,7 +60,7 @@ def train_reference(
         )
 
     @nnx.jit
-    def build_head():
+    def build_head() -> CosineClassifier:
         rngs = nnx.Rngs(config.seed)
         return CosineClassifier(backbone.width, records.num_known, rngs=rngs)
 
@@ -89,7 +93,9 @@ def train_reference(
             records.labels[rows],
             keys,
         )
-    return nnx.merge(graphdef, nnx.State(carry[0]), frozen).backbone
+    found = nnx.merge(graphdef, nnx.State(carry[0]), frozen).backbone
+    assert not isinstance(found, GivenFeatures)  # a backbone went in
+    return found
 
 
 def _optimizer(config: ReferenceConfig, steps: int) -> optax.GradientTransformation:
@@ -105,7 +111,9 @@ def _optimizer(config: ReferenceConfig, steps: int) -> optax.GradientTransformat
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _drawn(key, number, steps, batch_size):
+def _drawn(
+    key: jax.Array, number: int, steps: int, batch_size: int
+) -> tuple[jax.Array, jax.Array]:
     """An epoch's batches (steps, B) and the keys of their views."""
     order_key, view_key = jax.random.split(key)
     order = jax.random.permutation(order_key, number)[: steps * batch_size]
@@ -113,10 +121,20 @@ def _drawn(key, number, steps, batch_size):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _steps(config, graphdef, view, steps, carry, frozen, arrays, labels, keys):
+def _steps(
+    config: ReferenceConfig,
+    graphdef: nnx.GraphDef[DiscoveryModel],
+    view: View,
+    steps: int,
+    carry: tuple[Params, OptState],
+    frozen: PyTree,
+    arrays: PyTree,
+    labels: jax.Array,
+    keys: jax.Array,
+) -> tuple[Params, OptState]:
     optimizer = _optimizer(config, steps)
 
-    def rebuild(params: Any) -> DiscoveryModel:
+    def rebuild(params: Params) -> DiscoveryModel:
         return nnx.merge(graphdef, nnx.State(params), frozen)
 
     def step(carry, inputs):

@@ -6,8 +6,9 @@ from typing import Literal, get_args
 from eagc_jax.gcd.methods.base import check
 from eagc_jax.gcd.training.augmentation import Augmentation
 
-COORDINATION_MODES = ("released", "paper", "unsupervised_only")
-
+#: What is done to the gradients at the feature; see `eagc_jax.features.coordinate`.
+CoordinationMode = Literal["released", "paper", "unsupervised_only"]
+COORDINATION_MODES = get_args(CoordinationMode)
 
 # What is trained below the heads: the backbone's last blocks, an adapter on its features
 # (which can then be computed once), or nothing.
@@ -33,7 +34,7 @@ class AdapterConfig:
     # feature, or itself, drawn anew each time; 0: itself.
     neighbours: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.hidden is not None:
             check("hidden", self.hidden, "at least 1 or None", self.hidden >= 1)
         check("rate", self.rate, "positive", self.rate > 0)
@@ -59,7 +60,7 @@ class WarmStart:
     prototypes: bool = True  # from semi-supervised k-means
     restarts: int = 3  # of k-means
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check("epochs", self.epochs, "at least 0", self.epochs >= 0)
         check("restarts", self.restarts, "at least 1", self.restarts >= 1)
 
@@ -91,7 +92,7 @@ class TrainConfig:
     evaluate_every: int = 1  # epochs between two evaluations; the last one has one
     seed: int = 0  # of heads, batches and views; not of the split
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "evaluate_every"):
             check(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
         for name in ("learning_rate", "final_learning_rate", "head_rate"):
@@ -124,7 +125,7 @@ class FeatureCoordination:
 
     aga_weight: float = 0.7
     eep_weight: float = 0.5
-    mode: str = "released"  # "paper", "unsupervised_only"
+    mode: CoordinationMode = "released"
     aperture: float = 2.0  # of the conceptor
     max_projection: float | None = 1.0  # cap of the projection weight; None: released
     normalize: bool = False  # conceptor of features of length 1
@@ -132,7 +133,7 @@ class FeatureCoordination:
     refresh_epochs: int = 0  # epochs between two conceptors of the student; 0: never
     decay_epochs: int = 0  # strengths fall linearly to 0 over so many; 0: constant
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("aga_weight", "eep_weight", "refresh_epochs", "decay_epochs"):
             check(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
         check("aperture", self.aperture, "positive", self.aperture > 0)
@@ -164,7 +165,7 @@ class ReferenceConfig:
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
             check(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
         for name in ("learning_rate", "final_learning_rate", "temperature"):

@@ -8,7 +8,7 @@ edited; from there they are pulled back through the trained part below.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,14 @@ from eagc_jax.gcd.training.model import DiscoveryModel
 from eagc_jax.gcd.training.settings import FeatureCoordination
 from eagc_jax.gradients import value_and_grads
 from eagc_jax.objectives import stack_objectives
+from eagc_jax.typing import Params, PyTree, Updates
 
 
 class Coordination(NamedTuple):
     """What the feature coordinator needs in a step."""
 
     settings: FeatureCoordination  # static
-    reference: Any  # the reference model's trained part below the feature
+    reference: Params  # the reference model's trained part below the feature
     state: features.CoordinatorState
     strength: jax.Array  # scalar in [0, 1] that multiplies what is done
     features: jax.Array | None = None  # the reference model's, where at hand: (2B, D)
@@ -36,7 +37,7 @@ class Problem(NamedTuple):
     """What a step's compilation depends on."""
 
     method: Method
-    rebuild: Callable[[Any], DiscoveryModel]  # model of given trainable parameters
+    rebuild: Callable[[Params], DiscoveryModel]  # model of given trainable parameters
     summed: bool  # one backward pass of the weighted sum instead of K
     warm: bool = False  # the method's warm objectives
 
@@ -44,39 +45,38 @@ class Problem(NamedTuple):
 class Found(NamedTuple):
     """What a step gives the optimizer, the next step and the trace."""
 
-    gradients: Any  # leaves (K, *shape); (*shape), the weighted sum's, where summed
+    gradients: Updates  # leaves (K, *shape); (*shape), the weighted sum's, where summed
     coordinator: features.CoordinatorState | None
-    method_state: Any
-    seen: dict[str, Any]  # parts of the trace
+    method_state: PyTree
+    seen: dict[str, jax.Array]  # parts of the trace
 
 
 class _Cut(NamedTuple):
     """The model cut at the feature, for one batch."""
 
     features: jax.Array  # (2B, width)
-    pull_back: Callable[
-        [jax.Array], Any
-    ]  # cotangent of the feature -> below's gradient
-    losses_of: Callable[[Any, jax.Array], tuple[jax.Array, Any]]
-    head: Any  # parameters above
+    # cotangent of the feature -> below's gradient
+    pull_back: Callable[[jax.Array], Updates]
+    losses_of: Callable[[Params, jax.Array], tuple[jax.Array, PyTree]]
+    head: Params  # parameters above
     weights: jax.Array  # (K,)
 
 
 class _Gradients(NamedTuple):
     """Of the objectives at the cut: leaves (K, ...), or of their weighted sum."""
 
-    head: Any
+    head: Updates
     feature: jax.Array  # (K, 2B, width) or (2B, width)
 
 
 def gradients(
     problem: Problem,
-    params: dict[str, Any],
-    tokens: Any,
+    params: dict[str, Params],
+    tokens: PyTree,
     batch: Batch,
     coordination: Coordination | None,
     measure: jax.Array | bool,
-    method_state: Any = (),
+    method_state: PyTree = (),
 ) -> Found:
     """Gradients of the objectives and what the trace is made of.
 
@@ -97,7 +97,7 @@ def gradients(
     raw = found if split else None
     if problem.summed and split:
         found = _weighted(found, cut.weights)
-    seen: dict[str, Any] = {"losses": losses}
+    seen: dict[str, jax.Array] = {"losses": losses}
     state = None
     if coordination is not None:
         of_z, state, more = _coordinated(
@@ -115,24 +115,30 @@ def gradients(
     return Found(join(below, found.head), state, method_state, seen)
 
 
-def below_of(params: dict[str, Any]) -> dict[str, Any]:
+def below_of(params: dict[str, Params]) -> dict[str, Params]:
     """The parameters below the feature; empty where heads alone train."""
     return {name: part for name, part in params.items() if name != "head"}
 
 
-def join(below: dict[str, Any], head: Any) -> dict[str, Any]:
+def join(below: dict[str, Params], head: Params) -> dict[str, Params]:
     """All parameters (or their gradients) again."""
     return {**below, "head": head}
 
 
-def _cut(problem, params, tokens, batch, method_state) -> _Cut:
+def _cut(
+    problem: Problem,
+    params: dict[str, Params],
+    tokens: PyTree,
+    batch: Batch,
+    method_state: PyTree,
+) -> _Cut:
     method = problem.method
     objectives = method.warm_objectives if problem.warm else method.objectives
 
-    def features_of(below: Any) -> jax.Array:
+    def features_of(below: dict[str, Params]) -> jax.Array:
         return problem.rebuild(join(below, params["head"])).features(tokens)
 
-    def losses_of(head_params: Any, z: jax.Array) -> tuple[jax.Array, Any]:
+    def losses_of(head_params: Params, z: jax.Array) -> tuple[jax.Array, PyTree]:
         head = problem.rebuild(join(below_of(params), head_params)).head
         losses, state = objectives(head, method_state, z, batch)
         return jnp.stack(losses), state
@@ -142,14 +148,14 @@ def _cut(problem, params, tokens, batch, method_state) -> _Cut:
     return _Cut(z, lambda row: pullback(row)[0], losses_of, params["head"], weights)
 
 
-def _by_objective(cut: _Cut) -> tuple[tuple[jax.Array, Any], _Gradients]:
+def _by_objective(cut: _Cut) -> tuple[tuple[jax.Array, PyTree], _Gradients]:
     each = value_and_grads(cut.losses_of, argnums=(0, 1), has_aux=True)
     found, of_both = each(cut.head, cut.features)
     return found, _Gradients(*of_both)
 
 
-def _of_the_sum(cut: _Cut) -> tuple[tuple[jax.Array, Any], _Gradients]:
-    def total(head, z):
+def _of_the_sum(cut: _Cut) -> tuple[tuple[jax.Array, PyTree], _Gradients]:
+    def total(head: Params, z: jax.Array) -> tuple[jax.Array, tuple[jax.Array, PyTree]]:
         losses, state = cut.losses_of(head, z)
         return cut.weights @ losses, (losses, state)
 
@@ -165,13 +171,21 @@ def _weighted(found: _Gradients, weights: jax.Array) -> _Gradients:
     )
 
 
-def _below(cut: _Cut, found: _Gradients, summed: bool) -> Any:
+def _below(cut: _Cut, found: _Gradients, summed: bool) -> Updates:
     if summed:
         return cut.pull_back(found.feature)
     return stack_objectives([cut.pull_back(row) for row in found.feature])
 
 
-def _coordinated(problem, params, tokens, batch, coordination, cut, of_z):
+def _coordinated(
+    problem: Problem,
+    params: dict[str, Params],
+    tokens: PyTree,
+    batch: Batch,
+    coordination: Coordination,
+    cut: _Cut,
+    of_z: jax.Array,
+) -> tuple[jax.Array, features.CoordinatorState, dict[str, jax.Array]]:
     """The feature's gradient, edited; the coordinator's state; parts of the trace."""
     method, settings = problem.method, coordination.settings
     labeled = method.objective_roles.index("labeled")
@@ -199,6 +213,8 @@ def _coordinated(problem, params, tokens, batch, coordination, cut, of_z):
     )
     if settings.decay_epochs:
         changed = of_z + coordination.strength * (changed - of_z)
+    assert info.removed_share is not None  # of gradients they are always known
+    assert info.added_share is not None
     return (
         changed,
         state,
@@ -211,11 +227,18 @@ def _coordinated(problem, params, tokens, batch, coordination, cut, of_z):
     )
 
 
-def _measured(problem, params, cut, raw, ready, measure) -> dict[str, jax.Array]:
+def _measured(
+    problem: Problem,
+    params: dict[str, Params],
+    cut: _Cut,
+    raw: _Gradients | None,
+    ready: Updates | None,
+    measure: jax.Array | bool,
+) -> dict[str, jax.Array]:
     """Of the objectives' gradients as they are, before any coordination."""
     roles = problem.method.objective_roles
 
-    def now():
+    def now() -> dict[str, jax.Array]:
         found = _by_objective(cut)[1] if raw is None else raw
         below = _below(cut, found, summed=False) if ready is None else ready
         return measures.of_gradients(below, found.head, cut.weights, roles)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 
 from eagc_jax.gcd.backbones.base import Backbone
 from eagc_jax.gcd.backbones.cache import cached_array
@@ -18,6 +18,7 @@ from eagc_jax.gcd.sources import Records, read
 from eagc_jax.gcd.training.augmentation import Augmentation, augment
 from eagc_jax.gcd.training.inputs import in_unit_range
 from eagc_jax.gcd.training.views import ViewPool
+from eagc_jax.typing import PyTree
 
 _VERSION = 1  # of what is computed; part of the cache's key
 
@@ -30,7 +31,7 @@ def view_features(
     views: int,
     seed: int = 0,
     batch_size: int = 64,
-    cache: str | os.PathLike | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> ViewPool:
     """Draws the views of all images and gives each its feature.
 
@@ -103,8 +104,14 @@ def _one_view(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _features(graphdef, augmentation, state, key, images):
-    backbone: Any = nnx.merge(graphdef, state)
+def _features(
+    graphdef: nnx.GraphDef[Backbone],
+    augmentation: Augmentation,
+    state: PyTree,
+    key: jax.Array,
+    images: ArrayLike,
+) -> jax.Array:
+    backbone = nnx.merge(graphdef, state)
     views = augment(key, in_unit_range(jnp.asarray(images)), augmentation)
     depth = backbone.depth
     return backbone.readout(backbone.prefix(views, depth), depth)

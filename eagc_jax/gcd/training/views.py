@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,9 @@ import numpy as np
 from flax import nnx
 
 from eagc_jax.gcd.training.augmentation import Augmentation, augment
+
+if TYPE_CHECKING:
+    from eagc_jax.gcd.backbones import Backbone
 
 _CHUNK = 1024  # images through the prefix at once
 
@@ -30,7 +33,7 @@ class ViewPool(NamedTuple):
 def pool_views(
     key: jax.Array,
     images: jax.Array,
-    backbone: Any,
+    backbone: Backbone,
     augmentation: Augmentation,
     *,
     views: int,
@@ -71,7 +74,9 @@ def pool_views(
     return ViewPool(np.stack(tokens, axis=1), frozen)
 
 
-def frozen_tokens(backbone: Any, images: jax.Array, frozen_blocks: int) -> jax.Array:
+def frozen_tokens(
+    backbone: Backbone, images: jax.Array, frozen_blocks: int
+) -> jax.Array:
     """The prefix's tokens (N, T, width) of many images, some at a time."""
     number = len(images)
     size = min(_CHUNK, number)
@@ -85,7 +90,7 @@ def frozen_tokens(backbone: Any, images: jax.Array, frozen_blocks: int) -> jax.A
 
 
 @functools.partial(nnx.jit, static_argnames="frozen_blocks")
-def _prefix(backbone, images, frozen_blocks):
+def _prefix(backbone: Backbone, images: jax.Array, frozen_blocks: int) -> jax.Array:
     return backbone.prefix(images, frozen_blocks)
 
 

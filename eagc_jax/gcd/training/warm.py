@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -13,12 +13,19 @@ from eagc_jax.gcd.clustering import semi_supervised_kmeans
 from eagc_jax.gcd.training.checkpoints.manifest import Place
 from eagc_jax.gcd.training.checkpoints.state import Inside
 from eagc_jax.gcd.training.epoch import Carry, Recipe, merge, optimizer_of
+from eagc_jax.gcd.training.model import DiscoveryModel
+from eagc_jax.typing import Params
 
 if TYPE_CHECKING:
     from eagc_jax.gcd.training.loop import TrainingRun
 
 
-def warm_up(recipe: Recipe, graphdef: Any, carry: Carry, run: TrainingRun) -> Carry:
+def warm_up(
+    recipe: Recipe,
+    graphdef: nnx.GraphDef[DiscoveryModel],
+    carry: Carry,
+    run: TrainingRun,
+) -> Carry:
     """The carry to start from: parameters that were trained, the rest as at first."""
     settings = recipe.config.warm_start
     assert settings is not None
@@ -51,7 +58,9 @@ def _recipe_of(recipe: Recipe) -> Recipe:
     )
 
 
-def _trained(recipe: Recipe, carry: Carry, run: TrainingRun, epochs: int) -> Any:
+def _trained(
+    recipe: Recipe, carry: Carry, run: TrainingRun, epochs: int
+) -> dict[str, Params]:
     first, inside = 0, run._inside
     carry = first_carry(recipe, carry)
     if inside is not None:
@@ -63,7 +72,12 @@ def _trained(recipe: Recipe, carry: Carry, run: TrainingRun, epochs: int) -> Any
     return carry.params
 
 
-def _with_prototypes(graphdef, params: Any, run: TrainingRun, restarts: int) -> Any:
+def _with_prototypes(
+    graphdef: nnx.GraphDef[DiscoveryModel],
+    params: dict[str, Params],
+    run: TrainingRun,
+    restarts: int,
+) -> dict[str, Params]:
     labels = run.records.labels
     found = semi_supervised_kmeans(
         jax.random.key(run.config.seed),

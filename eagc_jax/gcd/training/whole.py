@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 
 from eagc_jax.gcd.training import parallel
 from eagc_jax.gcd.training.epoch import features_of, tokens_of
 from eagc_jax.gcd.training.inputs import Inputs
+from eagc_jax.gcd.training.model import DiscoveryModel
+from eagc_jax.typing import Params, PyTree
 
 BLOCK = 2048  # items at once
 KEPT = 2**28  # bytes of the frozen prefix's tokens that are kept, for all blocks
@@ -28,14 +31,16 @@ class WholeData:
       mesh: over which a block is divided, or None.
     """
 
-    def __init__(self, inputs: Inputs, graphdef: Any, mesh: Mesh | None):
+    def __init__(
+        self, inputs: Inputs, graphdef: nnx.GraphDef[DiscoveryModel], mesh: Mesh | None
+    ):
         self._inputs, self._graphdef, self._mesh = inputs, graphdef, mesh
         self._size = min(BLOCK, len(inputs))
         if mesh is not None:
             self._size += -self._size % mesh.size
-        self._kept: list[Any] | None = None
+        self._kept: list[PyTree] | None = None
 
-    def features(self, params: Any, frozen: Any) -> np.ndarray:
+    def features(self, params: dict[str, Params], frozen: PyTree) -> np.ndarray:
         """(N, width) float32; parameters and frozen part as they lie on the mesh."""
         tokens = self._tokens(params, frozen)
         found = [
@@ -45,7 +50,7 @@ class WholeData:
         local = found if self._mesh is None else [parallel.local(x) for x in found]
         return np.concatenate([np.asarray(x) for x in local])[: len(self._inputs)]
 
-    def _tokens(self, params: Any, frozen: Any) -> Any:
+    def _tokens(self, params: dict[str, Params], frozen: PyTree) -> Iterable[PyTree]:
         """The prefix's tokens by blocks; kept, if they are few."""
         if self._kept is not None:
             return self._kept
@@ -59,11 +64,11 @@ class WholeData:
         return self._kept
 
     @staticmethod
-    def _chained(first: Any, rest: Any) -> Any:
+    def _chained(first: PyTree, rest: Iterable[PyTree]) -> Iterator[PyTree]:
         yield first
         yield from rest
 
-    def _computed(self, params: Any, frozen: Any) -> Any:
+    def _computed(self, params: dict[str, Params], frozen: PyTree) -> Iterator[PyTree]:
         for block in self._inputs.blocks(self._size):
             own = jax.tree.map(self._own, block)
             arrays = parallel.divide(own, self._size, self._mesh)

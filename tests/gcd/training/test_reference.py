@@ -9,6 +9,7 @@ from flax import nnx
 
 from eagc_jax.gcd.backbones import vit as models
 from eagc_jax.gcd.backbones import weights
+from eagc_jax.gcd.settings.running import RunSettings
 from eagc_jax.gcd.sources import ArrayItems
 from eagc_jax.gcd.training import views
 from eagc_jax.gcd.training.loop import TrainingRun
@@ -92,3 +93,8 @@ def test_a_batch_must_fit_the_labeled_images(split, backbone):
     config = dataclasses.replace(CONFIG, batch_size=number + 1)
     with pytest.raises(ValueError, match=f"at most the {number} labeled images"):
         train_reference(config, split, backbone)
+
+
+def test_a_reference_needs_a_backbone(split):
+    with pytest.raises(ValueError, match="backbone is needed"):
+        RunSettings(reference=CONFIG).start(split)

@@ -5,7 +5,6 @@ batches and views, for the same number of steps.
 """
 
 import dataclasses
-from typing import Any
 
 from eagc_jax.gcd.training.aggregation import Aggregation
 from eagc_jax.gcd.training.settings import FeatureCoordination
@@ -14,7 +13,7 @@ CONTROL = "warm start"  # what differences are taken to
 
 # The article's strengths, as its code applies them.
 AGA, EEP = 0.7, 0.5
-NEVER: dict[str, Any] = {"aga_weight": 0.0, "eep_weight": 0.0}
+NEVER = FeatureCoordination(aga_weight=0.0, eep_weight=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +29,8 @@ class Arm:
     head_rate: float = 1.0
 
 
-def _feature(**changes: Any) -> FeatureCoordination:
-    return FeatureCoordination(**(NEVER | changes))
+def _feature(**changes: object) -> FeatureCoordination:
+    return dataclasses.replace(NEVER, **changes)
 
 
 # A conceptor that sees directions in which the labeled features differ, at an aperture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -37,7 +36,7 @@ def lines(comparison: Comparison) -> list[str]:
 
 
 def _figures(runs: Sequence[FoundRun]) -> Iterable[tuple[str, list[str]]]:
-    def of(name: str) -> list[Any]:
+    def of(name: str) -> list[object]:
         return [run.summary.get(name) for run in runs]
 
     yield "items", [f"{len(run.assignment):,}" for run in runs]
@@ -55,12 +54,14 @@ def _figures(runs: Sequence[FoundRun]) -> Iterable[tuple[str, list[str]]]:
     yield "seconds", [_seconds(one) for one in of("seconds")]
 
 
-def _collapsed(differing: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+def _collapsed(
+    differing: Mapping[str, Sequence[object]],
+) -> dict[str, Sequence[object]]:
     """One row for a group of settings that a run has not at all."""
     groups: dict[str, list[str]] = {}
     for name in differing:
         groups.setdefault(name.partition(".")[0], []).append(name)
-    rows: dict[str, Sequence[Any]] = {}
+    rows: dict[str, Sequence[object]] = {}
     for group, names in groups.items():
         columns = zip(*(differing[name] for name in names), strict=True)
         absent = [all(value is None for value in column) for column in columns]
@@ -97,7 +98,7 @@ def _score(run: FoundRun, name: str) -> str:
     return "-" if np.isnan(value) else f"{value:.3f}"
 
 
-def _seconds(stages: Any) -> str:
+def _seconds(stages: object) -> str:
     if not isinstance(stages, dict):
         return "-"
     return f"{sum(one for one in stages.values() if isinstance(one, int | float)):.1f}"
@@ -150,7 +151,7 @@ def _difference(one: PairedAccuracy) -> str:
     )
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     text = shown(value)
     return text if len(text) <= _LETTERS else f"...{text[3 - _LETTERS :]}"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from eagc_jax._files import JsonObject
 from eagc_jax.gcd.evaluation.accuracy import correct_samples
 from eagc_jax.gcd.evaluation.rehearsal import Rehearsal
 from eagc_jax.gcd.evaluation.scores import Scores, score
@@ -30,8 +30,8 @@ class FoundRun:
     """What a comparison needs of a run."""
 
     name: str
-    settings: dict[str, Any]  # plain values by dotted name
-    summary: dict[str, Any]
+    settings: JsonObject  # plain values by dotted name
+    summary: JsonObject
     records: Records
     assignment: Assignment
     scores: Scores | None  # None where the true classes are not known
@@ -61,11 +61,12 @@ class Comparison:
     """Two or more runs; each of them against the first."""
 
     runs: tuple[FoundRun, ...]
-    differing: dict[str, tuple[Any, ...]]  # settings that are not all the same, by name
+    # settings that are not all the same, by name
+    differing: dict[str, tuple[object, ...]]
     pairs: tuple[Pair, ...]
 
 
-def read_run(folder: str | os.PathLike) -> FoundRun:
+def read_run(folder: str | os.PathLike[str]) -> FoundRun:
     """A run, from its folder and its data.
 
     Raises:
@@ -100,12 +101,14 @@ def compare(runs: Sequence[FoundRun]) -> Comparison:
         raise ValueError("two runs or more are needed to compare them")
     pairs = tuple(_pair(runs[0], other) for other in runs[1:])
     names = dict.fromkeys(name for run in runs for name in run.settings)
-    values = {name: tuple(run.settings.get(name) for run in runs) for name in names}
+    values: dict[str, tuple[object, ...]] = {
+        name: tuple(run.settings.get(name) for run in runs) for name in names
+    }
     differing = {n: found for n, found in values.items() if _differ(found)}
     return Comparison(tuple(runs), differing, pairs)
 
 
-def plain(comparison: Comparison) -> dict[str, Any]:
+def plain(comparison: Comparison) -> JsonObject:
     """The comparison as plain values for JSON; NaN becomes None."""
     return {
         "runs": [
@@ -126,7 +129,7 @@ def plain(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _plain_pair(pair: Pair) -> dict[str, Any]:
+def _plain_pair(pair: Pair) -> JsonObject:
     found = pair.agreement
     return {
         "first": pair.first,
@@ -145,7 +148,7 @@ def _plain_pair(pair: Pair) -> dict[str, Any]:
     }
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
+def _plain(values: Mapping[str, float]) -> JsonObject:
     return {name: one if np.isfinite(one) else None for name, one in values.items()}
 
 
@@ -247,14 +250,14 @@ def _sizes(assignment: Assignment) -> list[tuple[str, int]]:
     ]
 
 
-def _flat(values: Any, name: str = "") -> dict[str, Any]:
+def _flat(values: object, name: str = "") -> JsonObject:
     if not isinstance(values, dict):
         return {name: values}
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     for key, value in values.items():
         found |= _flat(value, f"{name}.{key}" if name else str(key))
     return found
 
 
-def _differ(values: Sequence[Any]) -> bool:
+def _differ(values: Sequence[object]) -> bool:
     return any(value != values[0] for value in values[1:])

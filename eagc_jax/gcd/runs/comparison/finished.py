@@ -36,7 +36,7 @@ MEASURES = FinishedRun._fields[3:]
 
 
 def read_runs(
-    path: str | os.PathLike, say: Callable[[str], None] = print
+    path: str | os.PathLike[str], say: Callable[[str], None] = print
 ) -> list[FinishedRun]:
     """The finished runs in a file.
 
@@ -82,7 +82,7 @@ def read_runs(
     return list(runs.values())
 
 
-def append_run(path: str | os.PathLike, run: FinishedRun) -> None:
+def append_run(path: str | os.PathLike[str], run: FinishedRun) -> None:
     """Adds a run to the file, which is made if missing; on disk when this returns.
 
     The line goes out in one write and ends in its line break, so that whatever stops

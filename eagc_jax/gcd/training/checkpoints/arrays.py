@@ -9,11 +9,11 @@ import os
 import pathlib
 import stat
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.typing import DTypeLike
 
 from eagc_jax.gcd.runs.reading import read_json
 from eagc_jax.gcd.sources.strings import shown
@@ -140,7 +140,7 @@ def _check_header(path: pathlib.Path, expected: jax.ShapeDtypeStruct) -> None:
         )
 
 
-def _dtype(dtype: Any) -> str:
+def _dtype(dtype: DTypeLike) -> str:
     """As Zarr spells it; types that NumPy has not are named."""
     dtype = np.dtype(dtype)
     return dtype.name if dtype.kind == "V" else dtype.str

@@ -6,20 +6,25 @@ import dataclasses
 import functools
 import importlib.metadata
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
+import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 import eagc_jax
-from eagc_jax.gcd.sources import ArrayItems, ChosenItems, Records
+from eagc_jax.gcd.sources import ArrayItems, ChosenItems, Items, Records
 from eagc_jax.gcd.sources.strings import shown
 from eagc_jax.gcd.training import parallel
 from eagc_jax.gcd.training.checkpoints.trees import is_key, shapes_of
 from eagc_jax.gcd.training.epoch import program_of
+from eagc_jax.gcd.training.views import ViewPool
+from eagc_jax.typing import PyTree
 
 if TYPE_CHECKING:
+    from eagc_jax.gcd.backbones import Backbone
     from eagc_jax.gcd.training.loop import TrainingRun
 
 _WHOLE = 2**28  # bytes up to which all of an array is looked at
@@ -28,15 +33,18 @@ _SHOWN = 80  # characters of a text
 _MOST_SHOWN = 6  # facts in a message
 
 
-def of_run(
-    run: TrainingRun,
-    backbone: Any,
-    reference: Any,
-    pool: Any,
-    features: Any,
-    neighbours: Any,
-    aggregator: Any,
-) -> dict[str, str]:
+class Given(NamedTuple):
+    """What a run was made with, as `TrainingRun` takes it."""
+
+    backbone: Backbone | None
+    reference: Backbone | None
+    pool: ViewPool | None
+    features: np.ndarray | None
+    neighbours: np.ndarray | None
+    aggregator: optax.GradientTransformation | None
+
+
+def of_run(run: TrainingRun, given: Given) -> dict[str, str]:
     """Of a run and what it was made with, arrays by their digests."""
     settings = of_settings(
         config=run.config, method=run.method, coordination=run._recipe.coordination
@@ -48,12 +56,12 @@ def of_run(
         "width of the feature": str(run.task.width),
         "parameters": _shapes(run._carry.params),
         # Elsewhere all that counts of it is in the features and the views.
-        "backbone": of_model(backbone if run.config.trains == "blocks" else None),
-        "reference": of_model(reference),
-        "views": "None" if pool is None else digest(pool.tokens),
-        "features": digest(features),
-        "neighbours": digest(neighbours),
-        "aggregator": "None" if aggregator is None else _program(run),
+        "backbone": of_model(given.backbone if run.config.trains == "blocks" else None),
+        "reference": of_model(given.reference),
+        "views": "None" if given.pool is None else digest(given.pool.tokens),
+        "features": digest(given.features),
+        "neighbours": digest(given.neighbours),
+        "aggregator": "None" if given.aggregator is None else _program(run),
     }
 
 
@@ -62,11 +70,11 @@ def _program(run: TrainingRun) -> str:
     return parallel.digest(program_of(run._recipe, params, state))
 
 
-def _shapes(params: Any) -> str:
+def _shapes(params: PyTree) -> str:
     return parallel.digest(str([(n, x.shape) for n, x in shapes_of(params).items()]))
 
 
-def of_settings(**settings: Any) -> dict[str, str]:
+def of_settings(**settings: object) -> dict[str, str]:
     """Every field of dataclasses by its name; of other values their text."""
     found: dict[str, str] = {}
     for name, value in settings.items():
@@ -93,14 +101,14 @@ def of_records(records: Records) -> dict[str, str]:
     }
 
 
-def _content(items: Any) -> str:
+def _content(items: Items) -> str:
     """Of items in memory; others are known by their ids."""
     if isinstance(items, ChosenItems):
         return parallel.digest([_content(items.items), items.rows])
     return digest(items.array) if isinstance(items, ArrayItems) else "None"
 
 
-def of_model(model: Any) -> str:
+def of_model(model: Backbone | None) -> str:
     """Of the arrays of a module, or of a backbone that is none; or "None"."""
     if model is None:
         return "None"
@@ -109,13 +117,13 @@ def of_model(model: Any) -> str:
     return digest_of_tree(nnx.to_pure_dict(nnx.state(model)))
 
 
-def digest_of_tree(tree: Any) -> str:
+def digest_of_tree(tree: PyTree) -> str:
     """Of all arrays of a tree; of large ones, of rows that are spread over them."""
     leaves, structure = jax.tree.flatten(tree)
     return parallel.digest([str(structure), *map(digest, leaves)])
 
 
-def digest(array: Any) -> str:
+def digest(array: np.ndarray | jax.Array | None) -> str:
     """Of an array, or of rows that are spread over a large one; or "None"."""
     if array is None:
         return "None"
@@ -130,7 +138,7 @@ def digest(array: Any) -> str:
     return parallel.digest((np.asarray(np.shape(array)), array[chosen]))
 
 
-def versions(mesh: Any) -> dict[str, str]:
+def versions(mesh: Mesh | None) -> dict[str, str]:
     """Of what rounding depends on; a run that goes on with others is not the same."""
     device = jax.devices()[0]
     return {
@@ -151,7 +159,7 @@ def package_version() -> str:
     return eagc_jax.__version__
 
 
-def differences(theirs: Mapping[str, Any], ours: Mapping[str, str]) -> str:
+def differences(theirs: Mapping[str, object], ours: Mapping[str, str]) -> str:
     """What differs, as text for a message; empty where nothing does."""
     differ = []
     for name in dict.fromkeys([*ours, *theirs]):
@@ -162,6 +170,6 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, str]) -> str:
     return ", ".join(differ[:_MOST_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _short(text: Any) -> str:
-    text = shown(text)
+def _short(value: object) -> str:
+    text = shown(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import numpy as np
 
@@ -11,13 +9,14 @@ from eagc_jax.gcd.evaluation.accuracy import Accuracy
 from eagc_jax.gcd.runs.history import RunHistory
 from eagc_jax.gcd.training import measures
 from eagc_jax.gcd.training.recording import record_decisions
+from eagc_jax.typing import OptState, PyTree
 
 _NUMBERS = ("seconds", "step_seconds", "subspace_overlap")  # one an epoch
 
 
-def to_tree(history: RunHistory) -> dict[str, Any]:
+def to_tree(history: RunHistory) -> dict[str, PyTree]:
     """All that differs from epoch to epoch; names are the run's."""
-    tree: dict[str, Any] = {
+    tree: dict[str, PyTree] = {
         "accuracy": np.array(history.accuracy, np.float64).reshape(-1, 3),
         "losses": np.array(list(history.losses.values()), np.float64).T,
     }
@@ -31,8 +30,8 @@ def to_tree(history: RunHistory) -> dict[str, Any]:
 
 
 def shapes(
-    history: RunHistory, opt_state: Any, epochs: int, steps: int, *, measured: bool
-) -> dict[str, Any]:
+    history: RunHistory, opt_state: OptState, epochs: int, steps: int, *, measured: bool
+) -> dict[str, PyTree]:
     """Of the tree after so many epochs of a run.
 
     Args:
@@ -43,7 +42,7 @@ def shapes(
       measured: whether raw gradients are measured in some steps.
     """
     number = len(history.objective_names)
-    tree: dict[str, Any] = {
+    tree: dict[str, PyTree] = {
         "accuracy": jax.ShapeDtypeStruct((epochs, 3), np.float64),
         "losses": jax.ShapeDtypeStruct((epochs, number), np.float64),
     }
@@ -62,7 +61,7 @@ def shapes(
 
 
 def trace_shapes(
-    history: RunHistory, opt_state: Any, steps: int, *, measured: bool
+    history: RunHistory, opt_state: OptState, steps: int, *, measured: bool
 ) -> measures.Trace:
     """Of the traces of so many steps."""
     layers = [one.shape[1] for one in _decided(history, opt_state).decided]
@@ -71,7 +70,7 @@ def trace_shapes(
     return measures.shapes(steps, number, parameters, sum(layers))
 
 
-def fill(history: RunHistory, tree: dict[str, Any], opt_state: Any) -> None:
+def fill(history: RunHistory, tree: dict[str, PyTree], opt_state: OptState) -> None:
     """Puts all that `to_tree` took out of a history into one that has no epoch yet."""
     epochs = len(tree["accuracy"])
     history.epochs = list(range(1, epochs + 1))
@@ -91,7 +90,7 @@ def fill(history: RunHistory, tree: dict[str, Any], opt_state: Any) -> None:
     ]
 
 
-def _decided(history: RunHistory, opt_state: Any) -> RunHistory:
+def _decided(history: RunHistory, opt_state: OptState) -> RunHistory:
     """A history of one decision: what kind, of which layers and shapes."""
     found = RunHistory(history.name, objective_names=history.objective_names)
     record_decisions(found, opt_state)

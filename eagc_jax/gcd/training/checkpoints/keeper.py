@@ -13,7 +13,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eagc_jax.gcd.methods.base import check
 from eagc_jax.gcd.runs.locking import locked
@@ -24,6 +24,7 @@ from eagc_jax.gcd.training.checkpoints.arrays import Damaged
 from eagc_jax.gcd.training.checkpoints.interrupts import Interrupts
 from eagc_jax.gcd.training.checkpoints.manifest import Manifest, Place
 from eagc_jax.gcd.training.checkpoints.shelf import Shelf
+from eagc_jax.typing import PyTree
 
 if TYPE_CHECKING:
     from eagc_jax.gcd.training.loop import TrainingRun
@@ -41,13 +42,13 @@ class Checkpoints:
       ValueError: a number is out of its range; the message names the field.
     """
 
-    folder: str | os.PathLike
+    folder: str | os.PathLike[str]
     every: int = 1  # epochs from one checkpoint to the next
     seconds: float = 0.0  # and at least so many
     within: float = 300.0  # seconds after which one is written inside of an epoch
     keep: int = 3  # the newest ones
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("every", "keep"):
             check(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
         for name in ("seconds", "within"):
@@ -98,7 +99,7 @@ class Keeper:
         state.put(run, kept.place, tree)
         self._saved = kept.place
 
-    def _newest(self, run: TrainingRun) -> tuple[Manifest, Any] | None:
+    def _newest(self, run: TrainingRun) -> tuple[Manifest, dict[str, PyTree]] | None:
         """The newest checkpoint that is whole; warns of those that are not."""
         damaged, numbers = [], self._shelf.numbers()
         self._number = next(iter(numbers), None)
@@ -287,7 +288,7 @@ class Keeper:
 
 
 def of(
-    checkpoints: Checkpoints | str | os.PathLike | None,
+    checkpoints: Checkpoints | str | os.PathLike[str] | None,
     made_of: Callable[[], Mapping[str, str]],
 ) -> Keeper:
     """The keeper of a run; of a folder alone, with the usual times.

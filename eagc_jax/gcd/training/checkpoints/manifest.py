@@ -6,8 +6,9 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from typing import Any
+from typing import TypeVar
 
+from eagc_jax._files import JsonObject
 from eagc_jax.gcd.runs.reading import MEGABYTE, read_json
 from eagc_jax.gcd.sources.strings import shown
 from eagc_jax.gcd.training.checkpoints import facts
@@ -16,6 +17,8 @@ from eagc_jax.gcd.training.checkpoints.arrays import Damaged, file_sizes
 FILE = "checkpoint.json"
 FORMAT = 1  # goes up when a checkpoint's parts or their meaning change
 _MOST = 4 * MEGABYTE
+
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -99,7 +102,7 @@ def read(folder: pathlib.Path, most: int) -> Manifest:
         raise Damaged(f"{shown(folder / FILE)} lacks a part: {error}") from error
 
 
-def _check_version(folder: pathlib.Path, content: dict[str, Any]) -> None:
+def _check_version(folder: pathlib.Path, content: JsonObject) -> None:
     theirs = {name: str(content.get(name)) for name in ("format", "version")}
     ours = {"format": str(FORMAT), "version": facts.package_version()}
     differ = facts.differences(theirs, ours)
@@ -111,7 +114,7 @@ def _check_version(folder: pathlib.Path, content: dict[str, Any]) -> None:
 
 
 def _check_files(
-    folder: pathlib.Path, sizes: dict[str, int], files: Any, most: int
+    folder: pathlib.Path, sizes: dict[str, int], files: object, most: int
 ) -> None:
     if not isinstance(files, dict):
         raise Damaged(f"{shown(folder / FILE)} lacks the list of files")
@@ -128,13 +131,17 @@ def _check_files(
             raise Damaged(f"{shown(folder / name)} is not as it was written")
 
 
-def _is(kind: type, value: Any) -> Any:
-    if type(value) is not kind or (kind is int and value < 0):
+def _is(kind: type[_T], value: object) -> _T:
+    if (
+        not isinstance(value, kind)
+        or type(value) is not kind  # True is no 1
+        or (isinstance(value, int) and value < 0)
+    ):
         raise TypeError(f"{value!r} is no {kind.__name__}"[:80])
     return value
 
 
-def _digest(content: dict[str, Any]) -> str:
+def _digest(content: JsonObject) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

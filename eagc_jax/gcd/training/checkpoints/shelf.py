@@ -26,7 +26,7 @@ class Shelf:
       keep: how many of them.
     """
 
-    def __init__(self, folder: str | os.PathLike, keep: int):
+    def __init__(self, folder: str | os.PathLike[str], keep: int):
         self.folder = pathlib.Path(folder)
         self._keep = keep
 

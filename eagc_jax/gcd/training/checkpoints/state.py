@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
@@ -13,6 +13,8 @@ from eagc_jax.gcd.training.checkpoints import histories, trees
 from eagc_jax.gcd.training.checkpoints.arrays import Damaged
 from eagc_jax.gcd.training.checkpoints.manifest import Place
 from eagc_jax.gcd.training.epoch import Carry
+from eagc_jax.gcd.training.measures import Trace
+from eagc_jax.typing import Params, PyTree
 
 if TYPE_CHECKING:
     from eagc_jax.gcd.training.loop import TrainingRun
@@ -23,7 +25,7 @@ class Inside(NamedTuple):
 
     place: Place
     carry: Carry
-    traces: Any = None  # of training, in one or more parts
+    traces: Sequence[Trace] | None = None  # of training, in one or more parts
 
 
 def place_of(run: TrainingRun, inside: Inside | None) -> Place | None:
@@ -35,7 +37,7 @@ def place_of(run: TrainingRun, inside: Inside | None) -> Place | None:
     return Place(True, len(run.history.epochs))
 
 
-def tree_to_save(run: TrainingRun, inside: Inside | None) -> dict[str, Any]:
+def tree_to_save(run: TrainingRun, inside: Inside | None) -> dict[str, PyTree]:
     """Arrays of one device each, or of the host."""
     tree = {
         "key": run._key,
@@ -47,13 +49,14 @@ def tree_to_save(run: TrainingRun, inside: Inside | None) -> dict[str, Any]:
     if inside is not None:
         tree["inside"] = {"carry": run._own(inside.carry)}
         if inside.place.training:
+            assert inside.traces is not None  # of the steps that are over
             tree["inside"]["traces"] = chunks.joined(
                 [run._own(part) for part in inside.traces]
             )
     return tree
 
 
-def like(run: TrainingRun, place: Place, epochs: int) -> dict[str, Any]:
+def like(run: TrainingRun, place: Place, epochs: int) -> dict[str, PyTree]:
     """The shapes of `tree_to_save` at that place, in a tree of the same form."""
     carry, measured = run._carry, bool(run.config.log_every)
     steps = run._recipe.steps
@@ -78,8 +81,8 @@ def like(run: TrainingRun, place: Place, epochs: int) -> dict[str, Any]:
 
 
 def tree_of(
-    run: TrainingRun, form: dict[str, Any], found: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
+    run: TrainingRun, form: dict[str, PyTree], found: Mapping[str, np.ndarray]
+) -> dict[str, PyTree]:
     """The arrays read, in the form of `like`; the history's stay on the host."""
     on_device = trees.from_arrays({**form, "history": ()}, found, host=False)
     only = trees.from_arrays({"history": form["history"]}, found, host=True)
@@ -89,7 +92,7 @@ def tree_of(
     return tree
 
 
-def put(run: TrainingRun, place: Place, tree: dict[str, Any]) -> None:
+def put(run: TrainingRun, place: Place, tree: dict[str, PyTree]) -> None:
     """Makes the run go on from there."""
     histories.fill(run.history, tree["history"], tree["carry"].opt_state)
     mesh = run._mesh
@@ -140,7 +143,7 @@ def most_bytes(run: TrainingRun, small: int) -> int:
     )
 
 
-def _reference(run: TrainingRun, below: Any) -> dict[str, Any]:
+def _reference(run: TrainingRun, below: dict[str, Params]) -> dict[str, PyTree]:
     """The reference part, where a warm start has made another of it."""
     if run._recipe.coordination is None or run.config.warm_start is None:
         return {}
