@@ -85,6 +85,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--full-grid", action="store_true", help="tune all ratios together first"
     )
     parser.add_argument(
+        "--refine", type=int, default=0, help="tune between powers of ten, so often"
+    )
+    parser.add_argument(
         "--data",
         action="append",
         default=[],
@@ -201,7 +204,9 @@ class Bench:
                 self._train_settings(static, part)
             return {w: self._score(table.shown(w), seeds) for w in settings}
 
-        found = tuning.search(self.task.number, evaluate, self.options.full_grid)
+        found = tuning.search(
+            self.task.number, evaluate, self.options.full_grid, self.options.refine
+        )
         self._say(TUNED, f"weights {table.shown(found.weights)}")
         return found.weights
 

@@ -48,8 +48,9 @@ number and figure below comes from there.
   excludes zero; a star: p is below 0.05, too. 7/10: better in 7 of 10 seeds.
 - *Tuned static weights*: the ratio of each objective's weight to the first one's over
   powers of ten, by turns (all combinations with `--full-grid`), from 0.01 to 100 and on
-  where the best is at an end; on two seeds that serve for nothing else. What that took
-  is below each table, and isn't counted in *equal time*.
+  where the best is at an end, then between them as often as `--refine` says; on two seeds
+  that serve for nothing else. What that took is below each table, and isn't counted in
+  *equal time*.
 - *Equal time*: as many steps as take as long as the plain sum's. The cost of a step is
   measured by turns with the sum's, with all seeds side by side.
 - What was chosen on development seeds is confirmed on fresh ones.
@@ -155,23 +156,30 @@ def commands(rows: Sequence[Row], table: pathlib.Path) -> Iterator[str]:
         present = {row.arm for row in mine}
         arms = tuple(name for name in ARMS if name in present)
         seeds = [row.seed - FIRST_SEED[split] for row in mine]
-        full = TUNED in present and _whole_grid(rows, task)
-        group = (budget, split, arms, min(seeds), max(seeds), full)
+        search = _search(rows, task) if TUNED in present else ""
+        group = (budget, split, arms, min(seeds), max(seeds), search)
         groups.setdefault(group, []).append(task)
-    for (budget, split, arms, first, last, full), tasks in groups.items():
+    for (budget, split, arms, first, last, search), tasks in groups.items():
         yield (
             f"    python -m benchmarks.evidence --family {rows[0].family} "
             f"--tasks {' '.join(tasks)} --arms {' '.join(arms)} "
             f"--seeds {last - first + 1} --first-seed {first} --split {split} "
-            f"--budget {budget}{' --full-grid' if full else ''} --out {table}"
+            f"--budget {budget}{search} --out {table}"
         )
 
 
-def _whole_grid(rows: Sequence[Row], task: str) -> bool:
-    """Whether all combinations of the grid were tried, not one ratio after another."""
+def _search(rows: Sequence[Row], task: str) -> str:
+    """The options of the search for weights, told by the settings that it tried."""
     tried = {r.setting for r in rows if (r.task, r.arm) == (task, STATIC)}
-    number = max((len(setting.split()) for setting in tried), default=1)
-    return number > 2 and len(tried) >= len(DECADES) ** (number - 1)
+    between = {one for one in tried if not all(map(_is_power, one.split()))}
+    others = max((len(one.split()) for one in tried), default=1) - 1
+    full = others > 1 and len(tried - between) >= len(DECADES) ** others
+    halvings = -(-len(between) // (2 * others)) if between else 0
+    return " --full-grid" * full + f" --refine {halvings}" * bool(halvings)
+
+
+def _is_power(weight: str) -> bool:
+    return math.log10(float(weight)).is_integer()
 
 
 def grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:

@@ -23,18 +23,22 @@ class Tuned(NamedTuple):
     tried: int  # settings
 
 
-def search(number: int, evaluate: Evaluate, full: bool = False) -> Tuned:
+def search(
+    number: int, evaluate: Evaluate, full: bool = False, refine: int = 0
+) -> Tuned:
     """The best static weights of K objectives.
 
     The ratio of each objective to the first is tried at five powers of ten, the others
     as they are by then (all ones at first); where the best is at an end of the grid, the
     next power is tried, up to two more. ``full`` tries all combinations of the five
-    first.
+    first. ``refine`` looks that often between: half a power of ten to either side of the
+    best in each ratio, then a quarter, an eighth.
 
     Args:
       number: K.
       evaluate: lower is better; a setting that isn't finite counts as the worst.
       full: whether to try the whole grid before.
+      refine: how often to halve the grid's step at the end.
     """
     scores: dict[Weights, float] = {}
 
@@ -53,6 +57,12 @@ def search(number: int, evaluate: Evaluate, full: bool = False) -> Tuned:
         best = _least(combinations, scores)
     for objective in range(1, number):
         best = _along(objective, best, score, scores)
+    for halving in range(1, refine + 1):
+        factor = 10.0 ** (0.5**halving)
+        for objective in range(1, number):
+            beside = [_times(best, objective, by) for by in (1 / factor, factor)]
+            score(beside)
+            best = _least([best, *beside], scores)
     return Tuned(best, len(scores))
 
 
@@ -72,6 +82,12 @@ def _along(objective: int, best: Weights, score, scores) -> Weights:
         decades.sort()
         score([at(leader + 1), at(leader - 1)])
     return _least([at(decade) for decade in decades], scores)
+
+
+def _times(weights: Weights, objective: int, factor: float) -> Weights:
+    """One weight multiplied, to three digits: a setting is read back from a table."""
+    new = float(f"{weights[objective] * factor:.3g}")
+    return (*weights[:objective], new, *weights[objective + 1 :])
 
 
 def _least(settings: Sequence[Weights], scores: Mapping[Weights, float]) -> Weights:

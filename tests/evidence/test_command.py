@@ -110,20 +110,24 @@ def test_tuned_weights_page_and_figures(program, count, capsys):
     assert path.with_suffix(".md").read_text() == page
 
 
-def test_the_page_names_the_command_of_a_whole_grid():
+def test_the_page_names_the_command_of_the_search():
     def row(arm, setting):
         return rows.Row(
             *("physics", "x", arm, 0, "tuning" if arm == "static" else "dev", "steps"),
             *(setting, "error", 1.0, "", 6, 1.0, 1.0),
         )
 
-    weights = [f"1 {a} {b}" for a in range(5) for b in range(5)]
+    powers = ("0.01", "0.1", "1", "10", "100")
+    weights = [f"1 {a} {b}" for a in powers for b in powers]
     static = [row("static", setting) for setting in weights]
     every = [*static, row("sum", ""), row("tuned", weights[0])]
     (line,) = report.commands(every, pathlib.Path("t.csv"))
     assert line.endswith("--budget steps --full-grid --out t.csv")
     (line,) = report.commands(every[1:], pathlib.Path("t.csv"))
     assert "--full-grid" not in line
+    between = [row("static", f"1 1 {x}") for x in ("3.16", "31.6", "5.62")]
+    (line,) = report.commands([*every, *between], pathlib.Path("t.csv"))
+    assert line.endswith("--full-grid --refine 1 --out t.csv")
 
 
 def test_bad_input_gets_a_sentence(program, tmp_path, capsys):

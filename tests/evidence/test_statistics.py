@@ -121,3 +121,13 @@ def test_the_full_grid_sees_what_turns_miss():
     # 100 and 100 are at an end: one and two powers more are tried by turns, too.
     assert tuning.search(3, evaluate).weights == (1.0, 1.0, 1.0)
     assert tuning.search(3, evaluate, full=True).weights == (1.0, 100.0, 100.0)
+
+
+def test_refining_looks_between_the_powers_of_ten():
+    evaluate, tried = quadratic([0.6, -1.3])
+    coarse = tuning.search(3, evaluate).weights
+    assert coarse == (1.0, 10.0, 0.1)
+    fine = tuning.search(3, evaluate, refine=3).weights
+    # An eighth of a power of ten at the end, so a sixteenth away at most, and rounding.
+    np.testing.assert_allclose(np.log10(fine[1:]), [0.6, -1.3], atol=0.0625 + 0.003)
+    assert {len(f"{w:g}") <= 6 for one in tried for w in one} == {True}
