@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eagc_jax.typing import Params, PyTree, Updates
+
 # None, the name of a mesh axis, or several.
 AxisName = str | Sequence[str] | None
 
 
-def check_axis_name(axis_name: Any) -> tuple[str, ...]:
+def check_axis_name(axis_name: AxisName) -> tuple[str, ...]:
     """``axis_name`` as a tuple of names; raises ValueError for anything else."""
     if axis_name is None:
         return ()
@@ -93,7 +94,7 @@ def max_leaves(
     return _by_split(parts, leaves, names, jnp.maximum, jax.lax.pmax)
 
 
-def all_finite(tree: Any, names: tuple[str, ...] = ()) -> jax.Array:
+def all_finite(tree: PyTree, names: tuple[str, ...] = ()) -> jax.Array:
     """Whether no entry is NaN or infinite: a bool scalar.
 
     Args:
@@ -127,7 +128,7 @@ def max_each(
     return found
 
 
-def check_averaged(updates: Any, params: Any, names: tuple[str, ...]) -> None:
+def check_averaged(updates: Updates, params: Params, names: tuple[str, ...]) -> None:
     """Raises ValueError where gradients differ over devices that share a parameter."""
     if not names or params is None:
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import optax
 
 from eagc_jax._checks import check_objective_axis, check_same_names, check_weights
 from eagc_jax._trees import compute_dtype, named_leaves
+from eagc_jax.typing import PyTree, Updates
 
 # Above this many objectives a sum is one reduction; below it is unrolled, since XLA on
 # CPU is several times slower when it reduces over the leading axis of a large array.
@@ -105,7 +106,7 @@ def finite_rows(leaf: jax.Array) -> jax.Array:
 # ---------------------------------------------------------------------------
 
 
-def stack_objectives(trees: Sequence[Any] | Mapping[Hashable, Any]) -> Any:
+def stack_objectives(trees: Sequence[PyTree] | Mapping[Hashable, PyTree]) -> PyTree:
     """Stacks one tree per objective into one tree with leaves ``(K, *shape)``.
 
     Args:
@@ -149,7 +150,9 @@ def stack_objectives(trees: Sequence[Any] | Mapping[Hashable, Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def unstack_objectives(updates: Any, names: Sequence[Hashable] | None = None) -> Any:
+def unstack_objectives(
+    updates: Updates, names: Sequence[Hashable] | None = None
+) -> PyTree:
     """Splits leaves ``(K, *shape)`` into K trees: the inverse of stacking.
 
     Args:

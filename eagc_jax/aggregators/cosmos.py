@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +98,7 @@ def cosmos_weights(
     losses: jax.Array,
     preference: jax.Array,
     active: jax.Array | None = None,
-    cosine_weight: Any = 1.0,
+    cosine_weight: jax.typing.ArrayLike = 1.0,
 ) -> jax.Array:
     """The gradient in the losses of COSMOS's objective.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,13 @@ from eagc_jax._trees import increment, ratio, wide_zeros
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.gram import row_norms
+from eagc_jax.typing import Updates
 
 
 class DbMtlState(NamedTuple):
     """Moving averages of the gradients of logarithms."""
 
-    averages: Any  # leaves (K, *shape), float32.
+    averages: Updates  # leaves (K, *shape), float32.
     count: jax.Array  # shape=(), int32: steps.
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -167,7 +167,7 @@ def famo_update(
     decay: float = 1e-3,
     b1: float = 0.9,
     b2: float = 0.999,
-    min_losses: Any = 0.0,
+    min_losses: jax.typing.ArrayLike = 0.0,
     eps: float = 1e-8,
 ) -> FamoState:
     """Moves FAMO's logits, from the losses that the last batch has after the step.
@@ -210,7 +210,9 @@ def famo_update(
     )
 
 
-def _log_losses(losses: jax.Array, low: Any, eps: Any) -> jax.Array:
+def _log_losses(
+    losses: jax.Array, low: jax.typing.ArrayLike, eps: jax.typing.ArrayLike
+) -> jax.Array:
     tiny = jnp.finfo(jnp.float32).tiny
     above = jnp.maximum(losses - low + eps, jnp.maximum(eps, tiny))
     return jnp.log(above)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.gram import Gram, cross_gram, gram_of_tree
 from eagc_jax.objectives import expand_to
+from eagc_jax.typing import PyTree, Updates
 
 # What float32 can't tell apart: 84 roundings. A cosine this far below the threshold is a
 # conflict: after a full projection it is 0 to rounding, and without the margin the same
@@ -31,11 +32,11 @@ _MARGIN = 1e-5
 class GcondState(NamedTuple):
     """What the arbitrator goes by, and the momentum."""
 
-    previous: Any  # leaves (K, *shape): last resolved gradients, of norm 1.
+    previous: Updates  # leaves (K, *shape): last resolved gradients, of norm 1.
     norm_average: jax.Array  # shape=(K,), float32: running mean of the norms.
     visits: jax.Array  # shape=(K,), int32: steps in which the objective took part.
     history: jax.Array  # shape=(window,), int32: the last winners; -1 for none.
-    momentum: Any  # like params, float32: running mean of the update.
+    momentum: PyTree  # like params, float32: running mean of the update.
     weights: jax.Array  # shape=(K,), float32: of the last step, before the momentum.
     conflicts: jax.Array  # shape=(), int32: projections made in the last step.
     count: jax.Array  # shape=(), int32: steps.
@@ -61,7 +62,7 @@ def gcond(
     window: int = 3,
     max_projections: int | None = None,
     relative: bool = True,
-    memory_dtype: Any = None,
+    memory_dtype: jax.typing.DTypeLike | None = None,
     **options: Unpack[DirectOptions],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Gradient conductor: projects conflicting pairs, the worst first, by their angle.
@@ -222,7 +223,7 @@ def resolve(
     history: jax.Array,
     rules: Rules,
     rounds: int,
-    floor: Any,
+    floor: jax.typing.ArrayLike,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Projects pairs until none conflicts, or ``rounds`` times.
 
@@ -325,7 +326,9 @@ def _gram(step: _direct.Step) -> Gram:
     return Gram(gram.cosines, ratio(norms, largest), gram.scale * largest)
 
 
-def _along_previous(step: _direct.Step, previous: Any, scale: jax.Array) -> jax.Array:
+def _along_previous(
+    step: _direct.Step, previous: Updates, scale: jax.Array
+) -> jax.Array:
     wide = jax.tree.map(lambda p, u: p.astype(widened(u).dtype), previous, step.updates)
     products = cross_gram(step.updates, wide, axis_name=step.names or None)
     if step.factors is not None:
@@ -334,7 +337,9 @@ def _along_previous(step: _direct.Step, previous: Any, scale: jax.Array) -> jax.
     return ratio(products, scale.astype(products.dtype))
 
 
-def _resolved(step: _direct.Step, previous: Any, mixing: jax.Array, gram: Gram) -> Any:
+def _resolved(
+    step: _direct.Step, previous: Updates, mixing: jax.Array, gram: Gram
+) -> PyTree:
     """This step's resolved gradients over their norms; the old ones of the absent."""
     squares = jnp.diagonal(_product(_product(mixing, gram.matrix), mixing.T))
     norms = jnp.sqrt(jnp.maximum(squares, 0.0)) * gram.scale
@@ -359,7 +364,7 @@ def _product(left: jax.Array, right: jax.Array) -> jax.Array:
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
-def _check(rules: Rules, window: Any, max_projections: Any) -> None:
+def _check(rules: Rules, window: int, max_projections: int | None) -> None:
     thresholds = rules.thresholds
     if len(thresholds) != 3 or not (
         -1 <= thresholds[0] <= thresholds[1] <= thresholds[2] <= 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +111,7 @@ def gem_weights(
 
 
 def _solve(
-    problem: Problem, current: jax.Array, margin: Any
+    problem: Problem, current: jax.Array, margin: jax.typing.ArrayLike
 ) -> tuple[jax.Array, SolveInfo]:
     """In z = norms * v: z >= margin * norms, on the cosines of the memories."""
     cosines, norms = problem.gram.cosines, problem.gram.norms

@@ -20,7 +20,7 @@ from eagc_jax.aggregators._unit_rows import (
     visiting_order,
 )
 from eagc_jax.aggregators._weighting import Problem, Weighting, problem_of, unscale
-from eagc_jax.aggregators.pcgrad import ORDERS
+from eagc_jax.aggregators.pcgrad import ORDERS, Order
 from eagc_jax.gram import Gram
 from eagc_jax.solvers.nnqp import no_solve
 
@@ -34,7 +34,7 @@ def gradvac(
     num_objectives: int,
     *,
     decay: float = 0.5,
-    order: str = "random",
+    order: Order = "random",
     **options: Unpack[GramOptions],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Moves gradients towards each other, up to the cosine that the pair usually has.

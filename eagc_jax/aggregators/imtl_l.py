@@ -12,7 +12,7 @@ from eagc_jax._checks import NONNEGATIVE, POSITIVE, check_num_objectives, check_
 from eagc_jax._trees import counted
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
-from eagc_jax.aggregators.uncertainty_weighting import check_initial, safe_log
+from eagc_jax.aggregators.uncertainty_weighting import Initial, check_initial, safe_log
 
 
 class ImtlLState(NamedTuple):
@@ -27,7 +27,7 @@ def imtl_l(
     num_objectives: int,
     *,
     learning_rate: optax.ScalarOrSchedule = 0.025,
-    initial: float | jax.typing.ArrayLike | str = 0.0,
+    initial: Initial = 0.0,
     closed_form: bool = False,
     max_weight: float | None = None,
     **options: Unpack[DirectOptions],

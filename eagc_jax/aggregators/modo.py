@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -122,7 +122,9 @@ def modo_weights(
     return _solve(problem, matrix, start, learning_rate, regularization)
 
 
-def _check(learning_rate: Any, regularization: Any) -> None:
+def _check(
+    learning_rate: jax.typing.ArrayLike, regularization: jax.typing.ArrayLike
+) -> None:
     check_number("learning_rate", learning_rate, NONNEGATIVE)
     check_number("regularization", regularization, NONNEGATIVE)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -146,7 +146,12 @@ def pcd_weights(
     return _solve(problem, relative, tau, primary)[0]
 
 
-def _check(tau: Any, primary: Any, decay: Any, number: int) -> None:
+def _check(
+    tau: Sequence[float] | jax.typing.ArrayLike,
+    primary: jax.typing.ArrayLike,
+    decay: jax.typing.ArrayLike,
+    number: int,
+) -> None:
     check_index("primary", primary, number)
     check_vector("tau", tau, number, SHARE)
     check_number("decay", decay, DECAY)
@@ -161,7 +166,7 @@ def _init(number: int) -> PcdState:
 
 
 def _observe(
-    problem: Problem, state: PcdState, decay: Any
+    problem: Problem, state: PcdState, decay: jax.typing.ArrayLike
 ) -> tuple[PcdState, jax.Array]:
     """The running mean after this step, and the norms over its square root."""
     gram, active = problem.gram, problem.active
@@ -181,7 +186,10 @@ def _observe(
 
 
 def _solve(
-    problem: Problem, relative: jax.Array, tau: Any, primary: int
+    problem: Problem,
+    relative: jax.Array,
+    tau: Sequence[float] | jax.typing.ArrayLike,
+    primary: int,
 ) -> tuple[jax.Array, SolveInfo]:
     """On unit gradients; ``relative`` are the norms of the normalised ones."""
     gram: Gram = problem.gram

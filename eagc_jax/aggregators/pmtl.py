@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ class PmtlState(NamedTuple):
 def pmtl(
     num_objectives: int,
     *,
-    preferences: Any = None,
+    preferences: jax.typing.ArrayLike | None = None,
     index: int | jax.typing.ArrayLike = 0,
     initial_steps: int = 100,
     slack: float = 0.0,
@@ -130,7 +130,7 @@ def pmtl_weights(
     gram: jax.typing.ArrayLike,
     losses: jax.typing.ArrayLike | None = None,
     *,
-    preferences: Any = None,
+    preferences: jax.typing.ArrayLike | None = None,
     index: int | jax.typing.ArrayLike = 0,
     slack: float = 0.0,
     constraints_alone: bool = False,
@@ -154,7 +154,9 @@ def pmtl_weights(
     return _solve(problem, vectors, index, slack, jnp.asarray(constraints_alone))[0]
 
 
-def check_preferences(name: str, preferences: Any, number: int) -> jax.Array:
+def check_preferences(
+    name: str, preferences: jax.typing.ArrayLike | None, number: int
+) -> jax.Array:
     """M vectors >= 0 as ``(M, K)`` float32 of length 1; raises ValueError for others."""
     if preferences is None:
         axes = np.eye(number, dtype=np.float32)
@@ -173,7 +175,12 @@ def check_preferences(name: str, preferences: Any, number: int) -> jax.Array:
     return vectors / jnp.sqrt(jnp.sum(vectors**2, axis=1, keepdims=True))
 
 
-def _active(values: jax.Array, vectors: jax.Array, index: Any, slack: Any) -> jax.Array:
+def _active(
+    values: jax.Array,
+    vectors: jax.Array,
+    index: jax.typing.ArrayLike,
+    slack: jax.typing.ArrayLike,
+) -> jax.Array:
     """``(M,)`` bool: the constraints that count."""
     top = jnp.max(jnp.abs(values))
     relative = ratio(values, top)
@@ -186,9 +193,14 @@ def _active(values: jax.Array, vectors: jax.Array, index: Any, slack: Any) -> ja
 
 
 def _solve(
-    problem: Problem, vectors: jax.Array, index: Any, slack: Any, alone: jax.Array
+    problem: Problem,
+    vectors: jax.Array,
+    index: jax.typing.ArrayLike,
+    slack: jax.typing.ArrayLike,
+    alone: jax.Array,
 ) -> tuple[jax.Array, SolveInfo]:
     """The point of least norm of gradients and active constraints."""
+    assert problem.values is not None
     gram, active = problem.gram, problem.active
     dtype, number = gram.norms.dtype, gram.norms.shape[0]
     values = jnp.where(active, problem.values, 0.0).astype(dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -142,7 +142,12 @@ def _solve(problem, matrix, start, pull, learning_rate, momentum, steps):
     return weights, keep_absent(point, start, problem)
 
 
-def _checked(pull: Any, learning_rate: Any, momentum: Any, steps: Any):
+def _checked(
+    pull: jax.typing.ArrayLike,
+    learning_rate: jax.typing.ArrayLike,
+    momentum: jax.typing.ArrayLike,
+    steps: int,
+):
     check_number("pull", pull, NONNEGATIVE)
     check_number("learning_rate", learning_rate, NONNEGATIVE)
     check_number("momentum", momentum, DECAY)

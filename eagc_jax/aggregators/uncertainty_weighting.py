@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Unpack
+from typing import Literal, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,9 @@ from eagc_jax._trees import counted
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 
+# Numbers, or the logarithms of the first losses.
+Initial = jax.typing.ArrayLike | Literal["loss"]
+
 
 class UncertaintyState(NamedTuple):
     """The learned log variances."""
@@ -32,7 +35,7 @@ def uncertainty_weighting(
     num_objectives: int,
     *,
     learning_rate: optax.ScalarOrSchedule = 0.025,
-    initial: float | jax.typing.ArrayLike | str = 0.0,
+    initial: Initial = 0.0,
     coefficients: float | jax.typing.ArrayLike = 0.5,
     max_weight: float | None = None,
     **options: Unpack[DirectOptions],
@@ -123,7 +126,9 @@ def uncertainty_weighting(
     return _direct.from_method(num_objectives, method, **options)
 
 
-def uncertainty_weights(log_variances: jax.Array, coefficients: Any = 0.5) -> jax.Array:
+def uncertainty_weights(
+    log_variances: jax.Array, coefficients: jax.typing.ArrayLike = 0.5
+) -> jax.Array:
     """The weights ``c exp(-s)``.
 
     Args:
@@ -133,10 +138,10 @@ def uncertainty_weights(log_variances: jax.Array, coefficients: Any = 0.5) -> ja
     Returns:
       ``(K,)``.
     """
-    return coefficients * jnp.exp(-log_variances)
+    return jnp.exp(-log_variances) * coefficients
 
 
-def check_initial(initial: Any, number: int) -> jax.Array | None:
+def check_initial(initial: Initial, number: int) -> jax.Array | None:
     """Initial logs as ``(K,)``; None for "loss"."""
     if isinstance(initial, str):
         if initial != "loss":

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ import numpy as np
 
 from eagc_jax._trees import compute_dtype
 from eagc_jax.gradients._common import inner_products
+from eagc_jax.typing import PyTree
 
 
 class ExampleProbe(NamedTuple):
@@ -30,7 +31,7 @@ class ExampleProbe(NamedTuple):
     rows: jax.Array  # shape=(B, B), zeros; (B,) in a model of one example under vmap.
 
 
-def tap(tree: Any, probe: jax.Array | ExampleProbe | None) -> Any:
+def tap(tree: PyTree, probe: jax.Array | ExampleProbe | None) -> PyTree:
     r"""Marks parameters whose gradients count in the Gram matrix: the identity.
 
     The backward pass of objective k adds :math:`\langle g_k, g_l \rangle`, l = 1..K, of
@@ -78,7 +79,7 @@ def tap(tree: Any, probe: jax.Array | ExampleProbe | None) -> Any:
             "0))(params, probe, batch)."
         )
 
-    def tap_leaf(leaf: Any) -> Any:
+    def tap_leaf(leaf: jax.Array) -> jax.Array:
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             return leaf
         return _tap(of_example, leaf, row)
@@ -349,5 +350,5 @@ def _of_bias(d: jax.Array) -> jax.Array:
     return inner_products(total, total)
 
 
-def _real(dtype: Any) -> Any:
+def _real(dtype: jax.typing.DTypeLike) -> np.dtype:
     return jnp.finfo(compute_dtype(dtype)).dtype

@@ -21,8 +21,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -216,7 +215,7 @@ def sum_over_blocks(
     leaves: Sequence[jax.Array],
     shapes: Sequence[tuple[int, ...]],
     block: int,
-    function: Any,
+    function: Callable[..., jax.Array],
 ) -> jax.Array:
     """The sum of ``function`` over blocks of one leaf, or of several alongside.
 
@@ -365,7 +364,7 @@ def explicit(leaf: jax.Array, kept: tuple[int, ...] = ()) -> NamedSharding | Non
     return NamedSharding(sharding.mesh, PartitionSpec(*axes, None, None))
 
 
-def wide_dtype(leaf: jax.Array) -> Any:
+def wide_dtype(leaf: jax.Array) -> np.dtype:
     """Float32, or the leaf's own dtype where that is wider."""
     return np.promote_types(leaf.dtype, np.float32)
 

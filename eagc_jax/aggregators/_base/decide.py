@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ class Step(NamedTuple):
     leaves: dict[str, jax.Array]  # (K, *shape).
     layout: Layout
     mask: jax.Array  # shape=(K,), bool.
-    extra: dict[str, Any]  # fields of the problem that don't come from gradients.
+    extra: dict[str, jax.Array]  # fields of the problem that don't come from gradients.
     names: tuple[str, ...]  # mesh axes over which shard_map may have split leaves.
     metric: Metric | None = None  # of inner products; its rest is that of the step.
 

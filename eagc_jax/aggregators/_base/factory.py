@@ -8,6 +8,7 @@ import jax
 import optax
 
 from eagc_jax._checks import (
+    Nonfinite,
     check_mask,
     check_num_objectives,
     check_objective_axis,
@@ -23,7 +24,7 @@ from eagc_jax.aggregators._base.decide import (
     layout_for,
     repeat,
 )
-from eagc_jax.aggregators._base.options import Options, check_options
+from eagc_jax.aggregators._base.options import Options, Rescale, check_options
 from eagc_jax.aggregators._base.state import check_state_of, initial_state
 from eagc_jax.aggregators._signature import shows_options_of
 from eagc_jax.aggregators._weighting import Weighting
@@ -35,12 +36,12 @@ def from_weighting(
     weighting: Weighting,
     *,
     preference: Sequence[float] | jax.typing.ArrayLike | None = None,
-    rescale: str = "native",
+    rescale: Rescale = "native",
     granularity: Granularity = "global",
     weight_smoothing: float = 0.0,
     gram_smoothing: float = 0.0,
     recompute_every: int = 1,
-    nonfinite: str = "propagate",
+    nonfinite: Nonfinite = "propagate",
     certify: bool = False,
     seed: int = 0,
     axis_name: AxisName = None,
