@@ -12,7 +12,7 @@ What is reduced are numerators and denominators, never a result of a division.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -151,7 +151,13 @@ def alike(parts: Sequence[jax.Array]) -> list[jax.Array]:
     return [part.astype(dtype) for part in parts]
 
 
-def _by_split(parts, leaves, names, combine, collective) -> jax.Array:
+def _by_split(
+    parts: Sequence[jax.Array],
+    leaves: Sequence[jax.Array],
+    names: tuple[str, ...],
+    combine: Callable[[jax.Array, jax.Array], jax.Array],
+    collective: Callable[[jax.Array, tuple[str, ...]], jax.Array],
+) -> jax.Array:
     if not names:
         total = parts[0]
         for part in parts[1:]:

@@ -47,7 +47,9 @@ class AssessedUpdates(NamedTuple):
 # ---------------------------------------------------------------------------
 
 
-def reduce_objectives(operator: Callable, values: jax.Array) -> jax.Array:
+def reduce_objectives(
+    operator: Callable[..., jax.Array], values: jax.Array
+) -> jax.Array:
     """Folds the objective axis (axis 0) of one array with a binary operator."""
     if values.shape[0] > _UNROLL_LIMIT and operator in (jnp.add, jnp.maximum):
         return operator.reduce(values, axis=0)
@@ -59,21 +61,23 @@ def expand_to(weights: jax.Array, ndim: int) -> jax.Array:
     return weights.reshape(weights.shape + (1,) * (ndim - weights.ndim))
 
 
-def sum_by_row(function: Callable, *arrays: jax.Array) -> jax.Array:
+def sum_by_row(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
     """``sum_k function(a[k], b[k], ...)`` of ``(K, ...)`` or ``(1, ...)`` of one rank."""
     if arrays[0].shape[0] > _UNROLL_LIMIT:
         return jnp.add.reduce(function(*arrays), axis=0)
     return functools.reduce(jnp.add, _by_row(function, arrays))
 
 
-def stack_by_row(function: Callable, *arrays: jax.Array) -> jax.Array:
+def stack_by_row(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
     """The same without the sum: ``(K, ...)``."""
     if arrays[0].shape[0] > _UNROLL_LIMIT:
         return function(*arrays)
     return jnp.stack(_by_row(function, arrays))
 
 
-def _by_row(function: Callable, arrays: tuple[jax.Array, ...]) -> list[jax.Array]:
+def _by_row(
+    function: Callable[..., jax.Array], arrays: tuple[jax.Array, ...]
+) -> list[jax.Array]:
     number = arrays[0].shape[0]
     return [
         function(*[a[k if a.shape[0] > 1 else 0] for a in arrays])

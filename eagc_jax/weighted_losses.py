@@ -13,7 +13,7 @@ from eagc_jax._checks import check_choice, check_num_objectives
 from eagc_jax.aggregators._base import AggregateState, GramOptions
 from eagc_jax.aggregators._direct import DirectOptions, DirectState
 from eagc_jax.gradients._common import as_vector
-from eagc_jax.typing import OptState, PyTree
+from eagc_jax.typing import PyTree
 
 LossMethod = Literal[
     "chebyshev",
@@ -38,8 +38,8 @@ class WeighLosses(Protocol):
     """The field ``update`` of a :class:`LossWeighting`."""
 
     def __call__(
-        self, losses: PyTree, state: OptState, **extra_args: object
-    ) -> tuple[jax.Array, OptState]:
+        self, losses: PyTree, state: LossState, **extra_args: object
+    ) -> tuple[jax.Array, LossState]:
         """The weighted sum of the losses, to differentiate, and the new state."""
         ...
 
@@ -128,7 +128,7 @@ def loss_weighting(
         return jax.tree.map(jnp.array, state)
 
     def update(
-        losses: PyTree, state: OptState, **extra_args: object
+        losses: PyTree, state: LossState, **extra_args: object
     ) -> tuple[jax.Array, LossState]:
         vector = as_vector(losses)
         known = jax.lax.stop_gradient(vector)
@@ -142,7 +142,7 @@ def loss_weighting(
     return LossWeighting(init, update)
 
 
-def _check_options(method: str, options: dict[str, object]) -> None:
+def _check_options(method: LossMethod, options: dict[str, object]) -> None:
     """Raises ValueError for what has no meaning without gradients."""
     of_gradients = {*GramOptions.__annotations__, *DirectOptions.__annotations__}
     refused = sorted(set(options) & of_gradients - set(_SHARED))

@@ -73,7 +73,12 @@ def even(number: int) -> jax.Array:
 
 
 def descend(
-    point: jax.Array, gradient: Callable, active: jax.Array, steps: int, eta, mu
+    point: jax.Array,
+    gradient: Callable[[jax.Array], jax.Array],
+    active: jax.Array,
+    steps: int,
+    eta: jax.typing.ArrayLike,
+    mu: jax.typing.ArrayLike,
 ) -> jax.Array:
     """Projected momentum steps on the simplex of the active objectives."""
 

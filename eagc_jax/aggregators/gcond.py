@@ -286,7 +286,15 @@ def _angle(cosine: jax.Array, rules: Rules) -> jax.Array:
     return jnp.where(cosine <= critical, math.pi, angle)
 
 
-def _i_wins(i, j, stability, strength, norms, history, rules: Rules) -> jax.Array:
+def _i_wins(
+    i: jax.Array,
+    j: jax.Array,
+    stability: jax.Array,
+    strength: jax.Array,
+    norms: jax.Array,
+    history: jax.Array,
+    rules: Rules,
+) -> jax.Array:
     """The arbitrator: who won every recorded conflict loses; else the higher score."""
     for_stability, for_strength = rules.score_weights
     steady = for_stability * jnp.maximum(stability, 0.0)
@@ -302,7 +310,13 @@ def _i_wins(i, j, stability, strength, norms, history, rules: Rules) -> jax.Arra
     return jnp.where(i_dominates, False, jnp.where(j_dominates, True, first))
 
 
-def _projected(mixing, now, winner, loser, angle) -> jax.Array:
+def _projected(
+    mixing: jax.Array,
+    now: jax.Array,
+    winner: jax.Array,
+    loser: jax.Array,
+    angle: jax.Array,
+) -> jax.Array:
     inner = now[winner, loser]
     for_winner = jnp.sin(angle) * ratio(inner, now[loser, loser])
     half = jnp.minimum(angle, math.pi / 2)

@@ -137,7 +137,13 @@ def _matrix_of(problem: Problem, normalize: bool) -> jax.Array:
     return normalized(matrix) if normalize else matrix * problem.gram.scale**2
 
 
-def _solve(problem, matrix, start, learning_rate, regularization):
+def _solve(
+    problem: Problem,
+    matrix: jax.Array,
+    start: jax.Array,
+    learning_rate: jax.typing.ArrayLike,
+    regularization: jax.typing.ArrayLike,
+) -> tuple[jax.Array, jax.Array]:
     def gradient(point):
         return product(matrix, point) + regularization * point
 

@@ -191,7 +191,7 @@ def momentum_conflict_free(
 
 def _moved(
     momentum: jax.Array, grad: jax.Array, chosen: jax.Array, b1: jax.typing.ArrayLike
-):
+) -> jax.Array:
     """Momenta ``(K, *shape)`` with the chosen one moved towards the gradient."""
     moved = b1 * momentum + (1 - b1) * widened(grad)[None]
     return jnp.where(expand_to(chosen, momentum.ndim), moved, momentum)

@@ -148,7 +148,7 @@ def pcd_weights(
 
 def _check(
     tau: Sequence[float] | jax.typing.ArrayLike,
-    primary: jax.typing.ArrayLike,
+    primary: int,
     decay: jax.typing.ArrayLike,
     number: int,
 ) -> None:

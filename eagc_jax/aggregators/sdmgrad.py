@@ -21,7 +21,7 @@ from eagc_jax.aggregators._two_batches import (
     reads_batches,
 )
 from eagc_jax.aggregators._unit_rows import product
-from eagc_jax.aggregators._weighting import Weighting, problem_of
+from eagc_jax.aggregators._weighting import Problem, Weighting, problem_of
 from eagc_jax.solvers.nnqp import no_solve
 
 
@@ -129,7 +129,15 @@ def sdmgrad_weights(
     return _solve(problem, jnp.asarray(gram), start, *settings)
 
 
-def _solve(problem, matrix, start, pull, learning_rate, momentum, steps):
+def _solve(
+    problem: Problem,
+    matrix: jax.Array,
+    start: jax.Array,
+    pull: jax.typing.ArrayLike,
+    learning_rate: jax.typing.ArrayLike,
+    momentum: jax.typing.ArrayLike,
+    steps: int,
+) -> tuple[jax.Array, jax.Array]:
     matrix = normalized(matrix.astype(problem.preference.dtype))
 
     def gradient(point):
@@ -147,7 +155,7 @@ def _checked(
     learning_rate: jax.typing.ArrayLike,
     momentum: jax.typing.ArrayLike,
     steps: int,
-):
+) -> tuple[jax.typing.ArrayLike, jax.typing.ArrayLike, jax.typing.ArrayLike, int]:
     check_number("pull", pull, NONNEGATIVE)
     check_number("learning_rate", learning_rate, NONNEGATIVE)
     check_number("momentum", momentum, DECAY)

@@ -21,17 +21,23 @@ class Plan(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def through(split: bool, features: jax.Array, probe: jax.Array, plan: Plan):
+def through(
+    split: bool, features: jax.Array, probe: jax.Array, plan: Plan
+) -> jax.Array:
     """The identity, twice where ``split``; backward, what the plan says."""
     del probe, plan
     return jnp.stack([features, features]) if split else features
 
 
-def _forward(split, features, probe, plan):
+def _forward(
+    split: bool, features: jax.Array, probe: jax.Array, plan: Plan
+) -> tuple[jax.Array, tuple[jax.Array, Plan]]:
     return through(split, features, probe, plan), (probe, plan)
 
 
-def _backward(split, residuals, cotangent):
+def _backward(
+    split: bool, residuals: tuple[jax.Array, Plan], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array, None]:
     probe, plan = residuals
     stacked = cotangent if split else cotangent[None]
     edited, shares = edit(stacked, plan, (1,) if split else (0,), 0)

@@ -73,7 +73,9 @@ def gate_of(
     return jnp.where(active, gate, weights).astype(jnp.float32)
 
 
-def _over_objectives(operator: Callable, values: jax.Array) -> jax.Array:
+def _over_objectives(
+    operator: Callable[..., jax.Array], values: jax.Array
+) -> jax.Array:
     """``(K, ...)`` to ``(1, ...)``, which broadcasts in every mode of JAX."""
     return reduce_objectives(operator, values)[None]
 

@@ -92,11 +92,15 @@ def _tap(of_example: bool, leaf: jax.Array, row: jax.Array) -> jax.Array:
     return _marked(of_example, leaf, row)
 
 
-def _tap_forward(of_example: bool, leaf: jax.Array, row: jax.Array):
+def _tap_forward(
+    of_example: bool, leaf: jax.Array, row: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     return _marked(of_example, leaf, row), jnp.zeros_like(row)
 
 
-def _tap_backward(of_example: bool, zeros: jax.Array, cotangent: jax.Array):
+def _tap_backward(
+    of_example: bool, zeros: jax.Array, cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     del of_example
     row = _row_of(zeros.shape[-1])(cotangent)
     return cotangent, zeros + row.astype(zeros.dtype)
@@ -124,7 +128,7 @@ def _mapped_like(value: jax.Array, probe: jax.Array) -> jax.Array:
 @_mapped_like.def_vmap
 def _map_like(
     axis_size: int, in_batched: list[bool], value: jax.Array, probe: jax.Array
-):
+) -> tuple[jax.Array, bool]:
     del probe
     if in_batched[1] and not in_batched[0]:
         value = jnp.broadcast_to(value, (axis_size, *value.shape))

@@ -149,7 +149,9 @@ def _check_gram(gram: GramWay) -> None:
     check_choice("gram", gram, GRAMS)
 
 
-def _gram(vector: jax.Array, pullback: Callable, gram: GramWay) -> jax.Array:
+def _gram(
+    vector: jax.Array, pullback: Callable[[jax.Array], PyTree], gram: GramWay
+) -> jax.Array:
     eye = jnp.zeros_like(vector)[None] + jnp.eye(vector.size, dtype=vector.dtype)
     if gram == "batched":
         return gram_matrix(jax.vmap(pullback)(eye))

@@ -111,7 +111,12 @@ def leaf_grams(
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _entry_by_entry(leaf, kept, powers, metric=PLAIN):
+def _entry_by_entry(
+    leaf: jax.Array,
+    kept: tuple[int, ...],
+    powers: jax.Array | None,
+    metric: LeafMetric = PLAIN,
+) -> jax.Array:
     wide = leaf.astype(wide_dtype(leaf))
     axes = tuple(axis for axis in range(1, leaf.ndim) if axis not in kept)
 
@@ -138,7 +143,12 @@ def _entry_by_entry(leaf, kept, powers, metric=PLAIN):
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _product(leaf, kept, powers, metric=PLAIN):
+def _product(
+    leaf: jax.Array,
+    kept: tuple[int, ...],
+    powers: jax.Array | None,
+    metric: LeafMetric = PLAIN,
+) -> jax.Array:
     summed = tuple(axis for axis in range(1, leaf.ndim) if axis not in kept)
     wide = scaled(leaf, powers)
     found = jax.lax.dot_general(
@@ -152,7 +162,12 @@ def _product(leaf, kept, powers, metric=PLAIN):
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _on_cpu(leaf, kept, powers, metric=PLAIN):
+def _on_cpu(
+    leaf: jax.Array,
+    kept: tuple[int, ...],
+    powers: jax.Array | None,
+    metric: LeafMetric = PLAIN,
+) -> jax.Array:
     number = leaf.shape[0]
     summed = tuple(axis for axis in range(1, leaf.ndim) if axis not in kept)
     plain = _entry_by_entry if number < _PRODUCT_FROM else _product

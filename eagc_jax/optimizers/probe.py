@@ -6,6 +6,7 @@ decays, eps, bias corrections, masks and groups are those of the optimizer that 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -99,7 +100,7 @@ def _expect_leaf(
 
 
 def probe(
-    update: Updates,
+    update: Callable[..., tuple[Updates, OptState]],
     state: OptState,
     params: Params,
     expected: Expected,
@@ -171,7 +172,14 @@ def metric_of(gains: dict[str, Gain], leaves: dict[str, jax.Array]) -> Metric:
     )
 
 
-def _check(update, state, params, expected, signed, matrices) -> None:
+def _check(
+    update: Callable[..., tuple[Updates, OptState]],
+    state: OptState,
+    params: Params,
+    expected: Expected,
+    signed: dict[str, jax.Array],
+    matrices: dict[str, jax.Array],
+) -> None:
     nothing = jax.tree.map(lambda _: False, (state, params))
     names = named_leaves(expected.gradient)
     apart = jax.tree.unflatten(

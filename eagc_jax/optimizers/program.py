@@ -127,7 +127,9 @@ def _first(
     return [is_marked(x) for x in program.outvars], None
 
 
-def _of_inner(program: Jaxpr, marked: list[bool], rule: _Rule):
+def _of_inner(
+    program: Jaxpr, marked: list[bool], rule: _Rule
+) -> tuple[list[bool], str | None]:
     """Of a function, a branch or a loop's body; a branch's first operand is its index."""
     extra = len(marked) - len(program.invars)
     if extra < 0:
