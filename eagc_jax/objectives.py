@@ -17,7 +17,7 @@ import optax
 
 from eagc_jax._checks import check_objective_axis, check_same_names, check_weights
 from eagc_jax._trees import compute_dtype, named_leaves
-from eagc_jax.typing import PyTree, Updates
+from eagc_jax.typing import Inputs, OptState, Params, PyTree, Updates
 
 # Above this many objectives a sum is one reduction; below it is unrolled, since XLA on
 # CPU is several times slower when it reduces over the leading axis of a large array.
@@ -223,7 +223,9 @@ def sum_objectives(
     if weights is not None:
         weights = check_weights(weights, int(np.size(weights)))
 
-    def update_fn(updates, state, params=None, **extra_args):
+    def update_fn(
+        updates: Updates, state: OptState, params: Params = None, **extra_args: Inputs
+    ) -> tuple[Updates, OptState]:
         del extra_args
         factor = None
         if isinstance(updates, AssessedUpdates):  # without a gate, which applies it

@@ -18,7 +18,7 @@ def reads_current(
 ) -> Callable[[Mapping[str, PyTree]], dict[str, jax.Array]]:
     """For ``update(..., current=)``: the index, or the default, in the problem."""
 
-    def read(extra_args):
+    def read(extra_args: Mapping[str, PyTree]) -> dict[str, jax.Array]:
         index = extra_args.get("current")
         index = default if index is None else index
         check_index("current", index, number)

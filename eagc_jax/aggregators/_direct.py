@@ -33,7 +33,7 @@ from eagc_jax.aggregators._base.options import Rescale
 from eagc_jax.aggregators._signature import shows_options_of
 from eagc_jax.gram import row_norms
 from eagc_jax.objectives import expand_to
-from eagc_jax.typing import OptState, Params, PyTree, Updates
+from eagc_jax.typing import Inputs, OptState, Params, PyTree, Updates
 
 
 class DirectOptions(TypedDict, total=False):
@@ -173,7 +173,7 @@ def from_method(
     _check_options(rescale, nonfinite)
     names = check_axis_name(axis_name)
 
-    def init_fn(params):
+    def init_fn(params: Params) -> DirectState:
         return DirectState(
             weights=jnp.zeros((number,), jnp.float32) if method.weighs else (),
             nonfinite_count=jnp.zeros((number,), jnp.int32),
@@ -182,8 +182,14 @@ def from_method(
         )
 
     def update_fn(
-        updates, state, params=None, *, active_mask=None, value=None, **extra_args
-    ):
+        updates: Updates,
+        state: OptState,
+        params: Params = None,
+        *,
+        active_mask: jax.typing.ArrayLike | None = None,
+        value: jax.typing.ArrayLike | None = None,
+        **extra_args: Inputs,
+    ) -> tuple[Updates, OptState]:
         check_objective_axis(updates, number, params)
         if not jax.tree.leaves(updates):  # an empty group of optax.partition
             return updates, state

@@ -24,7 +24,7 @@ def reads_batches(
     """For ``update(..., batches=(left, right))``: their cross-Gram in the problem."""
     granularity = options.get("granularity", "global")
 
-    def read(extra_args):
+    def read(extra_args: Mapping[str, PyTree]) -> dict[str, jax.Array]:
         batches = extra_args.get("batches")
         if batches is None:
             return {}

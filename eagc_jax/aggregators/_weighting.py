@@ -73,7 +73,9 @@ def stateless(
 ) -> Weighting:
     """A weighting from ``problem -> weights`` or ``problem -> (weights, SolveInfo)``."""
 
-    def apply(problem, state):
+    def apply(
+        problem: Problem, state: OptState
+    ) -> tuple[jax.Array, OptState, SolveInfo]:
         found = solve(problem)
         weights, info = found if isinstance(found, tuple) else (found, no_solve())
         return weights, state, info

@@ -20,7 +20,7 @@ from eagc_jax._states import check_state
 from eagc_jax._trees import counted, named_leaves, wide_zeros, widened
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.objectives import expand_to
-from eagc_jax.typing import OptState, Updates
+from eagc_jax.typing import Inputs, OptState, Params, Updates
 
 
 class AccumulateState(NamedTuple):
@@ -86,7 +86,7 @@ def accumulate_objectives(
     check_count("every", every, 1)
     wrapped = optax.with_extra_args_support(inner)
 
-    def init_fn(params):
+    def init_fn(params: Params) -> AccumulateState:
         return AccumulateState(
             sums=wide_zeros(params, number),
             values=jnp.zeros((number,), jnp.float32),
@@ -96,8 +96,14 @@ def accumulate_objectives(
         )
 
     def update_fn(
-        updates, state, params=None, *, active_mask=None, value=None, **extra_args
-    ):
+        updates: Updates,
+        state: OptState,
+        params: Params = None,
+        *,
+        active_mask: jax.typing.ArrayLike | None = None,
+        value: jax.typing.ArrayLike | None = None,
+        **extra_args: Inputs,
+    ) -> tuple[Updates, OptState]:
         check_objective_axis(updates, number, params)
         check_state(state, AccumulateState, number, "visits")
         _check_sums(state.sums, updates, number)

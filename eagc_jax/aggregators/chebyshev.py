@@ -19,6 +19,7 @@ from eagc_jax._checks import (
 from eagc_jax._trees import ratio
 from eagc_jax.aggregators import _direct
 from eagc_jax.aggregators._direct import DirectOptions
+from eagc_jax.typing import OptState, Params, PyTree
 
 # Numbers, or the smallest losses seen so far.
 Ideal = jax.typing.ArrayLike | Literal["running"]
@@ -141,11 +142,11 @@ def scalarization(
     start = jnp.full((number,), jnp.inf, jnp.float32)
     start = start if running else check_vector("ideal", ideal, number)
 
-    def init(params):
+    def init(params: Params) -> ChebyshevState:
         del params
         return ChebyshevState(start)
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         point = state.ideal
         if running:
             seen = jnp.where(step.active, step.values, jnp.inf)

@@ -13,7 +13,7 @@ from eagc_jax._trees import ratio, select, wide_zeros
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions, check_real
 from eagc_jax.gram import row_norms
-from eagc_jax.typing import Updates
+from eagc_jax.typing import OptState, Params, PyTree, Updates
 
 
 class ExcessMtlState(NamedTuple):
@@ -91,11 +91,11 @@ def excess_mtl(
     check_number("step_size", step_size, NONNEGATIVE)
     check_number("eps", eps, NONNEGATIVE)
 
-    def init(params):
+    def init(params: Params) -> ExcessMtlState:
         zeros = jnp.zeros((number,), jnp.float32)
         return ExcessMtlState(wide_zeros(params, number), zeros, zeros)
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         check_real(step.updates, "excess_mtl")
         moves = step.active & step.advance
         squares = jax.tree.map(

@@ -18,6 +18,7 @@ from eagc_jax._checks import (
 from eagc_jax._trees import counted
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
+from eagc_jax.typing import Params
 
 
 class FamoState(NamedTuple):
@@ -113,7 +114,7 @@ def famo(
     low = check_vector("min_losses", min_losses, number)
     adam = {"learning_rate": learning_rate, "decay": decay, "b1": b1, "b2": b2}
 
-    def init(params):
+    def init(params: Params) -> FamoState:
         del params
         zero = jnp.zeros((number,), jnp.float32)
         no = jnp.zeros((number,), bool)

@@ -21,7 +21,7 @@ from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.gram import Gram, cross_gram, gram_of_tree
 from eagc_jax.objectives import expand_to
-from eagc_jax.typing import PyTree, Updates
+from eagc_jax.typing import OptState, Params, PyTree, Updates
 
 # What float32 can't tell apart: 84 roundings. A cosine this far below the threshold is a
 # conflict: after a full projection it is 0 to rounding, and without the margin the same
@@ -141,7 +141,7 @@ def gcond(
     check_number("norm_decay", norm_decay, DECAY)
     rounds = 2 * number if max_projections is None else max_projections
 
-    def init(params):
+    def init(params: Params) -> GcondState:
         zeros = wide_zeros(params, number)
         if memory_dtype is not None:
             zeros = jax.tree.map(lambda x: x.astype(memory_dtype), zeros)
@@ -158,7 +158,7 @@ def gcond(
             count=jnp.zeros([], jnp.int32),
         )
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         _direct.check_real(step.updates, "gcond")
         gram = _gram(step)
         norms = gram.norms * gram.scale

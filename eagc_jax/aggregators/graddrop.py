@@ -20,7 +20,7 @@ from eagc_jax._trees import named_leaves, named_specs, widened
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.aggregators._draws import uniform_by_coordinate
-from eagc_jax.typing import PyTree
+from eagc_jax.typing import OptState, Params, PyTree
 
 
 class GradDropState(NamedTuple):
@@ -94,11 +94,11 @@ def graddrop(
     leaky = known is None or bool(np.any(known != 0))
     specs = named_specs(param_specs)
 
-    def init(params):
+    def init(params: Params) -> GradDropState:
         del params
         return GradDropState(jax.random.PRNGKey(seed))
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         _direct.check_real(step.updates, "graddrop")
         key, this = jax.random.split(state.key)
         leaves = named_leaves(step.updates)

@@ -14,7 +14,7 @@ from eagc_jax._trees import increment, named_leaves, ratio
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.gram import row_norms
-from eagc_jax.typing import Updates
+from eagc_jax.typing import OptState, Params, PyTree, Updates
 
 
 class GradNormState(NamedTuple):
@@ -100,12 +100,12 @@ def gradnorm(
             f"{layers!r}."
         )
 
-    def init(params):
+    def init(params: Params) -> GradNormState:
         del params
         ones = jnp.ones((number,), jnp.float32)
         return GradNormState(ones, jnp.zeros_like(ones), jnp.zeros([], jnp.int32))
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         first = step.active & (state.initial <= 0) & (step.values > 0)
         initial = jnp.where(first, step.values, state.initial)
         norms = _norms(step, layers)

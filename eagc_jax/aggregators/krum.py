@@ -15,7 +15,7 @@ from eagc_jax._trees import ratio, widened
 from eagc_jax.aggregators import _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.gram import gram_of_tree, may_be_sharded, sum_over_blocks
-from eagc_jax.typing import Updates
+from eagc_jax.typing import OptState, PyTree, Updates
 
 # Pairs' entries in a block on CPU, where they are written and read in the cache.
 _BLOCK_ENTRIES = 2**18
@@ -85,7 +85,7 @@ def krum(
         raise ValueError(f"selected must be an int in [1, {number}], got {selected!r}.")
     faulty, chosen = byzantine, selected
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         weights = krum_weights(step.seen, step.active, faulty, chosen)
         return weights, state
 

@@ -21,7 +21,7 @@ from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.gram import gram_of_tree
 from eagc_jax.solvers.entrywise import matvec
 from eagc_jax.solvers.simplex import project_simplex
-from eagc_jax.typing import Updates
+from eagc_jax.typing import OptState, Params, PyTree, Updates
 
 Projection = Literal["simplex", "softmax"]
 PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
@@ -104,12 +104,12 @@ def moco(
     check_number("regularization", regularization, NONNEGATIVE)
     check_choice("projection", projection, PROJECTIONS)
 
-    def init(params):
+    def init(params: Params) -> MocoState:
         weights = jnp.full((number,), 1 / number, jnp.float32)
         tracked = wide_zeros(params, number)
         return MocoState(tracked, weights, jnp.zeros([], jnp.int32))
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         count = increment(state.count)
         t = count.astype(jnp.float32)
         beta = _arithmetic.scheduled(tracking_rate, t)

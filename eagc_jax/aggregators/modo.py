@@ -26,7 +26,8 @@ from eagc_jax.aggregators._weighting import (
     problem_of,
     refuse_preference,
 )
-from eagc_jax.solvers.nnqp import no_solve
+from eagc_jax.solvers.nnqp import SolveInfo, no_solve
+from eagc_jax.typing import OptState
 
 
 @shows_options
@@ -84,7 +85,9 @@ def modo(
     _check(learning_rate, regularization)
     refuse_preference("modo", options)
 
-    def apply(problem, point):
+    def apply(
+        problem: Problem, point: OptState
+    ) -> tuple[jax.Array, OptState, SolveInfo]:
         matrix = _matrix_of(problem, normalize)
         weights, point = _solve(problem, matrix, point, learning_rate, regularization)
         return weights, point, no_solve()

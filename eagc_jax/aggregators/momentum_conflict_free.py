@@ -37,7 +37,7 @@ from eagc_jax.aggregators.conflict_free import solve
 from eagc_jax.blocks import GLOBAL
 from eagc_jax.gram import gram_blocks
 from eagc_jax.objectives import expand_to
-from eagc_jax.typing import PyTree, Updates
+from eagc_jax.typing import Inputs, OptState, Params, PyTree, Updates
 
 
 class MomentumConflictFreeState(NamedTuple):
@@ -124,7 +124,7 @@ def momentum_conflict_free(
     check_choice("nonfinite", nonfinite, SINGLE_NONFINITE_POLICIES)
     names = check_axis_name(axis_name)
 
-    def init_fn(params):
+    def init_fn(params: Params) -> MomentumConflictFreeState:
         zero = jnp.zeros([], jnp.int32)
         return MomentumConflictFreeState(
             momenta=wide_zeros(params, number),
@@ -137,7 +137,14 @@ def momentum_conflict_free(
             nonfinite_count=zero,
         )
 
-    def update_fn(updates, state, params=None, *, objective=None, **extra_args):
+    def update_fn(
+        updates: Updates,
+        state: OptState,
+        params: Params = None,
+        *,
+        objective: jax.typing.ArrayLike | None = None,
+        **extra_args: Inputs,
+    ) -> tuple[Updates, OptState]:
         del extra_args
         check_gradient(updates, params)
         if not jax.tree.leaves(updates):  # an empty group of optax.partition

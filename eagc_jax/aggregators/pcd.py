@@ -29,6 +29,7 @@ from eagc_jax.aggregators._weighting import (
 )
 from eagc_jax.gram import Gram
 from eagc_jax.solvers import SolveInfo, nnqp
+from eagc_jax.typing import OptState
 
 # Constraints that hold to less than this share of the largest have no solution.
 _INFEASIBLE = 1e-3
@@ -108,7 +109,9 @@ def pcd(
     _check(tau, primary, decay, num_objectives)
     refuse_preference("pcd", options)
 
-    def apply(problem, state):
+    def apply(
+        problem: Problem, state: OptState
+    ) -> tuple[jax.Array, OptState, SolveInfo]:
         state, relative = _observe(problem, state, decay)
         weights, info = _solve(problem, relative, tau, primary)
         return weights, state, info

@@ -29,6 +29,7 @@ from eagc_jax.aggregators._weighting import (
 from eagc_jax.aggregators.mgda import _least_norm
 from eagc_jax.gram import split_gram
 from eagc_jax.solvers.nnqp import SolveInfo
+from eagc_jax.typing import OptState
 
 
 class PmtlState(NamedTuple):
@@ -114,7 +115,10 @@ def pmtl(
         del number
         return PmtlState(jnp.zeros([], bool), jnp.zeros([], jnp.int32))
 
-    def apply(problem, state):
+    def apply(
+        problem: Problem, state: OptState
+    ) -> tuple[jax.Array, OptState, SolveInfo]:
+        assert problem.values is not None
         values = jnp.where(problem.active, problem.values, 0.0)
         violated = jnp.any(_active(values, vectors, index, 0.0))
         arrived = state.arrived | ~violated | (state.count >= initial_steps)

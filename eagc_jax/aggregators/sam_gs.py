@@ -20,7 +20,7 @@ from eagc_jax._trees import counted, increment, ratio, select, wide_zeros
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.objectives import expand_to
-from eagc_jax.typing import PyTree, Updates
+from eagc_jax.typing import OptState, Params, PyTree, Updates
 
 Scale = Literal["published", "norm"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -112,12 +112,12 @@ def sam_gs(
     if max_norm is not None:
         check_number("max_norm", max_norm, POSITIVE)
 
-    def init(params):
+    def init(params: Params) -> SamGsState:
         zero, none = jnp.zeros([], jnp.float32), jnp.zeros([], jnp.int32)
         visits = jnp.zeros((number,), jnp.int32)
         return SamGsState(wide_zeros(params, number), visits, zero, none, zero)
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         _direct.check_real(step.updates, "sam_gs")
         norms = step.norms()
         state = _remember(step, norms, state, b1, b2)

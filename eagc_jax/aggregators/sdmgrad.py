@@ -22,7 +22,8 @@ from eagc_jax.aggregators._two_batches import (
 )
 from eagc_jax.aggregators._unit_rows import product
 from eagc_jax.aggregators._weighting import Problem, Weighting, problem_of
-from eagc_jax.solvers.nnqp import no_solve
+from eagc_jax.solvers.nnqp import SolveInfo, no_solve
+from eagc_jax.typing import OptState
 
 
 @shows_options
@@ -88,7 +89,9 @@ def sdmgrad(
     """
     settings = _checked(pull, learning_rate, momentum, steps)
 
-    def apply(problem, point):
+    def apply(
+        problem: Problem, point: OptState
+    ) -> tuple[jax.Array, OptState, SolveInfo]:
         cross = cross_gram_of(problem)
         matrix = problem.gram.matrix if cross is None else cross
         weights, point = _solve(problem, matrix, point, *settings)

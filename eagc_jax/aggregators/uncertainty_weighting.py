@@ -18,6 +18,7 @@ from eagc_jax._checks import (
 from eagc_jax._trees import counted
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
+from eagc_jax.typing import OptState, Params, PyTree
 
 # Numbers, or the logarithms of the first losses.
 Initial = jax.typing.ArrayLike | Literal["loss"]
@@ -98,14 +99,14 @@ def uncertainty_weighting(
         check_number("max_weight", max_weight, POSITIVE)
         lowest = jnp.log(c / max_weight)
 
-    def init(params):
+    def init(params: Params) -> UncertaintyState:
         del params
         return UncertaintyState(
             jnp.zeros((number,), jnp.float32) if start is None else start,
             jnp.zeros((number,), jnp.int32),
         )
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         s = state.log_variances
         if start is None:
             first = jnp.log(2 * c) + safe_log(step.values)

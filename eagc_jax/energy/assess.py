@@ -35,7 +35,7 @@ from eagc_jax.energy.state import AssessEnergyState, check_averages, initial_sta
 from eagc_jax.energy.statistics import Inputs
 from eagc_jax.energy.step import finish, start
 from eagc_jax.objectives import AssessedUpdates
-from eagc_jax.typing import PyTree
+from eagc_jax.typing import OptState, Params, PyTree, Updates
 
 
 def assess_energy(
@@ -149,7 +149,7 @@ def assess_energy(
     keeps_direction = aligns and direction_decay is not None
     keeps_moment = "fisher" in options.mixture and moment_decay is not None
 
-    def init_fn(params):
+    def init_fn(params: Params) -> OptState:
         return initial_state(
             params,
             options,
@@ -159,8 +159,14 @@ def assess_energy(
         )
 
     def update_fn(
-        updates, state, params=None, *, direction=None, second_moment=None, **extra_args
-    ):
+        updates: Updates,
+        state: OptState,
+        params: Params = None,
+        *,
+        direction: PyTree = None,
+        second_moment: PyTree = None,
+        **extra_args: Inputs,
+    ) -> tuple[Updates, OptState]:
         del extra_args
         check_objective_axis(updates, number, params)
         check_state(state, AssessEnergyState, number, "nonfinite_count")

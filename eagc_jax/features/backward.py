@@ -20,11 +20,17 @@ class Plan(NamedTuple):
     added: jax.Array  # (N, D)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def through(
     split: bool, features: jax.Array, probe: jax.Array, plan: Plan
 ) -> jax.Array:
     """The identity, twice where ``split``; backward, what the plan says."""
+    return _through(split, features, probe, plan)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _through(
+    split: bool, features: jax.Array, probe: jax.Array, plan: Plan
+) -> jax.Array:
     del probe, plan
     return jnp.stack([features, features]) if split else features
 
@@ -32,7 +38,7 @@ def through(
 def _forward(
     split: bool, features: jax.Array, probe: jax.Array, plan: Plan
 ) -> tuple[jax.Array, tuple[jax.Array, Plan]]:
-    return through(split, features, probe, plan), (probe, plan)
+    return _through(split, features, probe, plan), (probe, plan)
 
 
 def _backward(
@@ -45,7 +51,7 @@ def _backward(
     return total.astype(cotangent.dtype), shares.astype(probe.dtype), None
 
 
-through.defvjp(_forward, _backward)
+_through.defvjp(_forward, _backward)
 
 
 def edit(

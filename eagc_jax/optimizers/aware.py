@@ -17,7 +17,7 @@ from eagc_jax.aggregators import AggregateState
 from eagc_jax.optimizers.certificate import Certificate, certified, no_certificate
 from eagc_jax.optimizers.probe import expect, metric_of, probe
 from eagc_jax.optimizers.recognise import check_recognised
-from eagc_jax.typing import OptState, Updates
+from eagc_jax.typing import Inputs, OptState, Params, Updates
 
 
 class OptimizerAwareState(NamedTuple):
@@ -141,7 +141,7 @@ def optimizer_aware(
     optimizer = optax.with_extra_args_support(optimizer)
     aggregate: Callable[..., tuple[Updates, OptState]] = aggregator.update
 
-    def init_fn(params):
+    def init_fn(params: Params) -> OptimizerAwareState:
         state = optimizer.init(params)
         check_recognised(state)
         inner: OptState = aggregator.init(params)
@@ -150,8 +150,14 @@ def optimizer_aware(
         return OptimizerAwareState(inner, state, certificate)
 
     def update_fn(
-        updates, state, params=None, *, active_mask=None, value=None, **extra_args
-    ):
+        updates: Updates,
+        state: OptState,
+        params: Params = None,
+        *,
+        active_mask: jax.typing.ArrayLike | None = None,
+        value: jax.typing.ArrayLike | None = None,
+        **extra_args: Inputs,
+    ) -> tuple[Updates, OptState]:
         check_kind(state, OptimizerAwareState)
         check_recognised(state.optimizer)
         number = check_objective_axis(updates, None, params)

@@ -30,7 +30,7 @@ from eagc_jax._trees import (
 )
 from eagc_jax.blocks import ByLeaf, Granularity
 from eagc_jax.scaling import _base
-from eagc_jax.typing import PyTree
+from eagc_jax.typing import Inputs, OptState, Params, PyTree, Updates
 
 
 class ScaleByAdamPState(NamedTuple):
@@ -120,7 +120,7 @@ def scale_by_adamp(
         )
     check_choice("nonfinite", nonfinite, SINGLE_NONFINITE_POLICIES)
 
-    def init_fn(params):
+    def init_fn(params: Params) -> ScaleByAdamPState:
         zeros = wide_zeros(params)
         number = jnp.zeros([], jnp.int32)
         layout = blocks_lib.layout_of_params("tensor", named_leaves(params))
@@ -129,7 +129,9 @@ def scale_by_adamp(
             number, zeros, zeros, layout.show_leaves(kinds), number
         )
 
-    def update_fn(updates, state, params=None, **extra_args):
+    def update_fn(
+        updates: Updates, state: OptState, params: Params = None, **extra_args: Inputs
+    ) -> tuple[Updates, OptState]:
         del extra_args
         if params is None:
             raise ValueError(

@@ -21,7 +21,7 @@ from eagc_jax._shards import all_finite
 from eagc_jax._states import check_like
 from eagc_jax._trees import ratio, wide_zeros
 from eagc_jax.scaling import _base
-from eagc_jax.typing import PyTree, Updates
+from eagc_jax.typing import Inputs, OptState, Params, PyTree, Updates
 
 
 class ScaleByDiffGradState(NamedTuple):
@@ -97,12 +97,14 @@ def scale_by_diffgrad(
     check_number("eps", eps, NONNEGATIVE)
     check_choice("nonfinite", nonfinite, SINGLE_NONFINITE_POLICIES)
 
-    def init_fn(params):
+    def init_fn(params: Params) -> ScaleByDiffGradState:
         zeros = wide_zeros(params)
         number = jnp.zeros([], jnp.int32)
         return ScaleByDiffGradState(number, zeros, zeros, zeros, number)
 
-    def update_fn(updates, state, params=None, **extra_args):
+    def update_fn(
+        updates: Updates, state: OptState, params: Params = None, **extra_args: Inputs
+    ) -> tuple[Updates, OptState]:
         del extra_args
         check_gradient(updates, params)
         check_like(state, init_fn, updates)

@@ -30,7 +30,7 @@ from eagc_jax._trees import (
 )
 from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
 from eagc_jax.scaling import _base
-from eagc_jax.typing import PyTree, Updates
+from eagc_jax.typing import Inputs, OptState, Params, PyTree, Updates
 
 
 class ScaleByStabilityState(NamedTuple):
@@ -120,7 +120,7 @@ def scale_by_stability(
     blocks_lib.check_granularity(granularity)
     check_choice("nonfinite", nonfinite, SINGLE_NONFINITE_POLICIES)
 
-    def init_fn(params):
+    def init_fn(params: Params) -> ScaleByStabilityState:
         layout = blocks_lib.layout_of_params(granularity, named_leaves(params))
         zeros = _groups_of_zeros(layout, named_leaves(params))
         ones = jax.tree.map(jnp.ones_like, zeros)
@@ -135,7 +135,9 @@ def scale_by_stability(
             nonfinite_count=number,
         )
 
-    def update_fn(updates, state, params=None, **extra_args):
+    def update_fn(
+        updates: Updates, state: OptState, params: Params = None, **extra_args: Inputs
+    ) -> tuple[Updates, OptState]:
         del extra_args
         check_gradient(updates, params)
         if not jax.tree.leaves(updates):  # an empty group of optax.partition

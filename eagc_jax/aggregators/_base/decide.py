@@ -30,9 +30,7 @@ class Step(NamedTuple):
     leaves: dict[str, jax.Array]  # (K, *shape).
     layout: Layout
     mask: jax.Array  # shape=(K,), bool.
-    extra: dict[
-        str, jax.Array | None
-    ]  # fields of the problem that don't come from gradients.
+    extra: dict[str, PyTree]  # fields of the problem that don't come from gradients.
     names: tuple[str, ...]  # mesh axes over which shard_map may have split leaves.
     metric: Metric | None = None  # of inner products; its rest is that of the step.
 

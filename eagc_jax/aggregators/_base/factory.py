@@ -29,6 +29,8 @@ from eagc_jax.aggregators._base.state import check_state_of, initial_state
 from eagc_jax.aggregators._signature import shows_options_of
 from eagc_jax.aggregators._weighting import Weighting
 from eagc_jax.blocks import Granularity
+from eagc_jax.gram import Metric
+from eagc_jax.typing import Inputs, OptState, Params, Updates
 
 
 def from_weighting(
@@ -104,19 +106,19 @@ def from_weighting(
     )
     check_options(options, weighting)
 
-    def init_fn(params):
+    def init_fn(params: Params) -> OptState:
         return initial_state(params, options, weighting)
 
     def update_fn(
-        updates,
-        state,
-        params=None,
+        updates: Updates,
+        state: OptState,
+        params: Params = None,
         *,
-        active_mask=None,
-        value=None,
-        metric=None,
-        **extra_args,
-    ):
+        active_mask: jax.typing.ArrayLike | None = None,
+        value: jax.typing.ArrayLike | None = None,
+        metric: Metric | None = None,
+        **extra_args: Inputs,
+    ) -> tuple[Updates, OptState]:
         check_objective_axis(updates, options.number, params)
         leaves = named_leaves(updates)
         if not leaves:  # an empty group of optax.partition

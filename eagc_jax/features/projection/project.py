@@ -32,7 +32,7 @@ from eagc_jax.features.projection.weights import (
     weight_of,
 )
 from eagc_jax.objectives import AssessedUpdates
-from eagc_jax.typing import PyTree
+from eagc_jax.typing import Inputs, OptState, Params, PyTree, Updates
 
 
 def elastic_projection(
@@ -131,10 +131,12 @@ def elastic_projection(
     )
     check_options(options, granularity)
 
-    def init_fn(params):
+    def init_fn(params: Params) -> OptState:
         return initial_state(params, number, granularity, options)
 
-    def update_fn(updates, state, params=None, **extra_args):
+    def update_fn(
+        updates: Updates, state: OptState, params: Params = None, **extra_args: Inputs
+    ) -> tuple[Updates, OptState]:
         del extra_args
         if isinstance(updates, AssessedUpdates):
             raise ValueError(

@@ -10,7 +10,7 @@ from eagc_jax.testing.failures import Violation
 from eagc_jax.typing import PyTree
 
 
-def kind_of(leaf: jax.typing.ArrayLike | jax.ShapeDtypeStruct) -> str:
+def kind_of(leaf: PyTree) -> str:
     """Shape, dtype and weak type, as JAX writes them: ``float32[3,4]``."""
     kind = jax.typeof(leaf)
     weak = ", weak" if getattr(kind, "weak_type", False) else ""

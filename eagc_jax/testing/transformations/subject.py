@@ -14,7 +14,7 @@ import optax
 
 from eagc_jax.typing import PyTree
 
-SHAPES = {"kernel": (3, 4), "bias": (4,), "layers": ((2, 4), ())}
+SHAPES: dict[str, PyTree] = {"kernel": (3, 4), "bias": (4,), "layers": ((2, 4), ())}
 
 
 class Run(NamedTuple):
