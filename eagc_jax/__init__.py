@@ -97,7 +97,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> typing.Any:
+def __getattr__(name: str) -> object:
     if name in _PLACES:
         place = importlib.import_module(f"{__name__}.{_PLACES[name]}")
         found = globals()[name] = getattr(place, name)

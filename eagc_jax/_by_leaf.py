@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import GetAttrKey
+
+from eagc_jax.typing import PyTree
 
 
 class Place(NamedTuple):
@@ -28,12 +31,13 @@ class ByLeaf(Mapping[str, jax.Array]):
     is not.
     """
 
-    def __init__(self, groups: tuple[Any, ...], places: tuple[Place, ...]):
-        self.groups = tuple(groups)  # each (*lead, leaves, *block), or (*lead, leaves).
+    def __init__(self, groups: tuple[jax.Array, ...], places: tuple[Place, ...]):
+        # Each (*lead, leaves, *block), or (*lead, leaves).
+        self.groups: tuple[jax.Array, ...] = tuple(groups)
         self.places = places  # in the leaves' order; static.
 
     @classmethod
-    def of_leaves(cls, values: jax.Array, names: Any) -> ByLeaf:
+    def of_leaves(cls, values: jax.Array, names: Iterable[str]) -> ByLeaf:
         """From one value a leaf: ``(*lead, leaves)`` and the leaves' names."""
         return cls((values,), tuple(Place(name, (), 0) for name in names))
 
@@ -96,16 +100,21 @@ class ByLeaf(Mapping[str, jax.Array]):
     def __repr__(self) -> str:
         return f"ByLeaf({', '.join(f'{n}: {s}' for n, s in self.spec)})"
 
-    def tree_flatten_with_keys(self):
+    def tree_flatten_with_keys(
+        self,
+    ) -> tuple[tuple[tuple[object, jax.Array], ...], tuple[Place, ...]]:
         """The groups, by number; names and shapes are static."""
-        key = jax.tree_util.GetAttrKey
         return (
-            tuple((key(f"group{i}"), group) for i, group in enumerate(self.groups)),
+            tuple(
+                (GetAttrKey(f"group{i}"), group) for i, group in enumerate(self.groups)
+            ),
             self.places,
         )
 
     @classmethod
-    def tree_unflatten(cls, places, groups):
+    def tree_unflatten(
+        cls, places: tuple[Place, ...], groups: tuple[jax.Array, ...]
+    ) -> ByLeaf:
         """The inverse."""
         return cls(groups, places)
 
@@ -115,12 +124,12 @@ def _own_shape(place: Place) -> tuple[int, ...]:
     return place.shape if any(size != 1 for size in place.shape) else ()
 
 
-def spec_of(shown: Any) -> dict[str, tuple[int, ...]]:
+def spec_of(shown: PyTree) -> dict[str, tuple[int, ...]]:
     """Names and shapes of what a state shows; none for a stand-in."""
     return dict(shown.spec) if isinstance(shown, ByLeaf) else {}
 
 
-def stand_in() -> Any:
+def stand_in() -> PyTree:
     """What a state of a tree without leaves has in place of a mapping.
 
     ``optax.tree.map_params`` learns which parts of a state are like params by calling

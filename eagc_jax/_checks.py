@@ -7,8 +7,8 @@ what to do.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +16,21 @@ import numpy as np
 from jax.core import Tracer
 
 from eagc_jax._trees import named_leaves
+from eagc_jax.typing import Params, Updates
 
 # What to do with an objective whose gradient has a NaN or an infinity.
-NONFINITE_POLICIES = ("propagate", "skip_objective", "skip_update")
+Nonfinite = Literal["propagate", "skip_objective", "skip_update"]
+NONFINITE_POLICIES: tuple[Nonfinite, ...] = get_args(Nonfinite)
 # The same of a gradient that stands alone: there is no objective to leave out.
-SINGLE_NONFINITE_POLICIES = ("propagate", "skip_update")
+SingleNonfinite = Literal["propagate", "skip_update"]
+SINGLE_NONFINITE_POLICIES: tuple[SingleNonfinite, ...] = get_args(SingleNonfinite)
 
 # ---------------------------------------------------------------------------
 # Numbers
 # ---------------------------------------------------------------------------
 
 
-def concrete(value: Any) -> np.ndarray | None:
+def concrete(value: object) -> np.ndarray | None:
     """The value as NumPy, or None for a tracer (``inject_hyperparams``) or a schedule.
 
     Arguments are checked where they are numbers; a traced one can't be checked, and
@@ -75,7 +78,7 @@ NONNEGATIVE = Interval(0, math.inf, with_high=False)
 POSITIVE = Interval(0, math.inf, with_low=False, with_high=False)
 
 
-def check_number(name: str, value: Any, interval: Interval, also: str = "") -> None:
+def check_number(name: str, value: object, interval: Interval, also: str = "") -> None:
     """Raises ValueError where a known value isn't a number in the interval.
 
     Args:
@@ -89,13 +92,13 @@ def check_number(name: str, value: Any, interval: Interval, also: str = "") -> N
         raise ValueError(f"{name} must {interval}{also}, got {value!r}.")
 
 
-def check_count(name: str, value: Any, least: int, also: str = "") -> None:
+def check_count(name: str, value: object, least: int, also: str = "") -> None:
     """Raises ValueError for what isn't a Python int of at least ``least``."""
     if not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be an int >= {least}, got {value!r}.{also}")
 
 
-def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     """Raises ValueError for a value that isn't one of the choices."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {choices}, got {value!r}.")
@@ -106,7 +109,7 @@ def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
 # ---------------------------------------------------------------------------
 
 
-def check_num_objectives(num_objectives: Any) -> int:
+def check_num_objectives(num_objectives: int) -> int:
     """Returns ``num_objectives`` as an int of at least 1, or raises ValueError."""
     try:
         number = int(num_objectives)
@@ -121,7 +124,7 @@ def check_num_objectives(num_objectives: Any) -> int:
     return number
 
 
-def check_index(name: str, index: Any, number: int) -> None:
+def check_index(name: str, index: object, number: int) -> None:
     """Raises ValueError for what isn't the index of an objective; it may be traced."""
     known = concrete(index)
     if known is None:
@@ -133,14 +136,14 @@ def check_index(name: str, index: Any, number: int) -> None:
         )
 
 
-def check_position(name: str, index: Any, number: int) -> int:
+def check_position(name: str, index: int, number: int) -> int:
     """An objective's index counted from either end, as one from 0; or ValueError."""
     if not -number <= index < number:
         raise ValueError(f"{name} is objective {index}, but there are {number}.")
     return int(index) % number
 
 
-def check_mask(active_mask: Any, number: int) -> jax.Array:
+def check_mask(active_mask: jax.typing.ArrayLike | None, number: int) -> jax.Array:
     """``active_mask`` as ``(K,)`` bool, all True for None."""
     if active_mask is None:
         return jnp.ones((number,), bool)
@@ -153,7 +156,7 @@ def check_mask(active_mask: Any, number: int) -> jax.Array:
     return mask.astype(bool)
 
 
-def check_rows(name: str, mask: Any, number: int) -> jax.Array:
+def check_rows(name: str, mask: jax.typing.ArrayLike, number: int) -> jax.Array:
     """A mask over the rows of an array, ``(number,)`` bool; ValueError for another."""
     if np.shape(mask) != (number,):
         raise ValueError(
@@ -164,7 +167,9 @@ def check_rows(name: str, mask: Any, number: int) -> jax.Array:
 
 
 def check_weights(
-    weights: Any, num_objectives: int, name: str = "weights"
+    weights: Sequence[float] | jax.typing.ArrayLike | None,
+    num_objectives: int,
+    name: str = "weights",
 ) -> jax.Array:
     """K numbers >= 0, loss weights or a preference, as float32; ones for None.
 
@@ -187,13 +192,18 @@ def check_weights(
     return jnp.asarray(weights, jnp.float32)
 
 
-def check_preference(preference: Any, number: int) -> jax.Array:
+def check_preference(
+    preference: Sequence[float] | jax.typing.ArrayLike | None, number: int
+) -> jax.Array:
     """A preference as ``(K,)`` float32, ones for None: see :func:`check_weights`."""
     return check_weights(preference, number, "preference")
 
 
 def check_vector(
-    name: str, value: Any, number: int, interval: Interval = FINITE
+    name: str,
+    value: Sequence[float] | jax.typing.ArrayLike,
+    number: int,
+    interval: Interval = FINITE,
 ) -> jax.Array:
     """A number, or K of them, as ``(K,)`` float32; raises ValueError otherwise."""
     known = concrete(value)
@@ -213,7 +223,7 @@ def check_vector(
 
 
 def check_objective_axis(
-    updates: Any, num_objectives: int | None, params: Any = None
+    updates: Updates, num_objectives: int | None, params: Params = None
 ) -> int:
     """Checks that every leaf is ``(K, *param.shape)``; returns K.
 
@@ -250,7 +260,9 @@ def check_objective_axis(
     return 1 if num_objectives is None else num_objectives
 
 
-def _check_against_params(leaves: dict[str, Any], params: dict[str, Any]) -> None:
+def _check_against_params(
+    leaves: dict[str, jax.Array], params: dict[str, jax.Array]
+) -> None:
     check_same_names(leaves, params, "updates", "params")
     for name, leaf in leaves.items():
         if np.shape(leaf)[1:] != np.shape(params[name]):
@@ -260,7 +272,7 @@ def _check_against_params(leaves: dict[str, Any], params: dict[str, Any]) -> Non
             )
 
 
-def check_gradient(updates: Any, params: Any = None) -> None:
+def check_gradient(updates: Updates, params: Params = None) -> None:
     """Raises ValueError unless it is one gradient, real and like the parameters."""
     leaves = named_leaves(updates)
     for name, leaf in leaves.items():
@@ -283,7 +295,10 @@ def check_gradient(updates: Any, params: Any = None) -> None:
 
 
 def check_same_names(
-    left: Mapping[str, Any], right: Mapping[str, Any], left_name: str, right_name: str
+    left: Mapping[str, object],
+    right: Mapping[str, object],
+    left_name: str,
+    right_name: str,
 ) -> None:
     """Raises ValueError where two trees don't have the same leaves."""
     missing = [name for name in right if name not in left]

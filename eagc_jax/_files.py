@@ -15,17 +15,19 @@ JsonObject: TypeAlias = dict[str, Any]
 _MODE = 0o644  # temporary files are private; what is written is to be read
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
+def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes text as UTF-8, line breaks as they are: see :func:`write_with`."""
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Writes bytes: see :func:`write_with`."""
     write_with(path, lambda file: file.write(content))
 
 
-def write_with(path: str | os.PathLike, writer: Callable[[BinaryIO], object]) -> None:
+def write_with(
+    path: str | os.PathLike[str], writer: Callable[[BinaryIO], object]
+) -> None:
     """Writes a file that others see whole or not at all.
 
     It is written under another name in the same folder, brought to the disk and renamed.

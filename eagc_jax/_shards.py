@@ -12,18 +12,19 @@ What is reduced are numerators and denominators, never a result of a division.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eagc_jax.typing import Params, PyTree, Updates
+
 # None, the name of a mesh axis, or several.
 AxisName = str | Sequence[str] | None
 
 
-def check_axis_name(axis_name: Any) -> tuple[str, ...]:
+def check_axis_name(axis_name: AxisName) -> tuple[str, ...]:
     """``axis_name`` as a tuple of names; raises ValueError for anything else."""
     if axis_name is None:
         return ()
@@ -93,7 +94,7 @@ def max_leaves(
     return _by_split(parts, leaves, names, jnp.maximum, jax.lax.pmax)
 
 
-def all_finite(tree: Any, names: tuple[str, ...] = ()) -> jax.Array:
+def all_finite(tree: PyTree, names: tuple[str, ...] = ()) -> jax.Array:
     """Whether no entry is NaN or infinite: a bool scalar.
 
     Args:
@@ -127,7 +128,7 @@ def max_each(
     return found
 
 
-def check_averaged(updates: Any, params: Any, names: tuple[str, ...]) -> None:
+def check_averaged(updates: Updates, params: Params, names: tuple[str, ...]) -> None:
     """Raises ValueError where gradients differ over devices that share a parameter."""
     if not names or params is None:
         return
@@ -150,7 +151,13 @@ def alike(parts: Sequence[jax.Array]) -> list[jax.Array]:
     return [part.astype(dtype) for part in parts]
 
 
-def _by_split(parts, leaves, names, combine, collective) -> jax.Array:
+def _by_split(
+    parts: Sequence[jax.Array],
+    leaves: Sequence[jax.Array],
+    names: tuple[str, ...],
+    combine: Callable[[jax.Array, jax.Array], jax.Array],
+    collective: Callable[[jax.Array, tuple[str, ...]], jax.Array],
+) -> jax.Array:
     if not names:
         total = parts[0]
         for part in parts[1:]:

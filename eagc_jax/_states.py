@@ -7,18 +7,18 @@ options, another version. All that is checked while tracing, from kinds and shap
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 
 from eagc_jax._by_leaf import ByLeaf
 from eagc_jax._trees import leaf_name
+from eagc_jax.typing import OptState, Params
 
 _RESTORE = "restore it into jax.eval_shape(tx.init, params), or call init again."
 
 
-def check_kind(state: Any, kind: type) -> None:
+def check_kind(state: OptState, kind: type) -> None:
     """Raises ValueError for a state of another type, or restored as bare dicts."""
     if not isinstance(state, kind):
         raise ValueError(
@@ -28,7 +28,7 @@ def check_kind(state: Any, kind: type) -> None:
         )
 
 
-def check_state(state: Any, kind: type, number: int, per_objective: str) -> None:
+def check_state(state: OptState, kind: type, number: int, per_objective: str) -> None:
     """Raises ValueError for a state that isn't this transformation's.
 
     Args:
@@ -47,7 +47,9 @@ def check_state(state: Any, kind: type, number: int, per_objective: str) -> None
         )
 
 
-def check_like(state: Any, init: Callable[[Any], Any], params: Any) -> None:
+def check_like(
+    state: OptState, init: Callable[[Params], OptState], params: Params
+) -> None:
     """Raises ValueError unless a state has the fields and shapes that ``init`` gives.
 
     Args:
@@ -68,7 +70,7 @@ def check_like(state: Any, init: Callable[[Any], Any], params: Any) -> None:
             )
 
 
-def _shapes(state: Any) -> dict[str, Any]:
+def _shapes(state: OptState) -> dict[str, object]:
     """By name of every leaf; of a mapping by leaf, its leaves' names too."""
     found = jax.tree_util.tree_leaves_with_path(
         state, is_leaf=lambda node: isinstance(node, ByLeaf)
@@ -83,5 +85,5 @@ def _shapes(state: Any) -> dict[str, Any]:
     }
 
 
-def _shown(shapes: dict[str, Any], name: str) -> str:
+def _shown(shapes: dict[str, object], name: str) -> str:
     return f"shape {shapes[name]}" if name in shapes else "nothing"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,13 +9,14 @@ import optax
 from jax.sharding import PartitionSpec
 
 from eagc_jax.blocks import GLOBAL
+from eagc_jax.typing import Params, PyTree
 
 # ---------------------------------------------------------------------------
 # Names
 # ---------------------------------------------------------------------------
 
 
-def leaf_name(path: tuple[Any, ...]) -> str:
+def leaf_name(path: tuple[object, ...]) -> str:
     """A leaf's path as text, ``"blocks/11/kernel"``; the same for arrays and Variables.
 
     ``nnx.Optimizer`` calls ``init`` with Variables, whose arrays sit one step deeper
@@ -28,9 +27,9 @@ def leaf_name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/") or "params"
 
 
-def named_leaves(tree: Any) -> dict[str, Any]:
+def named_leaves(tree: PyTree) -> dict[str, jax.Array]:
     """The leaves of a tree by their path, in tree order."""
-    named: dict[str, Any] = {}
+    named: dict[str, jax.Array] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = leaf_name(path)
         # {"a": {"b": ...}, "a/b": ...}: rare, but legal; nor may a leaf be called what
@@ -41,7 +40,7 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     return named
 
 
-def named_specs(param_specs: Any) -> dict[str, PartitionSpec] | None:
+def named_specs(param_specs: PyTree) -> dict[str, PartitionSpec] | None:
     """A tree of ``PartitionSpec`` by leaf name; raises ValueError for another."""
     if param_specs is None:
         return None
@@ -62,7 +61,7 @@ def named_specs(param_specs: Any) -> dict[str, PartitionSpec] | None:
 # ---------------------------------------------------------------------------
 
 
-def compute_dtype(dtype: Any) -> jnp.dtype:
+def compute_dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
     """The dtype sums are made in: at least float32, wider where the leaf is wider."""
     # NumPy's rule: JAX's own refuses under jax.numpy_dtype_promotion("strict").
     return np.promote_types(dtype, np.float32)
@@ -73,7 +72,7 @@ def widened(leaf: jax.Array) -> jax.Array:
     return leaf.astype(compute_dtype(leaf.dtype))
 
 
-def wide_zeros(params: Any, number: int | None = None) -> Any:
+def wide_zeros(params: Params, number: int | None = None) -> PyTree:
     """Zeros like the parameters, or K times them, in float32 or wider."""
 
     def zeros(p):
@@ -99,7 +98,7 @@ def ratio(
 # ---------------------------------------------------------------------------
 
 
-def select(advance: jax.Array, new: Any, old: Any) -> Any:
+def select(advance: jax.Array, new: PyTree, old: PyTree) -> PyTree:
     """The new tree where it may change, the old one elsewhere."""
     return jax.tree.map(lambda n, o: jnp.where(advance, n, o), new, old)
 

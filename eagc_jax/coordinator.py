@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import optax
 
+from eagc_jax._checks import Nonfinite
 from eagc_jax._shards import AxisName
 from eagc_jax.blocks import Granularity
 from eagc_jax.energy import assess_energy
+from eagc_jax.energy.options import Energy, Scale
 from eagc_jax.gating import soft_gate
 from eagc_jax.objectives import sum_objectives
+from eagc_jax.typing import PyTree
 
 
 def eagc(
     num_objectives: int,
     *,
-    energy: str | Mapping[str, float] = "magnitude",
+    energy: Energy = "magnitude",
     granularity: Granularity = "channel",
-    scale: str = "objective",
+    scale: Scale = "objective",
     temperature: float | Callable[[jax.Array], jax.typing.ArrayLike] = 1.0,
     floor: float = 0.2,
     smoothing: float = 0.9,
@@ -29,13 +31,13 @@ def eagc(
     warmup_steps: int = 100,
     weights: Sequence[float] | jax.typing.ArrayLike | None = None,
     descent_guard: float | None = None,
-    nonfinite: str = "propagate",
+    nonfinite: Nonfinite = "propagate",
     alignment_floor: float = 0.5,
     direction_decay: float | None = 0.9,
     moment_decay: float | None = 0.999,
     eps: float = 1e-8,
     axis_name: AxisName = None,
-    param_specs: Any = None,
+    param_specs: PyTree = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""The Energy-Aware Gradient Coordinator: K gradients in, one update out.
 

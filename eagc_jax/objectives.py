@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import optax
 
 from eagc_jax._checks import check_objective_axis, check_same_names, check_weights
 from eagc_jax._trees import compute_dtype, named_leaves
+from eagc_jax.typing import Inputs, OptState, Params, PyTree, Updates
 
 # Above this many objectives a sum is one reduction; below it is unrolled, since XLA on
 # CPU is several times slower when it reduces over the leading axis of a large array.
@@ -46,7 +47,9 @@ class AssessedUpdates(NamedTuple):
 # ---------------------------------------------------------------------------
 
 
-def reduce_objectives(operator: Callable, values: jax.Array) -> jax.Array:
+def reduce_objectives(
+    operator: Callable[..., jax.Array], values: jax.Array
+) -> jax.Array:
     """Folds the objective axis (axis 0) of one array with a binary operator."""
     if values.shape[0] > _UNROLL_LIMIT and operator in (jnp.add, jnp.maximum):
         return operator.reduce(values, axis=0)
@@ -58,21 +61,23 @@ def expand_to(weights: jax.Array, ndim: int) -> jax.Array:
     return weights.reshape(weights.shape + (1,) * (ndim - weights.ndim))
 
 
-def sum_by_row(function: Callable, *arrays: jax.Array) -> jax.Array:
+def sum_by_row(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
     """``sum_k function(a[k], b[k], ...)`` of ``(K, ...)`` or ``(1, ...)`` of one rank."""
     if arrays[0].shape[0] > _UNROLL_LIMIT:
         return jnp.add.reduce(function(*arrays), axis=0)
     return functools.reduce(jnp.add, _by_row(function, arrays))
 
 
-def stack_by_row(function: Callable, *arrays: jax.Array) -> jax.Array:
+def stack_by_row(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
     """The same without the sum: ``(K, ...)``."""
     if arrays[0].shape[0] > _UNROLL_LIMIT:
         return function(*arrays)
     return jnp.stack(_by_row(function, arrays))
 
 
-def _by_row(function: Callable, arrays: tuple[jax.Array, ...]) -> list[jax.Array]:
+def _by_row(
+    function: Callable[..., jax.Array], arrays: tuple[jax.Array, ...]
+) -> list[jax.Array]:
     number = arrays[0].shape[0]
     return [
         function(*[a[k if a.shape[0] > 1 else 0] for a in arrays])
@@ -105,7 +110,7 @@ def finite_rows(leaf: jax.Array) -> jax.Array:
 # ---------------------------------------------------------------------------
 
 
-def stack_objectives(trees: Sequence[Any] | Mapping[Hashable, Any]) -> Any:
+def stack_objectives(trees: Sequence[PyTree] | Mapping[Hashable, PyTree]) -> PyTree:
     """Stacks one tree per objective into one tree with leaves ``(K, *shape)``.
 
     Args:
@@ -149,7 +154,9 @@ def stack_objectives(trees: Sequence[Any] | Mapping[Hashable, Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def unstack_objectives(updates: Any, names: Sequence[Hashable] | None = None) -> Any:
+def unstack_objectives(
+    updates: Updates, names: Sequence[Hashable] | None = None
+) -> PyTree:
     """Splits leaves ``(K, *shape)`` into K trees: the inverse of stacking.
 
     Args:
@@ -216,7 +223,9 @@ def sum_objectives(
     if weights is not None:
         weights = check_weights(weights, int(np.size(weights)))
 
-    def update_fn(updates, state, params=None, **extra_args):
+    def update_fn(
+        updates: Updates, state: OptState, params: Params = None, **extra_args: Inputs
+    ) -> tuple[Updates, OptState]:
         del extra_args
         factor = None
         if isinstance(updates, AssessedUpdates):  # without a gate, which applies it

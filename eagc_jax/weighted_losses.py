@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from eagc_jax._checks import check_choice, check_num_objectives
 from eagc_jax.aggregators._base import AggregateState, GramOptions
 from eagc_jax.aggregators._direct import DirectOptions, DirectState
 from eagc_jax.gradients._common import as_vector
+from eagc_jax.typing import PyTree
 
 LossMethod = Literal[
     "chebyshev",
@@ -25,7 +26,7 @@ LossMethod = Literal[
     "smooth_chebyshev",
     "uncertainty_weighting",
 ]
-METHODS: tuple[str, ...] = get_args(LossMethod)
+METHODS: tuple[LossMethod, ...] = get_args(LossMethod)
 # Their length isn't that of the gradients: to change it, gradients would be needed.
 _UNIT = ("cosmos", "gls", "imtl_l", "uncertainty_weighting")
 _SHARED = ("nonfinite", "preference", "rescale", "seed")
@@ -37,8 +38,8 @@ class WeighLosses(Protocol):
     """The field ``update`` of a :class:`LossWeighting`."""
 
     def __call__(
-        self, losses: Any, state: Any, **extra_args: Any
-    ) -> tuple[jax.Array, Any]:
+        self, losses: PyTree, state: LossState, **extra_args: object
+    ) -> tuple[jax.Array, LossState]:
         """The weighted sum of the losses, to differentiate, and the new state."""
         ...
 
@@ -52,7 +53,7 @@ class LossWeighting(NamedTuple):
 
 
 def loss_weighting(
-    method: LossMethod, num_objectives: int, **options: Any
+    method: LossMethod, num_objectives: int, **options: object
 ) -> LossWeighting:
     r"""Weighs K losses by an aggregator that looks at losses alone.
 
@@ -127,7 +128,7 @@ def loss_weighting(
         return jax.tree.map(jnp.array, state)
 
     def update(
-        losses: Any, state: Any, **extra_args: Any
+        losses: PyTree, state: LossState, **extra_args: object
     ) -> tuple[jax.Array, LossState]:
         vector = as_vector(losses)
         known = jax.lax.stop_gradient(vector)
@@ -141,7 +142,7 @@ def loss_weighting(
     return LossWeighting(init, update)
 
 
-def _check_options(method: str, options: dict[str, Any]) -> None:
+def _check_options(method: LossMethod, options: dict[str, object]) -> None:
     """Raises ValueError for what has no meaning without gradients."""
     of_gradients = {*GramOptions.__annotations__, *DirectOptions.__annotations__}
     refused = sorted(set(options) & of_gradients - set(_SHARED))

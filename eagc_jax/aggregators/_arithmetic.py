@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from eagc_jax._trees import ratio, widened
 from eagc_jax.gram import row_norms
 from eagc_jax.objectives import expand_to
+from eagc_jax.typing import PyTree, Updates
 
 
-def reduced(updates: Any, weights: jax.Array) -> Any:
+def reduced(updates: Updates, weights: jax.Array) -> PyTree:
     """``sum_k w_k g_k``, leaf by leaf, in float32 or wider."""
     return jax.tree.map(lambda leaf: weighted(rows(leaf), weights), updates)
 
@@ -39,7 +40,7 @@ def total(rows: list[jax.Array]) -> jax.Array:
     return functools.reduce(jnp.add, rows)
 
 
-def tree_norm(tree: Any, names: tuple[str, ...] = ()) -> jax.Array:
+def tree_norm(tree: PyTree, names: tuple[str, ...] = ()) -> jax.Array:
     """The norm of a whole tree: of entries as small or large as the dtype holds."""
     leaves = [leaf[None] for leaf in jax.tree.leaves(tree)]
     return row_norms(leaves, jnp.ones((1,), bool), names)[0][0]
@@ -59,6 +60,9 @@ def masked_mean(values: jax.Array, active: jax.Array) -> jax.Array:
     return ratio(jnp.sum(jnp.where(active, values, 0.0)), number)
 
 
-def scheduled(value: Any, count: jax.Array) -> Any:
+def scheduled(
+    value: jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike],
+    count: jax.Array,
+) -> jax.typing.ArrayLike:
     """A number, or a schedule's at this count."""
     return value(count) if callable(value) else value

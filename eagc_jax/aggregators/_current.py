@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +10,15 @@ import jax.numpy as jnp
 from eagc_jax._checks import check_index
 from eagc_jax.aggregators._unit_rows import live_rows
 from eagc_jax.aggregators._weighting import Problem
+from eagc_jax.typing import PyTree
 
 
 def reads_current(
     number: int, default: int
-) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+) -> Callable[[Mapping[str, PyTree]], dict[str, jax.Array]]:
     """For ``update(..., current=)``: the index, or the default, in the problem."""
 
-    def read(extra_args):
+    def read(extra_args: Mapping[str, PyTree]) -> dict[str, jax.Array]:
         index = extra_args.get("current")
         index = default if index is None else index
         check_index("current", index, number)

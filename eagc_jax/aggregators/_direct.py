@@ -9,7 +9,7 @@ all of them share: checks, ``active_mask``, the non-finite policies, preference,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import optax
 
 from eagc_jax._checks import (
     NONFINITE_POLICIES,
+    Nonfinite,
     check_choice,
     check_mask,
     check_num_objectives,
@@ -28,17 +29,19 @@ from eagc_jax._states import check_state
 from eagc_jax._trees import counted, increment, select, widened
 from eagc_jax.aggregators import _arithmetic
 from eagc_jax.aggregators._base import RESCALES
+from eagc_jax.aggregators._base.options import Rescale
 from eagc_jax.aggregators._signature import shows_options_of
 from eagc_jax.gram import row_norms
 from eagc_jax.objectives import expand_to
+from eagc_jax.typing import Inputs, OptState, Params, PyTree, Updates
 
 
 class DirectOptions(TypedDict, total=False):
     """The options that these methods share."""
 
     preference: Sequence[float] | jax.typing.ArrayLike | None
-    rescale: str
-    nonfinite: str
+    rescale: Rescale
+    nonfinite: Nonfinite
     axis_name: AxisName
 
 
@@ -47,10 +50,10 @@ class DirectState(NamedTuple):
 
     # shape=(K,), float32: the loss weights of the last step, or () for a method whose
     # update isn't a weighted sum.
-    weights: Any
+    weights: jax.Array | tuple[()]
     nonfinite_count: jax.Array  # shape=(K,), int32: steps with a NaN or an infinity.
     count: jax.Array  # shape=(), int32: steps that were not skipped.
-    method: Any  # the method's own state, or ().
+    method: OptState  # the method's own state, or ().
 
 
 class Step(NamedTuple):
@@ -61,13 +64,13 @@ class Step(NamedTuple):
     where an objective doesn't take part.
     """
 
-    updates: Any  # leaves (K, *shape) as they came: absent objectives' may be NaN.
+    updates: Updates  # leaves (K, *shape) as they came: absent objectives' may be NaN.
     active: jax.Array  # shape=(K,), bool: who takes part.
     advance: jax.Array  # shape=(), bool: whether the state may change in this step.
     factors: jax.Array | None  # shape=(K,), float32: of the gradients; None for ones.
     values: jax.Array  # shape=(K,), float32: losses, 1 where not active.
-    seen: Any  # what the method's ``look`` returned, of the updates as they came.
-    extra: dict[str, Any]  # further keyword arguments of ``update``.
+    seen: PyTree  # what the method's ``look`` returned, of the updates as they came.
+    extra: dict[str, PyTree]  # further keyword arguments of ``update``.
     names: tuple[str, ...]  # mesh axes over which shard_map may have split leaves.
 
     def rows(self, leaf: jax.Array) -> list[jax.Array]:
@@ -89,7 +92,7 @@ class Step(NamedTuple):
             wide = wide * _arithmetic.per_objective(self.factors, wide)
         return jnp.where(expand_to(self.active, wide.ndim), wide, 0)
 
-    def weighted(self, weights: jax.Array) -> Any:
+    def weighted(self, weights: jax.Array) -> PyTree:
         """The tree ``sum_k w_k g_k``."""
         return jax.tree.map(
             lambda leaf: _arithmetic.weighted(self.rows(leaf), weights), self.updates
@@ -102,7 +105,7 @@ class Step(NamedTuple):
 
 
 def look_at_norms(
-    updates: Any, mask: jax.Array, names: tuple[str, ...]
+    updates: Updates, mask: jax.Array, names: tuple[str, ...]
 ) -> tuple[jax.Array, jax.Array]:
     """The norms of K gradients, ``(K,)``, and who is finite or not in the mask."""
     return row_norms(jax.tree.leaves(updates), mask, names)
@@ -115,13 +118,13 @@ class Method(NamedTuple):
     convention: (
         str  # "sum", "mean", "convex" or "unit", as in ``_weighting.Weighting``.
     )
-    init: Callable[[Any], Any]  # params -> the method's own state.
+    init: Callable[[Params], OptState]  # params -> the method's own state.
     # (step, own state) -> (weights (K,), or a reduced tree in float32; own state).
-    apply: Callable[[Step, Any], tuple[Any, Any]]
+    apply: Callable[[Step, OptState], tuple[PyTree, OptState]]
     weighs: bool = True  # whether ``apply`` returns weights.
     needs_values: bool = False
     # The first pass over (updates, mask, mesh axes) -> (what it saw, who is finite).
-    look: Callable[[Any, jax.Array, tuple[str, ...]], tuple[Any, jax.Array]] = (
+    look: Callable[[Updates, jax.Array, tuple[str, ...]], tuple[PyTree, jax.Array]] = (
         look_at_norms
     )
     # Whether ``apply`` itself keeps the state where the step doesn't advance: another
@@ -134,8 +137,8 @@ def from_method(
     method: Method,
     *,
     preference: Sequence[float] | jax.typing.ArrayLike | None = None,
-    rescale: str = "native",
-    nonfinite: str = "propagate",
+    rescale: Rescale = "native",
+    nonfinite: Nonfinite = "propagate",
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""An aggregator from a method on losses or full gradients.
@@ -170,7 +173,7 @@ def from_method(
     _check_options(rescale, nonfinite)
     names = check_axis_name(axis_name)
 
-    def init_fn(params):
+    def init_fn(params: Params) -> DirectState:
         return DirectState(
             weights=jnp.zeros((number,), jnp.float32) if method.weighs else (),
             nonfinite_count=jnp.zeros((number,), jnp.int32),
@@ -179,8 +182,14 @@ def from_method(
         )
 
     def update_fn(
-        updates, state, params=None, *, active_mask=None, value=None, **extra_args
-    ):
+        updates: Updates,
+        state: OptState,
+        params: Params = None,
+        *,
+        active_mask: jax.typing.ArrayLike | None = None,
+        value: jax.typing.ArrayLike | None = None,
+        **extra_args: Inputs,
+    ) -> tuple[Updates, OptState]:
         check_objective_axis(updates, number, params)
         if not jax.tree.leaves(updates):  # an empty group of optax.partition
             return updates, state
@@ -206,7 +215,7 @@ def from_method(
             names=names,
         )
         result, own = method.apply(step, state.method)
-        weights: Any = ()
+        weights: PyTree = ()
         if method.weighs:
             weights = jnp.where(active, result * factors, 0.0)
             result = step.weighted(weights)
@@ -241,7 +250,9 @@ def from_method(
 shows_options = shows_options_of(from_method)
 
 
-def required_values(value: Any, number: int, name: str) -> jax.Array:
+def required_values(
+    value: jax.typing.ArrayLike | None, number: int, name: str
+) -> jax.Array:
     """The losses as ``(K,)`` float32.
 
     Raises:
@@ -264,12 +275,14 @@ def required_values(value: Any, number: int, name: str) -> jax.Array:
     return jnp.stack([leaf.astype(jnp.float32) for leaf in leaves])
 
 
-def _check_options(rescale: str, nonfinite: str) -> None:
+def _check_options(rescale: Rescale, nonfinite: Nonfinite) -> None:
     check_choice("rescale", rescale, RESCALES)
     check_choice("nonfinite", nonfinite, NONFINITE_POLICIES)
 
 
-def _check_state(state: Any, method: Method, updates: Any, number: int) -> None:
+def _check_state(
+    state: OptState, method: Method, updates: Updates, number: int
+) -> None:
     """Raises ValueError for a state of another method, K, tree or version."""
     check_state(state, DirectState, number, "nonfinite_count")
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), updates)
@@ -288,7 +301,7 @@ def _check_state(state: Any, method: Method, updates: Any, number: int) -> None:
         )
 
 
-def check_real(updates: Any, name: str) -> None:
+def check_real(updates: Updates, name: str) -> None:
     """Raises ValueError on complex leaves, whose entries have no sign or order."""
     for leaf in jax.tree.leaves(updates):
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
@@ -311,11 +324,11 @@ def _normalised(ratios: jax.Array, active: jax.Array) -> jax.Array:
 
 
 def _length_factor(
-    result: Any,
+    result: PyTree,
     step: Step,
     factors: jax.Array,
     method: Method,
-    rescale: str,
+    rescale: Rescale,
 ) -> jax.Array | None:
     """What the update is multiplied by, or None for 1."""
     number = jnp.maximum(jnp.sum(step.active, dtype=jnp.int32), 1).astype(jnp.float32)

@@ -8,7 +8,6 @@ and the number is the same however the leaf is sharded.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ _BITS = 24  # that float32 holds
 def uniform_by_coordinate(
     words: jax.Array,
     leaf: jax.Array,
-    dtype: Any,
+    dtype: jax.typing.DTypeLike,
     names: tuple[str, ...] = (),
     spec: PartitionSpec | None = None,
 ) -> jax.Array:
@@ -75,7 +74,9 @@ def _coordinates(
     return number
 
 
-def _over(entry: Any, split: tuple[str, ...]) -> tuple[str, ...]:
+def _over(
+    entry: str | tuple[str, ...] | None, split: tuple[str, ...]
+) -> tuple[str, ...]:
     """The mesh axes that split one axis of a leaf."""
     axes = (entry,) if isinstance(entry, str) else tuple(entry or ())
     return tuple(name for name in axes if name in split)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
-Factory = TypeVar("Factory", bound=Callable[..., Any])
+Factory = TypeVar("Factory", bound=Callable[..., object])
 
 
-def shows_options_of(maker: Callable[..., Any], **defaults: Any):
+def shows_options_of(
+    maker: Callable[..., object], **defaults: object
+) -> Callable[[Factory], Factory]:
     """A decorator: ``**options`` in a factory's signature become those of ``maker``.
 
     For ``help``, and for ``optax.inject_hyperparams``, which only injects what a

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from eagc_jax.aggregators._base import GramOptions
 from eagc_jax.aggregators._weighting import Problem, share
 from eagc_jax.gram import cross_gram
 from eagc_jax.solvers import project_simplex
+from eagc_jax.typing import PyTree
 
 # ---------------------------------------------------------------------------
 # The matrix
@@ -20,11 +20,11 @@ from eagc_jax.solvers import project_simplex
 
 def reads_batches(
     number: int, options: GramOptions
-) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+) -> Callable[[Mapping[str, PyTree]], dict[str, jax.Array]]:
     """For ``update(..., batches=(left, right))``: their cross-Gram in the problem."""
     granularity = options.get("granularity", "global")
 
-    def read(extra_args):
+    def read(extra_args: Mapping[str, PyTree]) -> dict[str, jax.Array]:
         batches = extra_args.get("batches")
         if batches is None:
             return {}
@@ -73,7 +73,12 @@ def even(number: int) -> jax.Array:
 
 
 def descend(
-    point: jax.Array, gradient: Callable, active: jax.Array, steps: int, eta, mu
+    point: jax.Array,
+    gradient: Callable[[jax.Array], jax.Array],
+    active: jax.Array,
+    steps: int,
+    eta: jax.typing.ArrayLike,
+    mu: jax.typing.ArrayLike,
 ) -> jax.Array:
     """Projected momentum steps on the simplex of the active objectives."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,10 @@ import numpy as np
 from eagc_jax._checks import check_preference
 from eagc_jax.gram import Gram, split_gram
 from eagc_jax.solvers.nnqp import SolveInfo, no_solve
+from eagc_jax.typing import OptState, PyTree
 
-CONVENTIONS = ("sum", "mean", "convex", "unit")
+Convention = Literal["sum", "mean", "convex", "unit"]
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 
 
 class Problem(NamedTuple):
@@ -22,11 +24,22 @@ class Problem(NamedTuple):
     gram: Gram  # cosines (K, K), norms (K,) relative to the largest, scale ().
     preference: jax.Array  # shape=(K,), float: >= 0, sums to 1 over the active.
     active: jax.Array  # shape=(K,), bool: who takes part; the others' weights go to 0.
-    key: Any = None  # a PRNG key of this step and block, for random methods.
-    values: Any = None  # shape=(K,): the losses (``value=``), where ``needs_values``.
+    # A PRNG key of this step and block, for random methods.
+    key: jax.Array | None = None
+    # shape=(K,): the losses (``value=``), where ``needs_values``.
+    values: jax.Array | None = None
     # The next two where the weighting's ``reads`` finds them.
-    cross_gram: Any = None  # shape=(K, K): of two further batches; None without.
-    current: Any = None  # shape=(), int: the index of the objective that is learnt.
+    cross_gram: jax.Array | None = None  # shape=(K, K): of two further batches.
+    current: jax.Array | None = None  # shape=(), int: the objective that is learnt.
+
+
+# From the further keyword arguments of ``update`` to fields of the problem.
+Reads = Callable[[Mapping[str, PyTree]], dict[str, jax.Array]]
+
+
+def _nothing(extra_args: Mapping[str, PyTree]) -> dict[str, jax.Array]:
+    del extra_args
+    return {}
 
 
 class Weighting(NamedTuple):
@@ -35,38 +48,54 @@ class Weighting(NamedTuple):
     name: str
     # Which step its update has the length of: "sum" (of gradients), "mean", "convex"
     # (weights sum to 1), "unit" (a length that isn't the gradients').
-    convention: str
+    convention: Convention
     # (problem, state) -> (weights (K,), new state, SolveInfo).
-    apply: Callable[[Problem, Any], tuple[jax.Array, Any, SolveInfo]]
+    apply: Callable[[Problem, OptState], tuple[jax.Array, OptState, SolveInfo]]
     # K -> the method's own state for one block: a pytree of arrays, or ().
-    init: Callable[[int], Any] = lambda number: ()
+    init: Callable[[int], OptState] = lambda number: ()
     random: bool = False  # whether apply needs problem.key.
     needs_values: bool = False  # whether apply needs problem.values.
     # Whether apply looks at problem.gram; otherwise it isn't computed without need, and
     # what the problem holds then says only who takes part.
     needs_gram: bool = True
-    # From the further keyword arguments of ``update`` to fields of the problem.
-    reads: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda extra_args: {}
+    reads: Reads = _nothing
 
 
 def stateless(
-    name: str, convention: str, solve: Callable[[Problem], Any], **fields: Any
+    name: str,
+    convention: Convention,
+    solve: Callable[[Problem], jax.Array | tuple[jax.Array, SolveInfo]],
+    *,
+    random: bool = False,
+    needs_values: bool = False,
+    needs_gram: bool = True,
+    reads: Reads = _nothing,
 ) -> Weighting:
     """A weighting from ``problem -> weights`` or ``problem -> (weights, SolveInfo)``."""
 
-    def apply(problem, state):
+    def apply(
+        problem: Problem, state: OptState
+    ) -> tuple[jax.Array, OptState, SolveInfo]:
         found = solve(problem)
         weights, info = found if isinstance(found, tuple) else (found, no_solve())
         return weights, state, info
 
-    return Weighting(name, convention, apply, **fields)
+    return Weighting(
+        name,
+        convention,
+        apply,
+        random=random,
+        needs_values=needs_values,
+        needs_gram=needs_gram,
+        reads=reads,
+    )
 
 
 def problem_of(
     gram: jax.typing.ArrayLike,
     preference: Sequence[float] | jax.typing.ArrayLike | None = None,
-    key: Any = None,
-    values: Any = None,
+    key: jax.Array | None = None,
+    values: jax.typing.ArrayLike | None = None,
 ) -> Problem:
     """The problem of a bare Gram matrix: where every pure weighting begins.
 
@@ -97,7 +126,7 @@ def problem_of(
     return Problem(parts, share(u, active), active, key, values)
 
 
-def refuse_preference(name: str, options: Mapping[str, Any]) -> None:
+def refuse_preference(name: str, options: Mapping[str, object]) -> None:
     """Raises ValueError where a preference is given to a method that has none."""
     if options.get("preference") is not None:
         raise ValueError(

@@ -15,7 +15,8 @@ from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_option
 from eagc_jax.aggregators._current import reads_current, split_roles
 from eagc_jax.aggregators._unit_rows import or_nan, product, rounding
 from eagc_jax.aggregators._weighting import Problem, Weighting, problem_of, share
-from eagc_jax.solvers.nnqp import no_solve
+from eagc_jax.solvers.nnqp import SolveInfo, no_solve
+from eagc_jax.typing import OptState
 
 
 @shows_options
@@ -63,7 +64,10 @@ def a_gem(
     """
     check_index("current", current, num_objectives)
 
-    def apply(problem, state):
+    def apply(
+        problem: Problem, state: OptState
+    ) -> tuple[jax.Array, OptState, SolveInfo]:
+        assert problem.current is not None
         return _solve(problem, problem.current), state, no_solve()
 
     reads = reads_current(num_objectives, current)

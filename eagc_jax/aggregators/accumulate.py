@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +20,17 @@ from eagc_jax._states import check_state
 from eagc_jax._trees import counted, named_leaves, wide_zeros, widened
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.objectives import expand_to
+from eagc_jax.typing import Inputs, OptState, Params, Updates
 
 
 class AccumulateState(NamedTuple):
     """Sums over the micro-batches so far, and the inner state."""
 
-    sums: Any  # leaves (K, *shape), float32: of the gradients.
+    sums: Updates  # leaves (K, *shape), float32: of the gradients.
     values: jax.Array  # shape=(K,), float32: of the losses, where there are any.
     visits: jax.Array  # shape=(K,), int32: micro-batches that had the objective.
     position: jax.Array  # shape=(), int32: micro-batches so far, below ``every``.
-    inner: Any  # the wrapped transformation's state.
+    inner: OptState  # the wrapped transformation's state.
 
 
 def accumulate_objectives(
@@ -85,7 +86,7 @@ def accumulate_objectives(
     check_count("every", every, 1)
     wrapped = optax.with_extra_args_support(inner)
 
-    def init_fn(params):
+    def init_fn(params: Params) -> AccumulateState:
         return AccumulateState(
             sums=wide_zeros(params, number),
             values=jnp.zeros((number,), jnp.float32),
@@ -95,8 +96,14 @@ def accumulate_objectives(
         )
 
     def update_fn(
-        updates, state, params=None, *, active_mask=None, value=None, **extra_args
-    ):
+        updates: Updates,
+        state: OptState,
+        params: Params = None,
+        *,
+        active_mask: jax.typing.ArrayLike | None = None,
+        value: jax.typing.ArrayLike | None = None,
+        **extra_args: Inputs,
+    ) -> tuple[Updates, OptState]:
         check_objective_axis(updates, number, params)
         check_state(state, AccumulateState, number, "visits")
         _check_sums(state.sums, updates, number)
@@ -134,7 +141,7 @@ def accumulate_objectives(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _check_sums(sums: Any, updates: Any, number: int) -> None:
+def _check_sums(sums: Updates, updates: Updates, number: int) -> None:
     kept, found = named_leaves(sums), named_leaves(updates)
     check_same_names(found, kept, "updates", "the state's sums")
     check_same_shapes(
@@ -149,6 +156,6 @@ def _kept(leaf: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.where(expand_to(mask, wide.ndim), wide, 0.0)
 
 
-def _cleared(state: AccumulateState, inner: Any) -> AccumulateState:
+def _cleared(state: AccumulateState, inner: OptState) -> AccumulateState:
     zeros = jax.tree.map(jnp.zeros_like, state)
     return zeros._replace(inner=inner)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Literal, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,15 @@ from eagc_jax.aggregators._unit_rows import (
 )
 from eagc_jax.aggregators._weighting import Problem, problem_of, stateless
 
-SCALES = ("min", "median", "rmse")
+Scale = Literal["min", "median", "rmse"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
 
 
 @shows_options
 def aligned_mtl(
     num_objectives: int,
     *,
-    scale: str = "min",
+    scale: Scale = "min",
     rel_tol: float | None = None,
     **options: Unpack[GramOptions],
 ) -> optax.GradientTransformationExtraArgs:
@@ -87,7 +88,7 @@ def aligned_mtl(
 def aligned_mtl_weights(
     gram: jax.typing.ArrayLike,
     *,
-    scale: str = "min",
+    scale: Scale = "min",
     rel_tol: float | None = None,
     preference: Sequence[float] | jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
@@ -96,12 +97,12 @@ def aligned_mtl_weights(
     return _solve(problem_of(gram, preference), scale, rel_tol)
 
 
-def _check(scale: str, rel_tol: float | None) -> None:
+def _check(scale: Scale, rel_tol: float | None) -> None:
     check_choice("scale", scale, SCALES)
     check_number("rel_tol", rel_tol, DECAY, " or be None")
 
 
-def _solve(problem: Problem, scale: str, rel_tol: float | None) -> jax.Array:
+def _solve(problem: Problem, scale: Scale, rel_tol: float | None) -> jax.Array:
     gram, preference = problem.gram, problem.preference
     # gram.matrix has 0 on the diagonal for a gradient that is zero.
     values, vectors = jnp.linalg.eigh(gram.matrix)
@@ -114,7 +115,7 @@ def _solve(problem: Problem, scale: str, rel_tol: float | None) -> jax.Array:
     return or_nan(weights, gram)
 
 
-def _common_length(values: jax.Array, kept: jax.Array, scale: str) -> jax.Array:
+def _common_length(values: jax.Array, kept: jax.Array, scale: Scale) -> jax.Array:
     """The squared length of the aligned gradients; ``values`` ascend, ``kept`` last."""
     rank = jnp.sum(kept, dtype=jnp.int32)
     if scale == "rmse":

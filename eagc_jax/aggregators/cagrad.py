@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple, Unpack
+from typing import Literal, NamedTuple, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,8 @@ from eagc_jax.solvers import SolveInfo, nnqp, two_float
 from eagc_jax.solvers.nnqp import no_solve, ridged, sweep
 from eagc_jax.solvers.two_float import TwoFloat
 
-SHRINKS = ("none", "linear", "quadratic")
+Shrink = Literal["none", "linear", "quadratic"]
+SHRINKS: tuple[Shrink, ...] = get_args(Shrink)
 # By then halving alone has closed the bracket to rounding.
 _MAX_STEPS = 40
 
@@ -33,7 +34,7 @@ def cagrad(
     num_objectives: int,
     *,
     c: float = 0.4,
-    shrink: str = "none",
+    shrink: Shrink = "none",
     **options: Unpack[GramOptions],
 ) -> optax.GradientTransformationExtraArgs:
     r"""The best worst-case progress in a ball around the mean gradient.
@@ -97,7 +98,7 @@ def cagrad_weights(
     gram: jax.typing.ArrayLike,
     *,
     c: float = 0.4,
-    shrink: str = "none",
+    shrink: Shrink = "none",
     preference: Sequence[float] | jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """CAGrad's weights from a ``(K, K)`` Gram matrix: see :func:`cagrad`."""
@@ -105,7 +106,7 @@ def cagrad_weights(
     return _solve(problem_of(gram, preference), c, shrink)[0]
 
 
-def _check(c: Any, shrink: str) -> None:
+def _check(c: jax.typing.ArrayLike, shrink: Shrink) -> None:
     check_number("c", c, NONNEGATIVE)
     check_choice("shrink", shrink, SHRINKS)
 
@@ -117,7 +118,9 @@ class _Ball(NamedTuple):
     radius: jax.Array  # shape=(): c ||g_0||.
 
 
-def _solve(problem: Problem, c: Any, shrink: str) -> tuple[jax.Array, SolveInfo]:
+def _solve(
+    problem: Problem, c: jax.typing.ArrayLike, shrink: Shrink
+) -> tuple[jax.Array, SolveInfo]:
     gram = problem.gram
     mean = problem.preference * gram.norms  # g_0 on the unit gradients
     slopes = two_float.product(gram.cosines, mean)
@@ -125,7 +128,7 @@ def _solve(problem: Problem, c: Any, shrink: str) -> tuple[jax.Array, SolveInfo]
     # What is left where gradients cancel is rounding: there is no ball.
     cancels = squared <= rounding(mean.dtype) * jnp.sum(mean) ** 2
     length = jnp.sqrt(jnp.where(cancels, 0, squared))
-    ball = _Ball(gram, slopes, length, c * length)
+    ball = _Ball(gram, slopes, length, length * c)
     info = no_solve()
     if mean.shape[0] == 1:
         added = nearest = live_rows(gram).astype(mean.dtype)

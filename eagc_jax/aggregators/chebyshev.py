@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Unpack
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,10 @@ from eagc_jax._checks import (
 from eagc_jax._trees import ratio
 from eagc_jax.aggregators import _direct
 from eagc_jax.aggregators._direct import DirectOptions
+from eagc_jax.typing import OptState, Params, PyTree
+
+# Numbers, or the smallest losses seen so far.
+Ideal = jax.typing.ArrayLike | Literal["running"]
 
 
 class ChebyshevState(NamedTuple):
@@ -30,7 +35,7 @@ class ChebyshevState(NamedTuple):
 def chebyshev(
     num_objectives: int,
     *,
-    ideal: float | jax.typing.ArrayLike | str = 0.0,
+    ideal: Ideal = 0.0,
     augmentation: float = 0.0,
     **options: Unpack[DirectOptions],
 ) -> optax.GradientTransformationExtraArgs:
@@ -94,9 +99,9 @@ def chebyshev(
 def chebyshev_weights(
     losses: jax.Array,
     preference: jax.Array,
-    ideal: Any = 0.0,
+    ideal: jax.typing.ArrayLike = 0.0,
     active: jax.Array | None = None,
-    augmentation: Any = 0.0,
+    augmentation: jax.typing.ArrayLike = 0.0,
 ) -> jax.Array:
     """The weights of the (augmented) Chebyshev scalarization: a subgradient in L.
 
@@ -122,8 +127,8 @@ def chebyshev_weights(
 def scalarization(
     name: str,
     num_objectives: int,
-    weigh: Any,
-    ideal: Any,
+    weigh: Callable[..., jax.Array],
+    ideal: Ideal,
     options: DirectOptions,
 ) -> optax.GradientTransformationExtraArgs:
     """From ``weigh(losses, preference, ideal, active) -> weights`` to an aggregator."""
@@ -137,11 +142,11 @@ def scalarization(
     start = jnp.full((number,), jnp.inf, jnp.float32)
     start = start if running else check_vector("ideal", ideal, number)
 
-    def init(params):
+    def init(params: Params) -> ChebyshevState:
         del params
         return ChebyshevState(start)
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         point = state.ideal
         if running:
             seen = jnp.where(step.active, step.values, jnp.inf)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Literal, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,15 @@ from eagc_jax.aggregators._weighting import Problem, problem_of, stateless, unsc
 from eagc_jax.gram import Gram
 from eagc_jax.solvers import pseudo_inverse, two_float
 
-LENGTHS = ("projection", "min", "max", "harmonic", "arithmetic", "geometric")
+Length = Literal["projection", "min", "max", "harmonic", "arithmetic", "geometric"]
+LENGTHS: tuple[Length, ...] = get_args(Length)
 
 
 @shows_options
 def conflict_free(
     num_objectives: int,
     *,
-    length: str = "projection",
+    length: Length = "projection",
     **options: Unpack[GramOptions],
 ) -> optax.GradientTransformationExtraArgs:
     r"""ConFIG: the direction with the same angle to every gradient.
@@ -87,7 +88,7 @@ def conflict_free(
 def conflict_free_weights(
     gram: jax.typing.ArrayLike,
     *,
-    length: str = "projection",
+    length: Length = "projection",
     preference: Sequence[float] | jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """ConFIG's weights from a ``(K, K)`` Gram matrix: see :func:`conflict_free`."""
@@ -95,7 +96,7 @@ def conflict_free_weights(
     return solve(problem_of(gram, preference), length)
 
 
-def solve(problem: Problem, length: str) -> jax.Array:
+def solve(problem: Problem, length: Length) -> jax.Array:
     """ConFIG's weights ``(K,)`` of one block's problem."""
     gram = problem.gram
     aims = jnp.where(live_rows(gram), importance(problem), 0)
@@ -123,7 +124,7 @@ def _coefficients(cosines: jax.Array, aims: jax.Array) -> tuple[jax.Array, jax.A
     return found, reached
 
 
-def _typical_norm(gram: Gram, length: str) -> jax.Array:
+def _typical_norm(gram: Gram, length: Length) -> jax.Array:
     live = live_rows(gram)
     norms = jnp.where(live, gram.norms, 1)  # relative to the largest, so <= 1
     count = jnp.maximum(jnp.sum(live, dtype=jnp.int32), 1).astype(norms.dtype)

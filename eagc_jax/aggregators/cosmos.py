@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from eagc_jax._checks import (
 from eagc_jax._trees import ratio
 from eagc_jax.aggregators import _direct
 from eagc_jax.aggregators._direct import DirectOptions
+from eagc_jax.typing import OptState, PyTree
 
 
 @_direct.shows_options
@@ -83,7 +84,7 @@ def cosmos(
     # It enters the sum here, in place of multiplying the gradients.
     fixed = check_preference(options.pop("preference", None), number)
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         given = step.extra.get("preference")
         ray = fixed if given is None else check_weights(given, number, "preference")
         return cosmos_weights(step.values, ray, step.active, cosine_weight), state
@@ -98,7 +99,7 @@ def cosmos_weights(
     losses: jax.Array,
     preference: jax.Array,
     active: jax.Array | None = None,
-    cosine_weight: Any = 1.0,
+    cosine_weight: jax.typing.ArrayLike = 1.0,
 ) -> jax.Array:
     """The gradient in the losses of COSMOS's objective.
 

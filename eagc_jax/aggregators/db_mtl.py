@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,13 @@ from eagc_jax._trees import increment, ratio, wide_zeros
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.gram import row_norms
+from eagc_jax.typing import OptState, Params, PyTree, Updates
 
 
 class DbMtlState(NamedTuple):
     """Moving averages of the gradients of logarithms."""
 
-    averages: Any  # leaves (K, *shape), float32.
+    averages: Updates  # leaves (K, *shape), float32.
     count: jax.Array  # shape=(), int32: steps.
 
 
@@ -92,10 +93,10 @@ def db_mtl(
     preference = options.pop("preference", None)
     ratios = _direct.check_preference(preference, number)
 
-    def init(params):
+    def init(params: Params) -> DbMtlState:
         return DbMtlState(wide_zeros(params, number), jnp.zeros([], jnp.int32))
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         active = step.active & (step.values > 0)
         count = increment(state.count)
         t = count.astype(jnp.float32)

@@ -12,6 +12,7 @@ from eagc_jax._checks import POSITIVE, check_count, check_num_objectives, check_
 from eagc_jax._trees import counted
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
+from eagc_jax.typing import OptState, Params, PyTree
 
 
 class DwaState(NamedTuple):
@@ -85,13 +86,13 @@ def dwa(
     check_number("temperature", temperature, POSITIVE)
     number = check_num_objectives(num_objectives)
 
-    def init(params):
+    def init(params: Params) -> DwaState:
         del params
         zero = jnp.zeros((number,), jnp.float32)
         none = jnp.zeros((number,), jnp.int32)
         return DwaState(zero, none, zero, zero, none, jnp.zeros([], jnp.int32))
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         known = state.windows >= 2
         weights = dwa_weights(
             jnp.where(known, state.last, 1.0),

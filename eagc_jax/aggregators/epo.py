@@ -153,6 +153,7 @@ def adjustments(
 
 
 def _solve(problem: Problem, tolerance: float) -> tuple[jax.Array, SolveInfo]:
+    assert problem.values is not None
     gram, active = problem.gram, problem.active
     dtype = gram.norms.dtype
     matrix = jnp.where(jnp.isfinite(gram.matrix), gram.matrix, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,13 @@ from eagc_jax._trees import ratio, select, wide_zeros
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions, check_real
 from eagc_jax.gram import row_norms
+from eagc_jax.typing import OptState, Params, PyTree, Updates
 
 
 class ExcessMtlState(NamedTuple):
     """Sums of squared gradients, the first risks, and the weights."""
 
-    squares: Any  # leaves (K, *shape), float32: sums over the steps of g^2.
+    squares: Updates  # leaves (K, *shape), float32: sums over the steps of g^2.
     initial: jax.Array  # shape=(K,), float32: the first excess risk; 0 before it.
     log_weights: jax.Array  # shape=(K,), float32: the mean of the weights is 1.
 
@@ -90,11 +91,11 @@ def excess_mtl(
     check_number("step_size", step_size, NONNEGATIVE)
     check_number("eps", eps, NONNEGATIVE)
 
-    def init(params):
+    def init(params: Params) -> ExcessMtlState:
         zeros = jnp.zeros((number,), jnp.float32)
         return ExcessMtlState(wide_zeros(params, number), zeros, zeros)
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         check_real(step.updates, "excess_mtl")
         moves = step.active & step.advance
         squares = jax.tree.map(
@@ -123,7 +124,7 @@ def excess_mtl_step(
     relative_risks: jax.Array,
     active: jax.Array | None = None,
     *,
-    step_size: Any = 0.01,
+    step_size: jax.typing.ArrayLike = 0.01,
 ) -> jax.Array:
     """One multiplicative step of the weights, as logarithms.
 
@@ -155,7 +156,9 @@ def _added(squares: jax.Array, gradient: jax.Array, moves: jax.Array) -> jax.Arr
     return (squares + kept * kept).astype(squares.dtype)
 
 
-def _risks(step: _direct.Step, squares: Any, eps: Any) -> jax.Array:
+def _risks(
+    step: _direct.Step, squares: Updates, eps: jax.typing.ArrayLike
+) -> jax.Array:
     """``sum g^2 / sqrt(S + eps)``, ``(K,)``: of each device's part, added up."""
 
     def rooted(total, leaf):

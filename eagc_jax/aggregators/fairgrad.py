@@ -13,7 +13,13 @@ from eagc_jax._checks import NONNEGATIVE, check_number, concrete
 from eagc_jax.aggregators._base import GramOptions, from_weighting
 from eagc_jax.aggregators._signature import shows_options_of
 from eagc_jax.aggregators._unit_rows import importance, live_rows, or_nan, product
-from eagc_jax.aggregators._weighting import Problem, problem_of, stateless, unscale
+from eagc_jax.aggregators._weighting import (
+    Problem,
+    Weighting,
+    problem_of,
+    stateless,
+    unscale,
+)
 from eagc_jax.solvers import SolveInfo, fair
 
 
@@ -88,7 +94,7 @@ def with_length_of_mean(options: GramOptions) -> GramOptions:
     return options
 
 
-def alpha_fair(name: str, alpha: float):
+def alpha_fair(name: str, alpha: float) -> Weighting:
     """The weighting for an alpha.
 
     Raises:

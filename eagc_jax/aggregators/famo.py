@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from eagc_jax._checks import (
 from eagc_jax._trees import counted
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
+from eagc_jax.typing import Params
 
 
 class FamoState(NamedTuple):
@@ -113,7 +114,7 @@ def famo(
     low = check_vector("min_losses", min_losses, number)
     adam = {"learning_rate": learning_rate, "decay": decay, "b1": b1, "b2": b2}
 
-    def init(params):
+    def init(params: Params) -> FamoState:
         del params
         zero = jnp.zeros((number,), jnp.float32)
         no = jnp.zeros((number,), bool)
@@ -167,7 +168,7 @@ def famo_update(
     decay: float = 1e-3,
     b1: float = 0.9,
     b2: float = 0.999,
-    min_losses: Any = 0.0,
+    min_losses: jax.typing.ArrayLike = 0.0,
     eps: float = 1e-8,
 ) -> FamoState:
     """Moves FAMO's logits, from the losses that the last batch has after the step.
@@ -210,7 +211,9 @@ def famo_update(
     )
 
 
-def _log_losses(losses: jax.Array, low: Any, eps: Any) -> jax.Array:
+def _log_losses(
+    losses: jax.Array, low: jax.typing.ArrayLike, eps: jax.typing.ArrayLike
+) -> jax.Array:
     tiny = jnp.finfo(jnp.float32).tiny
     above = jnp.maximum(losses - low + eps, jnp.maximum(eps, tiny))
     return jnp.log(above)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.gram import Gram, cross_gram, gram_of_tree
 from eagc_jax.objectives import expand_to
+from eagc_jax.typing import OptState, Params, PyTree, Updates
 
 # What float32 can't tell apart: 84 roundings. A cosine this far below the threshold is a
 # conflict: after a full projection it is 0 to rounding, and without the margin the same
@@ -31,11 +32,11 @@ _MARGIN = 1e-5
 class GcondState(NamedTuple):
     """What the arbitrator goes by, and the momentum."""
 
-    previous: Any  # leaves (K, *shape): last resolved gradients, of norm 1.
+    previous: Updates  # leaves (K, *shape): last resolved gradients, of norm 1.
     norm_average: jax.Array  # shape=(K,), float32: running mean of the norms.
     visits: jax.Array  # shape=(K,), int32: steps in which the objective took part.
     history: jax.Array  # shape=(window,), int32: the last winners; -1 for none.
-    momentum: Any  # like params, float32: running mean of the update.
+    momentum: PyTree  # like params, float32: running mean of the update.
     weights: jax.Array  # shape=(K,), float32: of the last step, before the momentum.
     conflicts: jax.Array  # shape=(), int32: projections made in the last step.
     count: jax.Array  # shape=(), int32: steps.
@@ -61,7 +62,7 @@ def gcond(
     window: int = 3,
     max_projections: int | None = None,
     relative: bool = True,
-    memory_dtype: Any = None,
+    memory_dtype: jax.typing.DTypeLike | None = None,
     **options: Unpack[DirectOptions],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Gradient conductor: projects conflicting pairs, the worst first, by their angle.
@@ -140,7 +141,7 @@ def gcond(
     check_number("norm_decay", norm_decay, DECAY)
     rounds = 2 * number if max_projections is None else max_projections
 
-    def init(params):
+    def init(params: Params) -> GcondState:
         zeros = wide_zeros(params, number)
         if memory_dtype is not None:
             zeros = jax.tree.map(lambda x: x.astype(memory_dtype), zeros)
@@ -157,7 +158,7 @@ def gcond(
             count=jnp.zeros([], jnp.int32),
         )
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         _direct.check_real(step.updates, "gcond")
         gram = _gram(step)
         norms = gram.norms * gram.scale
@@ -222,7 +223,7 @@ def resolve(
     history: jax.Array,
     rules: Rules,
     rounds: int,
-    floor: Any,
+    floor: jax.typing.ArrayLike,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Projects pairs until none conflicts, or ``rounds`` times.
 
@@ -285,7 +286,15 @@ def _angle(cosine: jax.Array, rules: Rules) -> jax.Array:
     return jnp.where(cosine <= critical, math.pi, angle)
 
 
-def _i_wins(i, j, stability, strength, norms, history, rules: Rules) -> jax.Array:
+def _i_wins(
+    i: jax.Array,
+    j: jax.Array,
+    stability: jax.Array,
+    strength: jax.Array,
+    norms: jax.Array,
+    history: jax.Array,
+    rules: Rules,
+) -> jax.Array:
     """The arbitrator: who won every recorded conflict loses; else the higher score."""
     for_stability, for_strength = rules.score_weights
     steady = for_stability * jnp.maximum(stability, 0.0)
@@ -301,7 +310,13 @@ def _i_wins(i, j, stability, strength, norms, history, rules: Rules) -> jax.Arra
     return jnp.where(i_dominates, False, jnp.where(j_dominates, True, first))
 
 
-def _projected(mixing, now, winner, loser, angle) -> jax.Array:
+def _projected(
+    mixing: jax.Array,
+    now: jax.Array,
+    winner: jax.Array,
+    loser: jax.Array,
+    angle: jax.Array,
+) -> jax.Array:
     inner = now[winner, loser]
     for_winner = jnp.sin(angle) * ratio(inner, now[loser, loser])
     half = jnp.minimum(angle, math.pi / 2)
@@ -325,7 +340,9 @@ def _gram(step: _direct.Step) -> Gram:
     return Gram(gram.cosines, ratio(norms, largest), gram.scale * largest)
 
 
-def _along_previous(step: _direct.Step, previous: Any, scale: jax.Array) -> jax.Array:
+def _along_previous(
+    step: _direct.Step, previous: Updates, scale: jax.Array
+) -> jax.Array:
     wide = jax.tree.map(lambda p, u: p.astype(widened(u).dtype), previous, step.updates)
     products = cross_gram(step.updates, wide, axis_name=step.names or None)
     if step.factors is not None:
@@ -334,7 +351,9 @@ def _along_previous(step: _direct.Step, previous: Any, scale: jax.Array) -> jax.
     return ratio(products, scale.astype(products.dtype))
 
 
-def _resolved(step: _direct.Step, previous: Any, mixing: jax.Array, gram: Gram) -> Any:
+def _resolved(
+    step: _direct.Step, previous: Updates, mixing: jax.Array, gram: Gram
+) -> PyTree:
     """This step's resolved gradients over their norms; the old ones of the absent."""
     squares = jnp.diagonal(_product(_product(mixing, gram.matrix), mixing.T))
     norms = jnp.sqrt(jnp.maximum(squares, 0.0)) * gram.scale
@@ -359,7 +378,7 @@ def _product(left: jax.Array, right: jax.Array) -> jax.Array:
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
-def _check(rules: Rules, window: Any, max_projections: Any) -> None:
+def _check(rules: Rules, window: int, max_projections: int | None) -> None:
     thresholds = rules.thresholds
     if len(thresholds) != 3 or not (
         -1 <= thresholds[0] <= thresholds[1] <= thresholds[2] <= 1

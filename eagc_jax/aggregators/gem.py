@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from eagc_jax.aggregators._weighting import (
     unscale,
 )
 from eagc_jax.solvers import SolveInfo, nnqp
+from eagc_jax.typing import OptState
 
 
 @shows_options
@@ -80,7 +81,10 @@ def gem(
     check_index("current", current, num_objectives)
     refuse_preference("gem", options)
 
-    def apply(problem, state):
+    def apply(
+        problem: Problem, state: OptState
+    ) -> tuple[jax.Array, OptState, SolveInfo]:
+        assert problem.current is not None
         weights, info = _solve(problem, problem.current, margin)
         return weights, state, info
 
@@ -111,7 +115,7 @@ def gem_weights(
 
 
 def _solve(
-    problem: Problem, current: jax.Array, margin: Any
+    problem: Problem, current: jax.Array, margin: jax.typing.ArrayLike
 ) -> tuple[jax.Array, SolveInfo]:
     """In z = norms * v: z >= margin * norms, on the cosines of the memories."""
     cosines, norms = problem.gram.cosines, problem.gram.norms

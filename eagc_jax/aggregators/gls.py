@@ -13,6 +13,7 @@ from eagc_jax._trees import ratio
 from eagc_jax.aggregators import _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.aggregators.uncertainty_weighting import safe_log
+from eagc_jax.typing import OptState, PyTree
 
 
 @_direct.shows_options
@@ -65,7 +66,7 @@ def gls(
     # It enters the exponents here, in place of multiplying the gradients.
     shares = check_preference(options.pop("preference", None), number)
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         return gls_weights(step.values, shares, step.active), state
 
     method = _direct.Method("gls", "unit", lambda params: (), apply, needs_values=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec
 
 from eagc_jax._checks import (
     SHARE,
@@ -19,6 +20,7 @@ from eagc_jax._trees import named_leaves, named_specs, widened
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.aggregators._draws import uniform_by_coordinate
+from eagc_jax.typing import OptState, Params, PyTree
 
 
 class GradDropState(NamedTuple):
@@ -33,7 +35,7 @@ def graddrop(
     *,
     leak: float | jax.typing.ArrayLike = 0.0,
     seed: int = 0,
-    param_specs: Any = None,
+    param_specs: PyTree = None,
     **options: Unpack[DirectOptions],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Keeps, in each entry, the gradients of one sign, drawn by its share.
@@ -92,11 +94,11 @@ def graddrop(
     leaky = known is None or bool(np.any(known != 0))
     specs = named_specs(param_specs)
 
-    def init(params):
+    def init(params: Params) -> GradDropState:
         del params
         return GradDropState(jax.random.PRNGKey(seed))
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         _direct.check_real(step.updates, "graddrop")
         key, this = jax.random.split(state.key)
         leaves = named_leaves(step.updates)
@@ -115,7 +117,7 @@ def graddrop(
     return _direct.from_method(num_objectives, method, **options)
 
 
-def _spec(specs: dict[str, Any] | None, name: str) -> Any:
+def _spec(specs: dict[str, PartitionSpec] | None, name: str) -> PartitionSpec | None:
     if specs is None:
         return None
     if name not in specs:
@@ -126,7 +128,9 @@ def _spec(specs: dict[str, Any] | None, name: str) -> Any:
     return specs[name]
 
 
-def _drop(rows: list[jax.Array], uniform: jax.Array, leaks: Any) -> jax.Array:
+def _drop(
+    rows: list[jax.Array], uniform: jax.Array, leaks: jax.Array | None
+) -> jax.Array:
     """K gradients and uniform numbers, all ``(*shape)``, to the update ``(*shape)``."""
     # P > U is put without its division: XLA then makes one pass of it on CPU.
     positive = [jnp.maximum(row, 0) for row in rows]

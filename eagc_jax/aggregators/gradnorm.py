@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from eagc_jax._trees import increment, named_leaves, ratio
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.gram import row_norms
+from eagc_jax.typing import OptState, Params, PyTree, Updates
 
 
 class GradNormState(NamedTuple):
@@ -99,12 +100,12 @@ def gradnorm(
             f"{layers!r}."
         )
 
-    def init(params):
+    def init(params: Params) -> GradNormState:
         del params
         ones = jnp.ones((number,), jnp.float32)
         return GradNormState(ones, jnp.zeros_like(ones), jnp.zeros([], jnp.int32))
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         first = step.active & (state.initial <= 0) & (step.values > 0)
         initial = jnp.where(first, step.values, state.initial)
         norms = _norms(step, layers)
@@ -133,7 +134,7 @@ def gradnorm_step(
     active: jax.Array | None = None,
     *,
     alpha: float = 1.5,
-    learning_rate: Any = 0.025,
+    learning_rate: jax.typing.ArrayLike = 0.025,
     relative: bool = True,
     min_weight: float = 1e-3,
 ) -> jax.Array:
@@ -178,7 +179,9 @@ def _norms(step: _direct.Step, layers: str | Callable[[str], bool] | None) -> ja
     return row_norms(chosen, step.active, step.names)[0].astype(jnp.float32)
 
 
-def _chosen(updates: Any, layers: str | Callable[[str], bool]) -> dict[str, Any]:
+def _chosen(
+    updates: Updates, layers: str | Callable[[str], bool]
+) -> dict[str, jax.Array]:
     leaves = named_leaves(updates)
     if callable(layers):
         chosen = {name: leaf for name, leaf in leaves.items() if layers(name)}

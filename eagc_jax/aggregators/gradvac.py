@@ -20,9 +20,10 @@ from eagc_jax.aggregators._unit_rows import (
     visiting_order,
 )
 from eagc_jax.aggregators._weighting import Problem, Weighting, problem_of, unscale
-from eagc_jax.aggregators.pcgrad import ORDERS
+from eagc_jax.aggregators.pcgrad import ORDERS, Order
 from eagc_jax.gram import Gram
-from eagc_jax.solvers.nnqp import no_solve
+from eagc_jax.solvers.nnqp import SolveInfo, no_solve
+from eagc_jax.typing import OptState
 
 _UNROLL_LIMIT = 8
 # A target cosine of 1 would ask for an infinite correction.
@@ -34,7 +35,7 @@ def gradvac(
     num_objectives: int,
     *,
     decay: float = 0.5,
-    order: str = "random",
+    order: Order = "random",
     **options: Unpack[GramOptions],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Moves gradients towards each other, up to the cosine that the pair usually has.
@@ -88,7 +89,9 @@ def gradvac(
     check_choice("order", order, ORDERS)
     check_number("decay", decay, SHARE)
 
-    def apply(problem, targets):
+    def apply(
+        problem: Problem, targets: OptState
+    ) -> tuple[jax.Array, OptState, SolveInfo]:
         weights, targets = _solve(problem, targets, decay)
         return weights, targets, no_solve()
 

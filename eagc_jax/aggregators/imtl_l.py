@@ -12,7 +12,8 @@ from eagc_jax._checks import NONNEGATIVE, POSITIVE, check_num_objectives, check_
 from eagc_jax._trees import counted
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
-from eagc_jax.aggregators.uncertainty_weighting import check_initial, safe_log
+from eagc_jax.aggregators.uncertainty_weighting import Initial, check_initial, safe_log
+from eagc_jax.typing import OptState, Params, PyTree
 
 
 class ImtlLState(NamedTuple):
@@ -27,7 +28,7 @@ def imtl_l(
     num_objectives: int,
     *,
     learning_rate: optax.ScalarOrSchedule = 0.025,
-    initial: float | jax.typing.ArrayLike | str = 0.0,
+    initial: Initial = 0.0,
     closed_form: bool = False,
     max_weight: float | None = None,
     **options: Unpack[DirectOptions],
@@ -86,7 +87,7 @@ def imtl_l(
     if max_weight is not None:
         check_number("max_weight", max_weight, POSITIVE)
 
-    def init(params):
+    def init(params: Params) -> ImtlLState:
         del params
         return ImtlLState(
             jnp.zeros((number,), jnp.float32) if start is None else start,
@@ -96,7 +97,7 @@ def imtl_l(
     def bounded(s):
         return s if max_weight is None else jnp.minimum(s, jnp.log(max_weight))
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         visits = counted(state.visits, step.active)
         s = state.log_scales
         at_rest = bounded(-safe_log(step.values))

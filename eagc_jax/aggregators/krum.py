@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from eagc_jax._trees import ratio, widened
 from eagc_jax.aggregators import _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.gram import gram_of_tree, may_be_sharded, sum_over_blocks
+from eagc_jax.typing import OptState, PyTree, Updates
 
 # Pairs' entries in a block on CPU, where they are written and read in the cache.
 _BLOCK_ENTRIES = 2**18
@@ -84,7 +85,7 @@ def krum(
         raise ValueError(f"selected must be an int in [1, {number}], got {selected!r}.")
     faulty, chosen = byzantine, selected
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         weights = krum_weights(step.seen, step.active, faulty, chosen)
         return weights, state
 
@@ -121,7 +122,7 @@ def krum_weights(
 
 
 def _look(
-    updates: Any, mask: jax.Array, names: tuple[str, ...]
+    updates: Updates, mask: jax.Array, names: tuple[str, ...]
 ) -> tuple[jax.Array, jax.Array]:
     """Squared distances in a unit of their own, ``(K, K)``; who is finite, ``(K,)``."""
     gram, finite = gram_of_tree(updates, mask, names)
@@ -142,7 +143,7 @@ def _look(
 
 
 def squared_distances(
-    updates: Any, scale: jax.typing.ArrayLike = 1.0, names: tuple[str, ...] = ()
+    updates: Updates, scale: jax.typing.ArrayLike = 1.0, names: tuple[str, ...] = ()
 ) -> jax.Array:
     """Squared distances of K gradients over ``scale`` squared: ``(K, K)`` float32.
 

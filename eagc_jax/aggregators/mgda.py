@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Literal, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +15,18 @@ from eagc_jax.gram import Gram
 from eagc_jax.solvers.nnqp import SolveInfo, nnqp
 from eagc_jax.solvers.simplex import frank_wolfe
 
-NORMALIZERS = ("none", "l2", "loss", "loss+")
-SOLVERS = ("qp", "frank_wolfe")
+Normalizer = Literal["none", "l2", "loss", "loss+"]
+NORMALIZERS: tuple[Normalizer, ...] = get_args(Normalizer)
+Solver = Literal["qp", "frank_wolfe"]
+SOLVERS: tuple[Solver, ...] = get_args(Solver)
 
 
 @shows_options
 def mgda(
     num_objectives: int,
     *,
-    normalizer: str = "none",
-    solver: str = "qp",
+    normalizer: Normalizer = "none",
+    solver: Solver = "qp",
     **options: Unpack[GramOptions],
 ) -> optax.GradientTransformationExtraArgs:
     r"""The update of least norm among the convex combinations of the gradients.
@@ -80,8 +82,8 @@ def mgda(
 def mgda_weights(
     gram: jax.typing.ArrayLike,
     *,
-    normalizer: str = "none",
-    solver: str = "qp",
+    normalizer: Normalizer = "none",
+    solver: Solver = "qp",
     losses: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """MGDA's weights from a ``(K, K)`` Gram matrix: see :func:`mgda`.
@@ -102,7 +104,7 @@ def mgda_weights(
 
 
 def _solve(
-    problem: Problem, normalizer: str, solver: str
+    problem: Problem, normalizer: Normalizer, solver: Solver
 ) -> tuple[jax.Array, SolveInfo]:
     gram = problem.gram
     number = jnp.sum(problem.active, dtype=jnp.int32).astype(gram.norms.dtype)
@@ -113,6 +115,7 @@ def _solve(
         factor = factor / jnp.where(norms > 0, norms, 1.0)
         lengths = jnp.where(gram.norms > 0, problem.preference * number, 0.0)
     if normalizer in ("loss", "loss+"):
+        assert problem.values is not None
         losses = jnp.where(problem.active, problem.values, 1.0)
         factor, lengths = factor / losses, lengths / losses
     largest = jnp.max(lengths)
@@ -122,7 +125,7 @@ def _solve(
 
 
 def _least_norm(
-    gram: Gram, active: jax.Array, solver: str
+    gram: Gram, active: jax.Array, solver: Solver
 ) -> tuple[jax.Array, SolveInfo]:
     """Weights in the simplex. A zero gradient is a minimum by itself."""
     if solver == "frank_wolfe":
@@ -143,6 +146,6 @@ def _least_norm(
     return jnp.where(jnp.any(zero), zero.astype(x.dtype) / number, inner), info
 
 
-def _check(normalizer: str, solver: str) -> None:
+def _check(normalizer: Normalizer, solver: Solver) -> None:
     check_choice("normalizer", normalizer, NORMALIZERS)
     check_choice("solver", solver, SOLVERS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Unpack
+from typing import Literal, NamedTuple, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +21,16 @@ from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.gram import gram_of_tree
 from eagc_jax.solvers.entrywise import matvec
 from eagc_jax.solvers.simplex import project_simplex
+from eagc_jax.typing import OptState, Params, PyTree, Updates
 
-PROJECTIONS = ("simplex", "softmax")
+Projection = Literal["simplex", "softmax"]
+PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
 
 
 class MocoState(NamedTuple):
     """Tracked gradients and their weights."""
 
-    tracked: Any  # leaves (K, *shape), float32: Y.
+    tracked: Updates  # leaves (K, *shape), float32: Y.
     weights: jax.Array  # shape=(K,), float32: lambda, in the simplex.
     count: jax.Array  # shape=(), int32: steps.
 
@@ -40,7 +42,7 @@ def moco(
     tracking_rate: optax.ScalarOrSchedule = lambda t: 0.5 / t**0.5,
     weight_rate: optax.ScalarOrSchedule = lambda t: 0.1 / t**0.5,
     regularization: float = 0.0,
-    projection: str = "simplex",
+    projection: Projection = "simplex",
     relative: bool = True,
     **options: Unpack[DirectOptions],
 ) -> optax.GradientTransformationExtraArgs:
@@ -102,12 +104,12 @@ def moco(
     check_number("regularization", regularization, NONNEGATIVE)
     check_choice("projection", projection, PROJECTIONS)
 
-    def init(params):
+    def init(params: Params) -> MocoState:
         weights = jnp.full((number,), 1 / number, jnp.float32)
         tracked = wide_zeros(params, number)
         return MocoState(tracked, weights, jnp.zeros([], jnp.int32))
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         count = increment(state.count)
         t = count.astype(jnp.float32)
         beta = _arithmetic.scheduled(tracking_rate, t)
@@ -136,7 +138,7 @@ def moco(
     return _direct.from_method(num_objectives, method, **options)
 
 
-def _gram(tracked: Any, step: _direct.Step, relative: bool) -> jax.Array:
+def _gram(tracked: Updates, step: _direct.Step, relative: bool) -> jax.Array:
     gram, _ = gram_of_tree(tracked, step.active, step.names)
     if not relative:
         return (gram.matrix * gram.scale**2).astype(jnp.float32)
@@ -145,7 +147,7 @@ def _gram(tracked: Any, step: _direct.Step, relative: bool) -> jax.Array:
 
 
 def _among(
-    moved: jax.Array, before: jax.Array, active: jax.Array, projection: str
+    moved: jax.Array, before: jax.Array, active: jax.Array, projection: Projection
 ) -> jax.Array:
     """Weights of the active objectives, with the sum they had; the others' stay."""
     budget = jnp.sum(jnp.where(active, before, 0.0))

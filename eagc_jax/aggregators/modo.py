@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,8 @@ from eagc_jax.aggregators._weighting import (
     problem_of,
     refuse_preference,
 )
-from eagc_jax.solvers.nnqp import no_solve
+from eagc_jax.solvers.nnqp import SolveInfo, no_solve
+from eagc_jax.typing import OptState
 
 
 @shows_options
@@ -84,7 +85,9 @@ def modo(
     _check(learning_rate, regularization)
     refuse_preference("modo", options)
 
-    def apply(problem, point):
+    def apply(
+        problem: Problem, point: OptState
+    ) -> tuple[jax.Array, OptState, SolveInfo]:
         matrix = _matrix_of(problem, normalize)
         weights, point = _solve(problem, matrix, point, learning_rate, regularization)
         return weights, point, no_solve()
@@ -122,7 +125,9 @@ def modo_weights(
     return _solve(problem, matrix, start, learning_rate, regularization)
 
 
-def _check(learning_rate: Any, regularization: Any) -> None:
+def _check(
+    learning_rate: jax.typing.ArrayLike, regularization: jax.typing.ArrayLike
+) -> None:
     check_number("learning_rate", learning_rate, NONNEGATIVE)
     check_number("regularization", regularization, NONNEGATIVE)
 
@@ -135,7 +140,13 @@ def _matrix_of(problem: Problem, normalize: bool) -> jax.Array:
     return normalized(matrix) if normalize else matrix * problem.gram.scale**2
 
 
-def _solve(problem, matrix, start, learning_rate, regularization):
+def _solve(
+    problem: Problem,
+    matrix: jax.Array,
+    start: jax.Array,
+    learning_rate: jax.typing.ArrayLike,
+    regularization: jax.typing.ArrayLike,
+) -> tuple[jax.Array, jax.Array]:
     def gradient(point):
         return product(matrix, point) + regularization * point
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from eagc_jax._checks import (
     DECAY,
     NONNEGATIVE,
     SINGLE_NONFINITE_POLICIES,
+    SingleNonfinite,
     check_choice,
     check_gradient,
     check_num_objectives,
@@ -36,15 +37,16 @@ from eagc_jax.aggregators.conflict_free import solve
 from eagc_jax.blocks import GLOBAL
 from eagc_jax.gram import gram_blocks
 from eagc_jax.objectives import expand_to
+from eagc_jax.typing import Inputs, OptState, Params, PyTree, Updates
 
 
 class MomentumConflictFreeState(NamedTuple):
     """K momenta and two vectors: (K + 2) copies of the parameters."""
 
-    momenta: Any  # leaves (K, *shape), float32: running means of the gradients.
+    momenta: Updates  # leaves (K, *shape), float32: running means of the gradients.
     visits: jax.Array  # shape=(K,), int32: gradients in each.
-    last: Any  # like params, float32: the last direction times its bias factor.
-    nu: Any  # like params, float32: running mean of the pseudo gradient's square.
+    last: PyTree  # like params, float32: the last direction times its bias factor.
+    nu: PyTree  # like params, float32: running mean of the pseudo gradient's square.
     weights: jax.Array  # shape=(K,), float32: of the momenta, in the last direction.
     count: jax.Array  # shape=(), int32: updates made, after the warm-up.
     step: jax.Array  # shape=(), int32: calls; says whose turn it is.
@@ -57,7 +59,7 @@ def momentum_conflict_free(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
-    nonfinite: str = "propagate",
+    nonfinite: SingleNonfinite = "propagate",
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""M-ConFIG: the conflict-free direction of momenta, one gradient a step.
@@ -122,7 +124,7 @@ def momentum_conflict_free(
     check_choice("nonfinite", nonfinite, SINGLE_NONFINITE_POLICIES)
     names = check_axis_name(axis_name)
 
-    def init_fn(params):
+    def init_fn(params: Params) -> MomentumConflictFreeState:
         zero = jnp.zeros([], jnp.int32)
         return MomentumConflictFreeState(
             momenta=wide_zeros(params, number),
@@ -135,7 +137,14 @@ def momentum_conflict_free(
             nonfinite_count=zero,
         )
 
-    def update_fn(updates, state, params=None, *, objective=None, **extra_args):
+    def update_fn(
+        updates: Updates,
+        state: OptState,
+        params: Params = None,
+        *,
+        objective: jax.typing.ArrayLike | None = None,
+        **extra_args: Inputs,
+    ) -> tuple[Updates, OptState]:
         del extra_args
         check_gradient(updates, params)
         if not jax.tree.leaves(updates):  # an empty group of optax.partition
@@ -187,14 +196,19 @@ def momentum_conflict_free(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _moved(momentum: jax.Array, grad: jax.Array, chosen: jax.Array, b1: Any):
+def _moved(
+    momentum: jax.Array, grad: jax.Array, chosen: jax.Array, b1: jax.typing.ArrayLike
+) -> jax.Array:
     """Momenta ``(K, *shape)`` with the chosen one moved towards the gradient."""
     moved = b1 * momentum + (1 - b1) * widened(grad)[None]
     return jnp.where(expand_to(chosen, momentum.ndim), moved, momentum)
 
 
 def _weights(
-    momenta: Any, visits: jax.Array, b1: Any, names: tuple[str, ...]
+    momenta: Updates,
+    visits: jax.Array,
+    b1: jax.typing.ArrayLike,
+    names: tuple[str, ...],
 ) -> jax.Array:
     """ConFIG's weights of the momenta, their bias corrected."""
     leaves = named_leaves(momenta)
@@ -216,7 +230,9 @@ def _as(value: jax.Array, like: jax.Array) -> jax.Array:
     return value.astype(like.dtype)
 
 
-def _check_objective(objective: Any, number: int) -> Any:
+def _check_objective(
+    objective: jax.typing.ArrayLike, number: int
+) -> jax.typing.ArrayLike:
     known = concrete(objective)
     if known is not None and (
         known.shape != () or known != int(known) or not 0 <= known < number
@@ -228,7 +244,7 @@ def _check_objective(objective: Any, number: int) -> Any:
     return objective
 
 
-def _check_no_axis(updates: Any, state: MomentumConflictFreeState) -> None:
+def _check_no_axis(updates: Updates, state: MomentumConflictFreeState) -> None:
     known = named_leaves(state.last)
     for name, leaf in named_leaves(updates).items():
         if name in known and jnp.ndim(leaf) == jnp.ndim(known[name]) + 1:

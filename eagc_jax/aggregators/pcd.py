@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from eagc_jax.aggregators._weighting import (
 )
 from eagc_jax.gram import Gram
 from eagc_jax.solvers import SolveInfo, nnqp
+from eagc_jax.typing import OptState
 
 # Constraints that hold to less than this share of the largest have no solution.
 _INFEASIBLE = 1e-3
@@ -108,7 +109,9 @@ def pcd(
     _check(tau, primary, decay, num_objectives)
     refuse_preference("pcd", options)
 
-    def apply(problem, state):
+    def apply(
+        problem: Problem, state: OptState
+    ) -> tuple[jax.Array, OptState, SolveInfo]:
         state, relative = _observe(problem, state, decay)
         weights, info = _solve(problem, relative, tau, primary)
         return weights, state, info
@@ -146,7 +149,12 @@ def pcd_weights(
     return _solve(problem, relative, tau, primary)[0]
 
 
-def _check(tau: Any, primary: Any, decay: Any, number: int) -> None:
+def _check(
+    tau: Sequence[float] | jax.typing.ArrayLike,
+    primary: int,
+    decay: jax.typing.ArrayLike,
+    number: int,
+) -> None:
     check_index("primary", primary, number)
     check_vector("tau", tau, number, SHARE)
     check_number("decay", decay, DECAY)
@@ -161,7 +169,7 @@ def _init(number: int) -> PcdState:
 
 
 def _observe(
-    problem: Problem, state: PcdState, decay: Any
+    problem: Problem, state: PcdState, decay: jax.typing.ArrayLike
 ) -> tuple[PcdState, jax.Array]:
     """The running mean after this step, and the norms over its square root."""
     gram, active = problem.gram, problem.active
@@ -181,7 +189,10 @@ def _observe(
 
 
 def _solve(
-    problem: Problem, relative: jax.Array, tau: Any, primary: int
+    problem: Problem,
+    relative: jax.Array,
+    tau: Sequence[float] | jax.typing.ArrayLike,
+    primary: int,
 ) -> tuple[jax.Array, SolveInfo]:
     """On unit gradients; ``relative`` are the norms of the normalised ones."""
     gram: Gram = problem.gram

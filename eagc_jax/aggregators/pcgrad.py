@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Literal, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,15 @@ from eagc_jax.aggregators._unit_rows import (
 )
 from eagc_jax.aggregators._weighting import Problem, problem_of, stateless, unscale
 
-ORDERS = ("random", "fixed")
+Order = Literal["random", "fixed"]
+ORDERS: tuple[Order, ...] = get_args(Order)
 # Up to here the loop over objectives is unrolled.
 _UNROLL_LIMIT = 8
 
 
 @shows_options
 def pcgrad(
-    num_objectives: int, *, order: str = "random", **options: Unpack[GramOptions]
+    num_objectives: int, *, order: Order = "random", **options: Unpack[GramOptions]
 ) -> optax.GradientTransformationExtraArgs:
     r"""Projects each gradient off those it conflicts with, then sums.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from eagc_jax.aggregators._weighting import (
 from eagc_jax.aggregators.mgda import _least_norm
 from eagc_jax.gram import split_gram
 from eagc_jax.solvers.nnqp import SolveInfo
+from eagc_jax.typing import OptState
 
 
 class PmtlState(NamedTuple):
@@ -42,7 +43,7 @@ class PmtlState(NamedTuple):
 def pmtl(
     num_objectives: int,
     *,
-    preferences: Any = None,
+    preferences: jax.typing.ArrayLike | None = None,
     index: int | jax.typing.ArrayLike = 0,
     initial_steps: int = 100,
     slack: float = 0.0,
@@ -114,7 +115,10 @@ def pmtl(
         del number
         return PmtlState(jnp.zeros([], bool), jnp.zeros([], jnp.int32))
 
-    def apply(problem, state):
+    def apply(
+        problem: Problem, state: OptState
+    ) -> tuple[jax.Array, OptState, SolveInfo]:
+        assert problem.values is not None
         values = jnp.where(problem.active, problem.values, 0.0)
         violated = jnp.any(_active(values, vectors, index, 0.0))
         arrived = state.arrived | ~violated | (state.count >= initial_steps)
@@ -130,7 +134,7 @@ def pmtl_weights(
     gram: jax.typing.ArrayLike,
     losses: jax.typing.ArrayLike | None = None,
     *,
-    preferences: Any = None,
+    preferences: jax.typing.ArrayLike | None = None,
     index: int | jax.typing.ArrayLike = 0,
     slack: float = 0.0,
     constraints_alone: bool = False,
@@ -154,7 +158,9 @@ def pmtl_weights(
     return _solve(problem, vectors, index, slack, jnp.asarray(constraints_alone))[0]
 
 
-def check_preferences(name: str, preferences: Any, number: int) -> jax.Array:
+def check_preferences(
+    name: str, preferences: jax.typing.ArrayLike | None, number: int
+) -> jax.Array:
     """M vectors >= 0 as ``(M, K)`` float32 of length 1; raises ValueError for others."""
     if preferences is None:
         axes = np.eye(number, dtype=np.float32)
@@ -173,7 +179,12 @@ def check_preferences(name: str, preferences: Any, number: int) -> jax.Array:
     return vectors / jnp.sqrt(jnp.sum(vectors**2, axis=1, keepdims=True))
 
 
-def _active(values: jax.Array, vectors: jax.Array, index: Any, slack: Any) -> jax.Array:
+def _active(
+    values: jax.Array,
+    vectors: jax.Array,
+    index: jax.typing.ArrayLike,
+    slack: jax.typing.ArrayLike,
+) -> jax.Array:
     """``(M,)`` bool: the constraints that count."""
     top = jnp.max(jnp.abs(values))
     relative = ratio(values, top)
@@ -186,9 +197,14 @@ def _active(values: jax.Array, vectors: jax.Array, index: Any, slack: Any) -> ja
 
 
 def _solve(
-    problem: Problem, vectors: jax.Array, index: Any, slack: Any, alone: jax.Array
+    problem: Problem,
+    vectors: jax.Array,
+    index: jax.typing.ArrayLike,
+    slack: jax.typing.ArrayLike,
+    alone: jax.Array,
 ) -> tuple[jax.Array, SolveInfo]:
     """The point of least norm of gradients and active constraints."""
+    assert problem.values is not None
     gram, active = problem.gram, problem.active
     dtype, number = gram.norms.dtype, gram.norms.shape[0]
     values = jnp.where(active, problem.values, 0.0).astype(dtype)

@@ -79,6 +79,7 @@ def random_weighting_weights(
 
 
 def _solve(problem: Problem) -> jax.Array:
+    assert problem.key is not None
     norms = problem.gram.norms
     noise = jax.random.normal(problem.key, norms.shape, norms.dtype)
     weights = share(problem.preference * jnp.exp(noise), problem.active)

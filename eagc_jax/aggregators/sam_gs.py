@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Unpack
+from typing import Literal, NamedTuple, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,16 @@ from eagc_jax._trees import counted, increment, ratio, select, wide_zeros
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
 from eagc_jax.objectives import expand_to
+from eagc_jax.typing import OptState, Params, PyTree, Updates
 
-SCALES = ("published", "norm")
+Scale = Literal["published", "norm"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
 
 
 class SamGsState(NamedTuple):
     """Momenta, and how unlike the norms have been."""
 
-    momenta: Any  # leaves (K, *shape), float32: running means of the gradients.
+    momenta: Updates  # leaves (K, *shape), float32: running means of the gradients.
     visits: jax.Array  # shape=(K,), int32: steps in which the objective took part.
     spread: jax.Array  # shape=(), float32: running mean of (1 - similarity)^2.
     count: jax.Array  # shape=(), int32: steps in it.
@@ -41,7 +43,7 @@ def sam_gs(
     gamma: float = 0.1,
     b1: float = 0.9,
     b2: float = 0.99,
-    scale: str = "published",
+    scale: Scale = "published",
     max_norm: float | None = 1.0,
     **options: Unpack[DirectOptions],
 ) -> optax.GradientTransformationExtraArgs:
@@ -110,12 +112,12 @@ def sam_gs(
     if max_norm is not None:
         check_number("max_norm", max_norm, POSITIVE)
 
-    def init(params):
+    def init(params: Params) -> SamGsState:
         zero, none = jnp.zeros([], jnp.float32), jnp.zeros([], jnp.int32)
         visits = jnp.zeros((number,), jnp.int32)
         return SamGsState(wide_zeros(params, number), visits, zero, none, zero)
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         _direct.check_real(step.updates, "sam_gs")
         norms = step.norms()
         state = _remember(step, norms, state, b1, b2)
@@ -170,7 +172,11 @@ def norm_similarity(norms: jax.Array, active: jax.Array | None = None) -> jax.Ar
 
 
 def _remember(
-    step: _direct.Step, norms: jax.Array, state: SamGsState, b1: Any, b2: Any
+    step: _direct.Step,
+    norms: jax.Array,
+    state: SamGsState,
+    b1: jax.typing.ArrayLike,
+    b2: jax.typing.ArrayLike,
 ) -> SamGsState:
     """The state with this step in it, where it advances."""
     similarity = norm_similarity(norms, step.active)
@@ -195,7 +201,9 @@ def _remember(
     )
 
 
-def _length(d: Any, step: _direct.Step, scale: str, max_norm: Any) -> jax.Array:
+def _length(
+    d: PyTree, step: _direct.Step, scale: Scale, max_norm: jax.typing.ArrayLike | None
+) -> jax.Array:
     """What d is multiplied by."""
     if scale == "norm":
         plain = step.weighted(jnp.ones(step.active.shape, jnp.float32))

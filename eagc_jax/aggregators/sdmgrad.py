@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,9 @@ from eagc_jax.aggregators._two_batches import (
     reads_batches,
 )
 from eagc_jax.aggregators._unit_rows import product
-from eagc_jax.aggregators._weighting import Weighting, problem_of
-from eagc_jax.solvers.nnqp import no_solve
+from eagc_jax.aggregators._weighting import Problem, Weighting, problem_of
+from eagc_jax.solvers.nnqp import SolveInfo, no_solve
+from eagc_jax.typing import OptState
 
 
 @shows_options
@@ -88,7 +89,9 @@ def sdmgrad(
     """
     settings = _checked(pull, learning_rate, momentum, steps)
 
-    def apply(problem, point):
+    def apply(
+        problem: Problem, point: OptState
+    ) -> tuple[jax.Array, OptState, SolveInfo]:
         cross = cross_gram_of(problem)
         matrix = problem.gram.matrix if cross is None else cross
         weights, point = _solve(problem, matrix, point, *settings)
@@ -129,7 +132,15 @@ def sdmgrad_weights(
     return _solve(problem, jnp.asarray(gram), start, *settings)
 
 
-def _solve(problem, matrix, start, pull, learning_rate, momentum, steps):
+def _solve(
+    problem: Problem,
+    matrix: jax.Array,
+    start: jax.Array,
+    pull: jax.typing.ArrayLike,
+    learning_rate: jax.typing.ArrayLike,
+    momentum: jax.typing.ArrayLike,
+    steps: int,
+) -> tuple[jax.Array, jax.Array]:
     matrix = normalized(matrix.astype(problem.preference.dtype))
 
     def gradient(point):
@@ -142,7 +153,12 @@ def _solve(problem, matrix, start, pull, learning_rate, momentum, steps):
     return weights, keep_absent(point, start, problem)
 
 
-def _checked(pull: Any, learning_rate: Any, momentum: Any, steps: Any):
+def _checked(
+    pull: jax.typing.ArrayLike,
+    learning_rate: jax.typing.ArrayLike,
+    momentum: jax.typing.ArrayLike,
+    steps: int,
+) -> tuple[jax.typing.ArrayLike, jax.typing.ArrayLike, jax.typing.ArrayLike, int]:
     check_number("pull", pull, NONNEGATIVE)
     check_number("learning_rate", learning_rate, NONNEGATIVE)
     check_number("momentum", momentum, DECAY)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +12,14 @@ from eagc_jax._checks import POSITIVE, check_number
 from eagc_jax._trees import ratio
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
-from eagc_jax.aggregators.chebyshev import scalarization
+from eagc_jax.aggregators.chebyshev import Ideal, scalarization
 
 
 @_direct.shows_options
 def smooth_chebyshev(
     num_objectives: int,
     *,
-    ideal: float | jax.typing.ArrayLike | str = 0.0,
+    ideal: Ideal = 0.0,
     mu: float = 1.0,
     relative: bool = False,
     **options: Unpack[DirectOptions],
@@ -82,10 +82,10 @@ def smooth_chebyshev(
 def smooth_chebyshev_weights(
     losses: jax.Array,
     preference: jax.Array,
-    ideal: Any = 0.0,
+    ideal: jax.typing.ArrayLike = 0.0,
     active: jax.Array | None = None,
     *,
-    mu: Any = 1.0,
+    mu: jax.typing.ArrayLike = 1.0,
     relative: bool = False,
 ) -> jax.Array:
     """The weights of the smooth Chebyshev scalarization: its gradient in L.

@@ -11,6 +11,7 @@ import optax
 from eagc_jax._checks import check_num_objectives
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
+from eagc_jax.typing import OptState, PyTree
 
 # Up to this many objectives are sorted by a network of minima and maxima, which fuses;
 # XLA's sort along the leading axis of a large array is many times slower on CPU.
@@ -68,7 +69,7 @@ def trimmed_mean(
             f"trim must be an int >= 0 with 2 * trim < {number} objectives, got {trim!r}."
         )
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         _direct.check_real(step.updates, "trimmed_mean")
         count = jnp.sum(step.active, dtype=jnp.int32)
         cut = jnp.minimum(trim, jnp.maximum(count - 1, 0) // 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Unpack
+from typing import Literal, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,10 @@ from eagc_jax._checks import (
 from eagc_jax._trees import counted
 from eagc_jax.aggregators import _arithmetic, _direct
 from eagc_jax.aggregators._direct import DirectOptions
+from eagc_jax.typing import OptState, Params, PyTree
+
+# Numbers, or the logarithms of the first losses.
+Initial = jax.typing.ArrayLike | Literal["loss"]
 
 
 class UncertaintyState(NamedTuple):
@@ -32,7 +36,7 @@ def uncertainty_weighting(
     num_objectives: int,
     *,
     learning_rate: optax.ScalarOrSchedule = 0.025,
-    initial: float | jax.typing.ArrayLike | str = 0.0,
+    initial: Initial = 0.0,
     coefficients: float | jax.typing.ArrayLike = 0.5,
     max_weight: float | None = None,
     **options: Unpack[DirectOptions],
@@ -95,14 +99,14 @@ def uncertainty_weighting(
         check_number("max_weight", max_weight, POSITIVE)
         lowest = jnp.log(c / max_weight)
 
-    def init(params):
+    def init(params: Params) -> UncertaintyState:
         del params
         return UncertaintyState(
             jnp.zeros((number,), jnp.float32) if start is None else start,
             jnp.zeros((number,), jnp.int32),
         )
 
-    def apply(step, state):
+    def apply(step: _direct.Step, state: OptState) -> tuple[PyTree, OptState]:
         s = state.log_variances
         if start is None:
             first = jnp.log(2 * c) + safe_log(step.values)
@@ -123,7 +127,9 @@ def uncertainty_weighting(
     return _direct.from_method(num_objectives, method, **options)
 
 
-def uncertainty_weights(log_variances: jax.Array, coefficients: Any = 0.5) -> jax.Array:
+def uncertainty_weights(
+    log_variances: jax.Array, coefficients: jax.typing.ArrayLike = 0.5
+) -> jax.Array:
     """The weights ``c exp(-s)``.
 
     Args:
@@ -133,10 +139,10 @@ def uncertainty_weights(log_variances: jax.Array, coefficients: Any = 0.5) -> ja
     Returns:
       ``(K,)``.
     """
-    return coefficients * jnp.exp(-log_variances)
+    return jnp.exp(-log_variances) * coefficients
 
 
-def check_initial(initial: Any, number: int) -> jax.Array | None:
+def check_initial(initial: Initial, number: int) -> jax.Array | None:
     """Initial logs as ``(K,)``; None for "loss"."""
     if isinstance(initial, str):
         if initial != "loss":

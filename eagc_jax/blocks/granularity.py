@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Literal, get_args
 
-# "global", "tensor", "channel", "element", or (path, param shape) -> axes of the param
+GranularityName = Literal["global", "tensor", "channel", "element"]
+# One of these, or (path, param shape) -> axes of the param
 # that one block spans.
-Granularity = str | Callable[[str, tuple[int, ...]], tuple[int, ...]]
+Granularity = GranularityName | Callable[[str, tuple[int, ...]], tuple[int, ...]]
 
-GRANULARITIES = ("global", "tensor", "channel", "element")
+GRANULARITIES: tuple[GranularityName, ...] = get_args(GranularityName)
 
 GLOBAL = "global"  # the name of the only block at that granularity
 POOL = "*"  # the name of the group of leaves with one block; no path is spelt so
 
 
-def check_granularity(granularity: Any) -> None:
+def check_granularity(granularity: object) -> None:
     """Raises ValueError unless it is one of the four names or a function."""
     if not callable(granularity) and granularity not in GRANULARITIES:
         raise ValueError(

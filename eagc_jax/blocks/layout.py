@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from eagc_jax import _shards
 from eagc_jax._by_leaf import ByLeaf, Place, stand_in
 from eagc_jax.blocks.granularity import GLOBAL, POOL, Granularity, block_axes
 from eagc_jax.blocks.split import Split, axis_sizes
+from eagc_jax.typing import PyTree
 
 
 class Layout:
@@ -33,11 +34,14 @@ class Layout:
         shapes: dict[str, tuple[int, ...]],
         splits: dict[str, Split] | None = None,
     ):
-        self.granularity = granularity
+        self.granularity: Granularity = granularity
         self.shapes = shapes  # of the parameters; inside shard_map, of their parts.
         # Of the parameters, that a block spans.
-        self.axes = {n: block_axes(granularity, n, s) for n, s in shapes.items()}
-        self.splits = splits or {}  # of the leaves that shard_map has split.
+        self.axes: dict[str, tuple[int, ...]] = {
+            n: block_axes(granularity, n, s) for n, s in shapes.items()
+        }
+        # Of the leaves that shard_map has split.
+        self.splits: dict[str, Split] = splits or {}
 
     @functools.cached_property
     def alone(self) -> tuple[str, ...]:
@@ -200,7 +204,11 @@ class Layout:
         names = set().union(*(split.across for split in self.splits.values()))
         return _shards.split_over(values, tuple(sorted(names))) if axes else ()
 
-    def _by_leaf(self, by_group: dict[str, jax.Array], reduce: Any) -> jax.Array:
+    def _by_leaf(
+        self,
+        by_group: dict[str, jax.Array],
+        reduce: Callable[[jax.Array, int], jax.Array],
+    ) -> jax.Array:
         """``reduce(values, first block axis)`` of every group, in the leaves' order."""
         found = [reduce(by_group[group], 2) for group in self.groups]
         found += [reduce(by_group[name], 1)[:, None] for name in self.alone]
@@ -233,7 +241,7 @@ class Layout:
 
     def show(
         self, by_group: dict[str, jax.Array], of_nothing: jax.Array | None = None
-    ) -> Any:
+    ) -> PyTree:
         """Values by group ``(K, ...)`` as a state shows them.
 
         A mean of no entries is ``of_nothing``, ``(K,)``, or 0.
@@ -259,11 +267,11 @@ class Layout:
         found = jnp.sum(values, axis=axes) / np.asarray(size, values.dtype)
         return jax.lax.psum(found, across) if across else found
 
-    def show_leaves(self, values: jax.Array) -> Any:
+    def show_leaves(self, values: jax.Array) -> PyTree:
         """One value per leaf, ``(*lead, leaves)``, as a state shows them."""
         return ByLeaf.of_leaves(values, self.axes) if self.axes else stand_in()
 
-    def zeros(self, params: dict[str, Any], number: int) -> dict[str, jax.Array]:
+    def zeros(self, params: dict[str, jax.Array], number: int) -> dict[str, jax.Array]:
         """Zeros by group, ``(number, ...)`` float32, placed as the step's will be.
 
         On a mesh with explicit axes that is told by the parameters: zeros are computed
@@ -287,7 +295,7 @@ def _divided(sums: jax.Array, sizes: list[int]) -> jax.Array:
     return (sums / by).astype(jnp.float32)
 
 
-def _has_mesh(leaf: Any) -> bool:
+def _has_mesh(leaf: object) -> bool:
     return isinstance(leaf, jax.Array) and not jax.typeof(leaf).sharding.mesh.empty
 
 

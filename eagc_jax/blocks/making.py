@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import jax
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from eagc_jax import _shards
 from eagc_jax.blocks.granularity import Granularity
@@ -14,9 +14,9 @@ from eagc_jax.blocks.split import Split
 
 def layout_of_params(
     granularity: Granularity,
-    params: dict[str, Any],
+    params: dict[str, jax.Array],
     names: tuple[str, ...] = (),
-    specs: dict[str, Any] | None = None,
+    specs: dict[str, PartitionSpec] | None = None,
 ) -> Layout:
     """The layout from named parameters; inside ``shard_map``, split over ``names``."""
     layout = Layout(granularity, {n: np.shape(leaf) for n, leaf in params.items()})
@@ -25,9 +25,9 @@ def layout_of_params(
 
 def layout_of_updates(
     granularity: Granularity,
-    updates: dict[str, Any],
+    updates: dict[str, jax.Array],
     names: tuple[str, ...] = (),
-    specs: dict[str, Any] | None = None,
+    specs: dict[str, PartitionSpec] | None = None,
 ) -> Layout:
     """The layout from named updates ``(K, *shape)``."""
     layout = Layout(granularity, {n: np.shape(u)[1:] for n, u in updates.items()})
@@ -35,7 +35,10 @@ def layout_of_updates(
 
 
 def _with_splits(
-    layout: Layout, leaves: dict[str, Any], names: tuple[str, ...], specs: Any
+    layout: Layout,
+    leaves: dict[str, jax.Array],
+    names: tuple[str, ...],
+    specs: dict[str, PartitionSpec] | None,
 ) -> Layout:
     if not names:
         return layout
@@ -45,7 +48,11 @@ def _with_splits(
 
 
 def _split(
-    layout: Layout, name: str, leaf: Any, names: tuple[str, ...], specs: Any
+    layout: Layout,
+    name: str,
+    leaf: jax.Array,
+    names: tuple[str, ...],
+    specs: dict[str, PartitionSpec] | None,
 ) -> Split:
     over = _shards.split_over(leaf, names)
     axes, rank = layout.axes[name], len(layout.shapes[name])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from eagc_jax.aggregators.momentum_conflict_free import MomentumConflictFreeStat
 from eagc_jax.blocks import GLOBAL, ByLeaf
 from eagc_jax.features.projection import ElasticProjectionState
 from eagc_jax.gating import SoftGateState
+from eagc_jax.typing import OptState, PyTree
 
 Kind = Literal["gate", "weight", "projection"]
 # Of every state that decides something: what it is, and the field that shows it.
@@ -37,7 +38,7 @@ class Decision(NamedTuple):
     values: jax.Array  # (K, L), float32: means over each layer's blocks.
 
 
-def decisions(opt_state: Any) -> tuple[Decision, ...]:
+def decisions(opt_state: OptState) -> tuple[Decision, ...]:
     """What was decided in the last step, found anywhere in an optimizer's state.
 
     Args:
@@ -76,14 +77,14 @@ def decisions(opt_state: Any) -> tuple[Decision, ...]:
     return tuple(_decision(kind, values) for kind, values in found.items())
 
 
-def _shown(state: Any) -> Any:
+def _shown(state: OptState) -> PyTree:
     shown = getattr(state, _SHOWN[type(state)][1])
     if isinstance(state, DirectState) and isinstance(shown, tuple):
         return getattr(state.method, "weights", ())  # some methods keep them themselves
     return shown
 
 
-def _by_layer(shown: Any) -> dict[str, jax.Array]:
+def _by_layer(shown: PyTree) -> dict[str, jax.Array]:
     """By layer ``(K, *block)``; of one decision for all, "global"."""
     # Flax wraps the arrays of an nnx.Optimizer; the core doesn't import Flax.
     shown = jax.tree.map(_bare, shown, is_leaf=_is_wrapped)
@@ -98,11 +99,11 @@ def _by_layer(shown: Any) -> dict[str, jax.Array]:
     return dict(shown) if by_leaf else {GLOBAL: jnp.asarray(shown)}
 
 
-def _is_wrapped(node: Any) -> bool:
+def _is_wrapped(node: object) -> bool:
     return hasattr(node, "get_value")
 
 
-def _bare(node: Any) -> Any:
+def _bare(node: PyTree) -> PyTree:
     return node.get_value() if _is_wrapped(node) else node
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from eagc_jax._checks import check_rows, check_same_names
 from eagc_jax._trees import named_leaves
+from eagc_jax.typing import Updates
 
 
-def gradient_deviation(supervised: Any, unsupervised: Any) -> jax.Array:
+def gradient_deviation(supervised: Updates, unsupervised: Updates) -> jax.Array:
     r"""GDC: how far the unsupervised gradient turns the supervised one.
 
     .. math:: \mathrm{GDC} = 1 - \cos(g_s,\ g_s + g_u) \in [0, 2]
@@ -142,7 +141,7 @@ def subspace_overlap(
     return jnp.clip(share, 0.0, 1.0)
 
 
-def real_vector(leaf: Any) -> jax.Array:
+def real_vector(leaf: jax.typing.ArrayLike) -> jax.Array:
     """All entries flat, in float32; of complex ones the real and imaginary parts."""
     flat = jnp.asarray(leaf).reshape(-1)
     if jnp.issubdtype(flat.dtype, jnp.complexfloating):
@@ -150,7 +149,9 @@ def real_vector(leaf: Any) -> jax.Array:
     return flat.astype(jnp.float32)
 
 
-def _rows(features: Any, mask: Any, name: str) -> tuple[jax.Array, jax.Array]:
+def _rows(
+    features: jax.typing.ArrayLike, mask: jax.typing.ArrayLike | None, name: str
+) -> tuple[jax.Array, jax.Array]:
     """Rows of length 1 (zero ones stay), 0 where masked out; and the mask."""
     rows = jnp.asarray(features).astype(jnp.float32)
     if mask is None:

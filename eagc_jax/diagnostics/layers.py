@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,15 @@ from eagc_jax._checks import check_choice, check_objective_axis
 from eagc_jax._trees import named_leaves
 from eagc_jax.blocks import GLOBAL, ByLeaf, stand_in
 from eagc_jax.diagnostics.entanglement import real_vector
+from eagc_jax.typing import Updates
 
-_LAYERS = ("tensor", "global")
+LayerGranularity = Literal["tensor", "global"]
+_LAYERS: tuple[LayerGranularity, ...] = get_args(LayerGranularity)
 
 
-def pairwise_cosines(updates: Any, granularity: str = "tensor") -> ByLeaf:
+def pairwise_cosines(
+    updates: Updates, granularity: LayerGranularity = "tensor"
+) -> ByLeaf:
     r"""The cosine of each pair of objectives' gradients, in each layer.
 
     .. math:: \cos_{jk} = \langle g_j, g_k \rangle / (\lVert g_j \rVert
@@ -65,7 +69,9 @@ def pairwise_cosines(updates: Any, granularity: str = "tensor") -> ByLeaf:
     return ByLeaf.of_leaves(cosines, _names(leaves, granularity))
 
 
-def gradient_norms(updates: Any, granularity: str = "tensor") -> ByLeaf:
+def gradient_norms(
+    updates: Updates, granularity: LayerGranularity = "tensor"
+) -> ByLeaf:
     r"""The length of each objective's gradient, :math:`\lVert g_k \rVert_2`, by layer.
 
     Of the raw gradients, before coordination, as :func:`pairwise_cosines`: the two
@@ -104,17 +110,21 @@ def gradient_norms(updates: Any, granularity: str = "tensor") -> ByLeaf:
     return ByLeaf.of_leaves(unit * jnp.sqrt(square), _names(leaves, granularity))
 
 
-def _checked(updates: Any, granularity: str) -> tuple[dict[str, jax.Array], int]:
+def _checked(
+    updates: Updates, granularity: LayerGranularity
+) -> tuple[dict[str, jax.Array], int]:
     check_choice("granularity", granularity, _LAYERS)
     number = check_objective_axis(updates, None)
     return named_leaves(updates), number
 
 
-def _names(leaves: dict[str, jax.Array], granularity: str) -> tuple[str, ...]:
+def _names(
+    leaves: dict[str, jax.Array], granularity: LayerGranularity
+) -> tuple[str, ...]:
     return (GLOBAL,) if granularity == GLOBAL else tuple(leaves)
 
 
-def _units(leaves: dict[str, jax.Array], granularity: str) -> jax.Array:
+def _units(leaves: dict[str, jax.Array], granularity: LayerGranularity) -> jax.Array:
     """The largest entry of each objective in each leaf (or in all): ``(K, leaves)``."""
     largest = jnp.stack(
         [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ from jax.core import Tracer
 from eagc_jax.blocks import ByLeaf
 from eagc_jax.energy import AssessEnergyState
 from eagc_jax.gating import SoftGateState
+from eagc_jax.typing import OptState, PyTree
 
 
 class Report(NamedTuple):
@@ -50,7 +51,7 @@ class Report(NamedTuple):
         return "\n".join(lines)
 
 
-def report(opt_state: Any) -> Report:
+def report(opt_state: OptState) -> Report:
     """Energies, gates and switches of the last step, found anywhere in a state.
 
     Args:
@@ -112,7 +113,7 @@ def report(opt_state: Any) -> Report:
     )
 
 
-def _find(tree: Any, kind: type) -> list[Any]:
+def _find(tree: PyTree, kind: type) -> list[PyTree]:
     found = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, kind))
     return [node for node in found if isinstance(node, kind)]
 
@@ -131,7 +132,7 @@ def _merge(groups: list[ByLeaf]) -> dict[str, np.ndarray]:
     return merged
 
 
-def _array(value: Any) -> np.ndarray:
+def _array(value: PyTree) -> np.ndarray:
     # Flax wraps the arrays of an nnx.Optimizer; the core doesn't import Flax.
     value = value.get_value() if hasattr(value, "get_value") else value
     if isinstance(value, Tracer):

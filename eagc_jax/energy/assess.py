@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import optax
 
 from eagc_jax import blocks as blocks_lib
 from eagc_jax._checks import (
+    Nonfinite,
     check_num_objectives,
     check_objective_axis,
     check_same_names,
@@ -23,27 +23,35 @@ from eagc_jax._trees import counted, named_leaves, named_specs, select
 from eagc_jax.blocks import Granularity
 from eagc_jax.energy.averages import bias_corrected, effective_update, track
 from eagc_jax.energy.float32 import bounded, square
-from eagc_jax.energy.options import ALIGNMENTS, Options, check_energy, check_options
+from eagc_jax.energy.options import (
+    ALIGNMENTS,
+    Energy,
+    Options,
+    Scale,
+    check_energy,
+    check_options,
+)
 from eagc_jax.energy.state import AssessEnergyState, check_averages, initial_state
 from eagc_jax.energy.statistics import Inputs
 from eagc_jax.energy.step import finish, start
 from eagc_jax.objectives import AssessedUpdates
+from eagc_jax.typing import OptState, Params, PyTree, Updates
 
 
 def assess_energy(
     num_objectives: int,
     *,
-    energy: str | Mapping[str, float] = "magnitude",
+    energy: Energy = "magnitude",
     granularity: Granularity = "channel",
-    scale: str = "objective",
+    scale: Scale = "objective",
     weights: Sequence[float] | jax.typing.ArrayLike | None = None,
-    nonfinite: str = "propagate",
+    nonfinite: Nonfinite = "propagate",
     alignment_floor: float = 0.5,
     direction_decay: float | None = 0.9,
     moment_decay: float | None = 0.999,
     eps: float = 1e-8,
     axis_name: AxisName = None,
-    param_specs: Any = None,
+    param_specs: PyTree = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Assesses, per block of parameters, the energy of each objective's gradient.
 
@@ -141,7 +149,7 @@ def assess_energy(
     keeps_direction = aligns and direction_decay is not None
     keeps_moment = "fisher" in options.mixture and moment_decay is not None
 
-    def init_fn(params):
+    def init_fn(params: Params) -> OptState:
         return initial_state(
             params,
             options,
@@ -151,8 +159,14 @@ def assess_energy(
         )
 
     def update_fn(
-        updates, state, params=None, *, direction=None, second_moment=None, **extra_args
-    ):
+        updates: Updates,
+        state: OptState,
+        params: Params = None,
+        *,
+        direction: PyTree = None,
+        second_moment: PyTree = None,
+        **extra_args: Inputs,
+    ) -> tuple[Updates, OptState]:
         del extra_args
         check_objective_axis(updates, number, params)
         check_state(state, AssessEnergyState, number, "nonfinite_count")
@@ -170,9 +184,11 @@ def assess_energy(
         if keeps_direction or keeps_moment:
             effective = effective_update(step.updates, options.weights)
         if keeps_direction:
+            assert direction_decay is not None
             direction = state.direction
             new_direction = track(direction, effective, direction_decay, step.advance)
         if keeps_moment:
+            assert moment_decay is not None
             squared = jax.tree.map(lambda p: bounded(square(p)), effective)
             new_moment = track(state.second_moment, squared, moment_decay, step.advance)
             second_moment = bias_corrected(new_moment, moment_decay, count)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from eagc_jax.energy.float32 import as_float32
 from eagc_jax.objectives import weighted_sum
+from eagc_jax.typing import PyTree, Updates
 
 
-def track(average: Any, value: Any, decay: Any, advance: jax.Array) -> Any:
+def track(
+    average: PyTree, value: PyTree, decay: jax.typing.ArrayLike, advance: jax.Array
+) -> PyTree:
     """Moved towards the value, where averages may move."""
     return jax.tree.map(
         lambda old, new: jnp.where(
@@ -22,7 +23,7 @@ def track(average: Any, value: Any, decay: Any, advance: jax.Array) -> Any:
     )
 
 
-def effective_update(updates: Any, weights: jax.Array) -> Any:
+def effective_update(updates: Updates, weights: jax.Array) -> PyTree:
     """The weighted sum in float32, what plain summation would apply."""
 
     def reduce(leaf):
@@ -32,7 +33,9 @@ def effective_update(updates: Any, weights: jax.Array) -> Any:
     return jax.tree.map(reduce, updates)
 
 
-def bias_corrected(moment: Any, decay: Any, count: jax.Array) -> Any:
+def bias_corrected(
+    moment: PyTree, decay: jax.typing.ArrayLike, count: jax.Array
+) -> PyTree:
     """The moment over what its decays have left of the zeros it began with."""
     steps = jnp.maximum(count, 1).astype(jnp.float32)
     correction = 1 - jnp.asarray(decay, jnp.float32) ** steps

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -14,7 +12,7 @@ def as_float32(leaf: jax.Array) -> jax.Array:
     return leaf.astype(jnp.complex64 if complex_valued else jnp.float32)
 
 
-def float32_zeros(leaf: Any) -> jax.Array:
+def float32_zeros(leaf: jax.Array) -> jax.Array:
     """Zeros like a parameter in the dtype that averages are kept in."""
     complex_valued = jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating)
     return jnp.zeros_like(leaf, dtype=jnp.complex64 if complex_valued else jnp.float32)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
+from jax.sharding import PartitionSpec
 
 from eagc_jax import blocks as blocks_lib
 from eagc_jax._checks import (
@@ -14,15 +15,21 @@ from eagc_jax._checks import (
     NONNEGATIVE,
     POSITIVE,
     Interval,
+    Nonfinite,
     check_choice,
     check_number,
 )
 from eagc_jax.blocks import Granularity
 
-ENERGIES = ("magnitude", "progress", "exploratory", "sensitivity", "fisher")
-ALIGNMENTS = ("progress", "exploratory")
-SCALES = ("objective", "global")
-_ALIASES = {"snip": "sensitivity"}
+EnergyKind = Literal["magnitude", "progress", "exploratory", "sensitivity", "fisher"]
+EnergyName = EnergyKind | Literal["snip"]
+Energy = EnergyName | Mapping[EnergyName, float]
+Scale = Literal["objective", "global"]
+
+ENERGIES: tuple[EnergyKind, ...] = get_args(EnergyKind)
+ALIGNMENTS: tuple[EnergyKind, ...] = ("progress", "exploratory")
+SCALES: tuple[Scale, ...] = get_args(Scale)
+_ALIASES: dict[str, EnergyKind] = {"snip": "sensitivity"}
 
 
 class Options(NamedTuple):
@@ -30,16 +37,16 @@ class Options(NamedTuple):
 
     mixture: dict[str, float]
     granularity: Granularity
-    scale: str
+    scale: Scale
     weights: jax.Array
-    alignment_floor: Any
-    eps: Any
-    nonfinite: str
+    alignment_floor: jax.typing.ArrayLike
+    eps: jax.typing.ArrayLike
+    nonfinite: Nonfinite
     names: tuple[str, ...] = ()  # mesh axes over which shard_map may have split leaves.
-    specs: Any = None
+    specs: dict[str, PartitionSpec] | None = None
 
 
-def check_energy(energy: str | Mapping[str, float]) -> dict[str, float]:
+def check_energy(energy: Energy) -> dict[str, float]:
     """Coefficients by kind of energy, from a name or a mapping; or ValueError."""
     mixture = {energy: 1.0} if isinstance(energy, str) else energy
     if not isinstance(mixture, Mapping) or not mixture:
@@ -57,7 +64,9 @@ def check_energy(energy: str | Mapping[str, float]) -> dict[str, float]:
     return checked
 
 
-def check_options(options: Options, direction_decay: Any, moment_decay: Any) -> None:
+def check_options(
+    options: Options, direction_decay: float | None, moment_decay: float | None
+) -> None:
     """Raises ValueError for an option that makes no sense."""
     blocks_lib.check_granularity(options.granularity)
     check_choice("scale", options.scale, SCALES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from eagc_jax._trees import named_leaves
 from eagc_jax.blocks import ByLeaf
 from eagc_jax.energy.float32 import float32_zeros
 from eagc_jax.energy.options import Options
+from eagc_jax.typing import Params, PyTree
 
 
 class AssessEnergyState(NamedTuple):
@@ -27,13 +28,13 @@ class AssessEnergyState(NamedTuple):
     nonfinite_count: jax.Array  # shape=(K,), int32: steps with a NaN or an infinity.
     # Like params, float32 (complex64 where they are complex): running average of the
     # weighted sum, or ().
-    direction: Any
-    second_moment: Any  # like params, float32: that of its square, or ().
+    direction: PyTree
+    second_moment: PyTree  # like params, float32: that of its square, or ().
     count: jax.Array  # shape=(), int32: steps in which the averages moved.
 
 
 def initial_state(
-    params: Any,
+    params: Params,
     options: Options,
     number: int,
     *,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,9 @@ from eagc_jax._checks import check_same_names
 from eagc_jax._shards import split_over
 from eagc_jax._trees import named_leaves
 from eagc_jax.energy.float32 import as_float32, bounded, square
-from eagc_jax.energy.options import ALIGNMENTS, Options
+from eagc_jax.energy.options import ALIGNMENTS, EnergyKind, Options
 from eagc_jax.objectives import expand_to
+from eagc_jax.typing import Params, PyTree, Updates
 
 # Added to the second moment, relative to its mean: keeps an entry in which the
 # objectives cancel from looking infinitely important.
@@ -24,15 +25,15 @@ _FISHER_RIDGE = 1e-6
 class Inputs(NamedTuple):
     """What the energies other than magnitude are computed from."""
 
-    params: Any = None
-    direction: Any = None
-    second_moment: Any = None
+    params: Params = None
+    direction: PyTree = None
+    second_moment: PyTree = None
 
 
 class Step(NamedTuple):
     """The magnitudes, and what the non-finite policy made of the updates."""
 
-    updates: Any  # leaves (K, *shape), as they go on to the gate.
+    updates: Updates  # leaves (K, *shape), as they go on to the gate.
     squares: dict[str, jax.Array]  # by group: mean squares, 0 where dropped.
     leaf_squares: jax.Array  # shape=(K, leaves), the same per leaf.
     finite: jax.Array  # shape=(K,), bool.
@@ -68,7 +69,9 @@ def measure(
         moment = {n: ridged(v, options.names) for n, v in moment.items()}
         collect("fisher", lambda name, leaf: square(leaf) / moment[name][None])
     if any(name in options.mixture for name in ALIGNMENTS):
-        energy = next(name for name in ALIGNMENTS if name in options.mixture)
+        energy: EnergyKind = next(
+            name for name in ALIGNMENTS if name in options.mixture
+        )
         along = required(inputs.direction, leaves, "direction", energy)
         collect("along", lambda name, leaf: (leaf * jnp.conj(along[name][None])).real)
         collect("length", lambda name, leaf: square(along[name])[None])
@@ -93,7 +96,7 @@ def ridged(moment: jax.Array, names: tuple[str, ...]) -> jax.Array:
 
 
 def required(
-    tree: Any, leaves: dict[str, jax.Array], argument: str, energy: str
+    tree: PyTree, leaves: dict[str, jax.Array], argument: str, energy: EnergyKind
 ) -> dict[str, jax.Array]:
     """What an energy needs, by leaf in float32; ValueError where it is not given."""
     if tree is None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from eagc_jax import blocks as blocks_lib
 from eagc_jax._shards import max_leaves
@@ -16,14 +15,15 @@ from eagc_jax.energy.kinds import log_energy, shared_share
 from eagc_jax.energy.options import Options
 from eagc_jax.energy.statistics import Inputs, Step, kept, measure
 from eagc_jax.objectives import AssessedUpdates, expand_to
+from eagc_jax.typing import Updates
 
 
 def assess_magnitude(
-    updates: Any,
+    updates: Updates,
     weights: jax.Array,
     granularity: Granularity,
     names: tuple[str, ...] = (),
-    specs: Any = None,
+    specs: dict[str, PartitionSpec] | None = None,
 ) -> AssessedUpdates:
     """The default assessment without a state, for ``soft_gate`` on its own."""
     options = Options(
@@ -40,7 +40,7 @@ def assess_magnitude(
     return finish(updates, start(updates, options), options, Inputs())[0]
 
 
-def start(updates: Any, options: Options) -> Step:
+def start(updates: Updates, options: Options) -> Step:
     """Magnitudes first: they tell which objectives are finite, in the same pass."""
     leaves = named_leaves(updates)
     layout = layout_for(leaves, options)
@@ -69,7 +69,7 @@ def start(updates: Any, options: Options) -> Step:
 
 
 def finish(
-    updates: Any, step: Step, options: Options, inputs: Inputs
+    updates: Updates, step: Step, options: Options, inputs: Inputs
 ) -> tuple[AssessedUpdates, ByLeaf, ByLeaf]:
     """Returns (updates with log energies, energies to show, gradient RMS to show)."""
     leaves = named_leaves(updates)

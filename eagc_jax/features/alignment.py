@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,8 @@ from eagc_jax._checks import check_choice
 
 # "released": as the authors' code computes; "paper": as the paper writes AGA;
 # "unsupervised_only": EEP touches the unsupervised gradient alone, AGA as released.
-MODES = ("released", "paper", "unsupervised_only")
+Mode = Literal["released", "paper", "unsupervised_only"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 def alignment_loss(
@@ -18,7 +21,7 @@ def alignment_loss(
     reference_features: jax.Array,
     labeled_mask: jax.Array,
     weight: jax.typing.ArrayLike = 0.7,
-    mode: str = "released",
+    mode: Mode = "released",
 ) -> jax.Array:
     r"""The loss whose gradient at the features is anchor alignment.
 
@@ -65,7 +68,7 @@ def alignment_loss(
 
 
 def attraction(
-    labeled: jax.Array, dim: int, weight: jax.typing.ArrayLike, mode: str
+    labeled: jax.Array, dim: int, weight: jax.typing.ArrayLike, mode: Mode
 ) -> jax.Array:
     """The factor on ``z - zhat``, float32: lambda_a, over N_l D where released."""
     check_choice("mode", mode, MODES)

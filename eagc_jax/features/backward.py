@@ -20,18 +20,30 @@ class Plan(NamedTuple):
     added: jax.Array  # (N, D)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def through(split: bool, features: jax.Array, probe: jax.Array, plan: Plan):
+def through(
+    split: bool, features: jax.Array, probe: jax.Array, plan: Plan
+) -> jax.Array:
     """The identity, twice where ``split``; backward, what the plan says."""
+    return _through(split, features, probe, plan)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _through(
+    split: bool, features: jax.Array, probe: jax.Array, plan: Plan
+) -> jax.Array:
     del probe, plan
     return jnp.stack([features, features]) if split else features
 
 
-def _forward(split, features, probe, plan):
-    return through(split, features, probe, plan), (probe, plan)
+def _forward(
+    split: bool, features: jax.Array, probe: jax.Array, plan: Plan
+) -> tuple[jax.Array, tuple[jax.Array, Plan]]:
+    return _through(split, features, probe, plan), (probe, plan)
 
 
-def _backward(split, residuals, cotangent):
+def _backward(
+    split: bool, residuals: tuple[jax.Array, Plan], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array, None]:
     probe, plan = residuals
     stacked = cotangent if split else cotangent[None]
     edited, shares = edit(stacked, plan, (1,) if split else (0,), 0)
@@ -39,7 +51,7 @@ def _backward(split, residuals, cotangent):
     return total.astype(cotangent.dtype), shares.astype(probe.dtype), None
 
 
-through.defvjp(_forward, _backward)
+_through.defvjp(_forward, _backward)
 
 
 def edit(

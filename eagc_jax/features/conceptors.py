@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -240,7 +240,9 @@ def energy_ratio(
     return jnp.clip(inside / jnp.where(square > 0, square, 1.0), 0.0, 1.0)
 
 
-def structured(features: Any, normalize: bool, center: Any) -> jax.Array:
+def structured(
+    features: jax.typing.ArrayLike, normalize: bool, center: jax.typing.ArrayLike | None
+) -> jax.Array:
     """Features in float32, with rows of length 1 and less a mean where wished."""
     rows = jnp.asarray(features).astype(jnp.float32)
     if normalize:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from eagc_jax._checks import (
 from eagc_jax._states import check_kind
 from eagc_jax.features.alignment import (
     MODES,
+    Mode,
     attraction,
     check_features,
     distance_to_reference,
@@ -120,7 +121,7 @@ def coordinate(
     *,
     aga_weight: jax.typing.ArrayLike = 0.7,
     eep_weight: jax.typing.ArrayLike = 0.5,
-    mode: str = "released",
+    mode: Mode = "released",
     max_projection: jax.typing.ArrayLike | None = 1.0,
     normalize: bool = False,
     probe: jax.Array | None = None,
@@ -216,7 +217,7 @@ def coordinate_gradients(
     *,
     aga_weight: jax.typing.ArrayLike = 0.7,
     eep_weight: jax.typing.ArrayLike = 0.5,
-    mode: str = "released",
+    mode: Mode = "released",
     max_projection: jax.typing.ArrayLike | None = 1.0,
     normalize: bool = False,
     supervised: int = 0,
@@ -309,12 +310,18 @@ def coordinate_gradients(
 # ---------------------------------------------------------------------------
 
 
+# aga_weight, eep_weight, mode, max_projection, normalize
+_Options = tuple[
+    jax.typing.ArrayLike, jax.typing.ArrayLike, Mode, jax.typing.ArrayLike | None, bool
+]
+
+
 def _decide(
-    features: Any,
-    reference_features: Any,
-    labeled_mask: Any,
-    state: Any,
-    options: tuple,
+    features: jax.Array,
+    reference_features: jax.Array | None,
+    labeled_mask: jax.Array,
+    state: CoordinatorState,
+    options: _Options,
 ) -> tuple[Plan, CoordinatorState, CoordinatorInfo]:
     aga_weight, eep_weight, mode, max_projection, normalize = options
     features, state = jax.lax.stop_gradient((jnp.asarray(features), state))
@@ -370,12 +377,12 @@ def _quantiles(values: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def _check(
-    features: Any,
-    reference_features: Any,
+    features: jax.Array,
+    reference_features: jax.Array | None,
     state: CoordinatorState,
-    aga_weight: Any,
-    eep_weight: Any,
-    max_projection: Any,
+    aga_weight: jax.typing.ArrayLike,
+    eep_weight: jax.typing.ArrayLike,
+    max_projection: jax.typing.ArrayLike | None,
 ) -> None:
     check_features(features, reference_features)
     check_kind(state, CoordinatorState)

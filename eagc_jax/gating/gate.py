@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +26,7 @@ from eagc_jax.gating.state import (
 from eagc_jax.gating.switches import count_switches
 from eagc_jax.gram.sums import materialized, rescaled
 from eagc_jax.objectives import AssessedUpdates
+from eagc_jax.typing import Inputs, OptState, Params, PyTree, Updates
 
 
 def soft_gate(
@@ -42,7 +42,7 @@ def soft_gate(
     weights: Sequence[float] | jax.typing.ArrayLike | None = None,
     descent_guard: float | None = None,
     axis_name: AxisName = None,
-    param_specs: Any = None,
+    param_specs: PyTree = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Rescales each objective's gradient, per block, by a gate on its energy.
 
@@ -124,10 +124,12 @@ def soft_gate(
     check_options(options, temperature, warmup_steps, descent_guard)
     keeps_memory = not (granularity == "element" and is_memoryless(options))
 
-    def init_fn(params):
+    def init_fn(params: Params) -> OptState:
         return initial_state(params, options, granularity, keeps_memory)
 
-    def update_fn(updates, state, params=None, **extra_args):
+    def update_fn(
+        updates: Updates, state: OptState, params: Params = None, **extra_args: Inputs
+    ) -> tuple[Updates, OptState]:
         del extra_args
         if not isinstance(updates, AssessedUpdates):
             check_objective_axis(updates, number, params)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -17,7 +15,7 @@ def guard(
     leaves: dict[str, jax.Array],
     layout: Layout,
     weights: jax.Array,
-    eta: Any,
+    eta: jax.typing.ArrayLike,
 ) -> dict[str, jax.Array]:
     """Blends the gates towards the weights as far as each block needs it."""
     by_leaf = layout.scatter(gates)
@@ -46,7 +44,9 @@ def guard(
     }
 
 
-def _blend_needed(inner: jax.Array, square: jax.Array, eta: Any) -> jax.Array:
+def _blend_needed(
+    inner: jax.Array, square: jax.Array, eta: jax.typing.ArrayLike
+) -> jax.Array:
     short = inner < eta * square
     return jnp.where(
         short, (eta * square - inner) / jnp.where(short, square - inner, 1.0), 0.0

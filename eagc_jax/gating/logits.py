@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from eagc_jax.objectives import expand_to, reduce_objectives
 def remember(
     log_energies: jax.Array,
     active: jax.Array,
-    temperature: Any,
+    temperature: jax.typing.ArrayLike,
     options: Options,
     memory: BlockMemory | None,
 ) -> BlockMemory:
@@ -74,12 +73,14 @@ def gate_of(
     return jnp.where(active, gate, weights).astype(jnp.float32)
 
 
-def _over_objectives(operator: Callable, values: jax.Array) -> jax.Array:
+def _over_objectives(
+    operator: Callable[..., jax.Array], values: jax.Array
+) -> jax.Array:
     """``(K, ...)`` to ``(1, ...)``, which broadcasts in every mode of JAX."""
     return reduce_objectives(operator, values)[None]
 
 
-def ramp(count: jax.Array, warmup_steps: Any) -> jax.Array:
+def ramp(count: jax.Array, warmup_steps: jax.typing.ArrayLike) -> jax.Array:
     """The share of the gate that is in force, from 0 to 1."""
     steps = jnp.asarray(warmup_steps, jnp.float32)
     share = jnp.minimum(count.astype(jnp.float32) / jnp.maximum(steps, 1.0), 1.0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
+from jax.sharding import PartitionSpec
 
 from eagc_jax._checks import DECAY, SHARE, Interval, check_number, concrete
 
@@ -18,12 +20,12 @@ class Options(NamedTuple):
     """What ``soft_gate`` was given."""
 
     weights: jax.Array
-    floor: Any
-    smoothing: Any
-    hysteresis: Any
-    slew: Any
+    floor: jax.typing.ArrayLike
+    smoothing: jax.typing.ArrayLike
+    hysteresis: jax.typing.ArrayLike
+    slew: float | jax.Array | None
     names: tuple[str, ...] = ()  # mesh axes over which shard_map may have split leaves.
-    specs: Any = None
+    specs: dict[str, PartitionSpec] | None = None
 
 
 def is_memoryless(options: Options) -> bool:
@@ -33,7 +35,10 @@ def is_memoryless(options: Options) -> bool:
 
 
 def check_options(
-    options: Options, temperature: Any, warmup_steps: Any, descent_guard: Any
+    options: Options,
+    temperature: jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike],
+    warmup_steps: jax.typing.ArrayLike,
+    descent_guard: jax.typing.ArrayLike | None,
 ) -> None:
     """Raises ValueError for an option that makes no sense."""
     check_number("temperature", temperature, _ABOVE_ZERO, ", or a schedule")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from eagc_jax._trees import named_leaves
 from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
 from eagc_jax.gating.options import Options
 from eagc_jax.objectives import AssessedUpdates, expand_to
+from eagc_jax.typing import Params
 
 
 class BlockMemory(NamedTuple):
@@ -40,7 +41,7 @@ class SoftGateState(NamedTuple):
 
 
 def initial_state(
-    params: Any, options: Options, granularity: Granularity, keeps_memory: bool
+    params: Params, options: Options, granularity: Granularity, keeps_memory: bool
 ) -> SoftGateState:
     """Gates at the weights, nothing remembered."""
     weights, number = options.weights, options.weights.shape[0]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,20 +10,21 @@ import numpy as np
 
 from eagc_jax._trees import compute_dtype, named_leaves, widened
 from eagc_jax.objectives import _UNROLL_LIMIT, stack_objectives
+from eagc_jax.typing import Inputs, Params, PyTree, Updates
 
-LossFunctions = Sequence[Callable[..., Any]] | Mapping[str, Callable[..., Any]]
+LossFunctions = Sequence[Callable[..., PyTree]] | Mapping[str, Callable[..., PyTree]]
 
 # A pure function of a (K, K) Gram matrix to (K,) weights: eagc_jax.weightings has them.
-Weighting = Callable[[jax.Array], Any]
+Weighting = Callable[[jax.Array], jax.typing.ArrayLike]
 
 
 def of_chosen_arguments(
-    losses_fn: Callable[..., Any],
+    losses_fn: Callable[..., PyTree],
     argnums: int | Sequence[int],
     has_aux: bool,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> tuple[Callable[..., tuple[Any, Any]], tuple[Any, ...]]:
+    args: tuple[Inputs, ...],
+    kwargs: Mapping[str, Inputs],
+) -> tuple[Callable[..., tuple[PyTree, PyTree]], tuple[PyTree, ...]]:
     """A function of the arguments to differentiate alone, and those arguments.
 
     Returns:
@@ -36,7 +36,7 @@ def of_chosen_arguments(
     for position in positions:
         check_differentiable(args[position], f"argument {position}")
 
-    def of_chosen(*chosen: Any) -> tuple[Any, Any]:
+    def of_chosen(*chosen: Inputs) -> tuple[PyTree, PyTree]:
         full = list(args)
         for position, value in zip(positions, chosen, strict=True):
             full[position] = value
@@ -53,24 +53,26 @@ def positions_of(argnums: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(argnums)
 
 
-def in_the_form_of(argnums: int | Sequence[int], gradients: tuple[Any, ...]) -> Any:
+def in_the_form_of(
+    argnums: int | Sequence[int], gradients: tuple[Updates, ...]
+) -> PyTree:
     """The gradients as ``jax.grad`` gives them: a tuple where argnums is a sequence."""
     return gradients[0] if isinstance(argnums, int | np.integer) else gradients
 
 
 def pull_back_vector(
-    of_chosen: Callable[..., tuple[Any, Any]], chosen: tuple[Any, ...]
-) -> tuple[jax.Array, Callable[[jax.Array], tuple[Any, ...]], tuple[Any, Any]]:
+    of_chosen: Callable[..., tuple[PyTree, PyTree]], chosen: tuple[PyTree, ...]
+) -> tuple[jax.Array, Callable[[jax.Array], tuple[PyTree, ...]], tuple[PyTree, PyTree]]:
     """One forward pass: the losses as one vector, its pullback, and (losses, aux)."""
 
-    def of_vector(*values: Any) -> tuple[jax.Array, tuple[Any, Any]]:
+    def of_vector(*values: Params) -> tuple[jax.Array, tuple[PyTree, PyTree]]:
         losses, aux = of_chosen(*values)
         return as_vector(losses), (losses, aux)
 
     return jax.vjp(of_vector, *chosen, has_aux=True)
 
 
-def as_vector(losses: Any) -> jax.Array:
+def as_vector(losses: PyTree) -> jax.Array:
     """K losses in any form as ``(K,)``, float32 or wider."""
     check_losses(losses)
     leaves = jax.tree.leaves(losses)
@@ -111,7 +113,7 @@ def check_positions(positions: tuple[int, ...], number: int) -> None:
             )
 
 
-def check_differentiable(tree: Any, what: str) -> None:
+def check_differentiable(tree: PyTree, what: str) -> None:
     for name, leaf in named_leaves(tree).items():
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             raise ValueError(
@@ -120,7 +122,7 @@ def check_differentiable(tree: Any, what: str) -> None:
             )
 
 
-def check_losses(losses: Any) -> None:
+def check_losses(losses: PyTree) -> None:
     """Raises ValueError unless these are K scalars, or one array of them."""
     leaves = jax.tree.leaves(losses)
     shapes = [np.shape(leaf) for leaf in leaves]
@@ -137,7 +139,7 @@ def check_losses(losses: Any) -> None:
         )
 
 
-def one_hot_cotangents(losses: Any) -> list[Any]:
+def one_hot_cotangents(losses: PyTree) -> list[PyTree]:
     """K cotangents, each one at a single loss."""
     check_losses(losses)
     leaves, treedef = jax.tree.flatten(losses)
@@ -155,14 +157,18 @@ def one_hot_cotangents(losses: Any) -> list[Any]:
     ]
 
 
-def pull_back_each(pullback: Callable, cotangents: list[Any]) -> Any:
+def pull_back_each(
+    pullback: Callable[[PyTree], PyTree], cotangents: list[PyTree]
+) -> PyTree:
     """Pulls back K cotangents and stacks the results along a new axis 0."""
     if len(cotangents) > _UNROLL_LIMIT:  # keeps the program small
         return jax.vmap(pullback)(stack_objectives(cotangents))
     return stack_objectives([pullback(cotangent) for cotangent in cotangents])
 
 
-def named_functions(loss_fns: LossFunctions) -> tuple[tuple, list[Callable]]:
+def named_functions(
+    loss_fns: LossFunctions,
+) -> tuple[tuple[Hashable, ...], list[Callable[..., PyTree]]]:
     if isinstance(loss_fns, Mapping):
         names = tuple(sorted(loss_fns))
         functions = [loss_fns[name] for name in names]
@@ -174,8 +180,10 @@ def named_functions(loss_fns: LossFunctions) -> tuple[tuple, list[Callable]]:
     return names, functions
 
 
-def scalar(loss: Callable[..., Any], name: Any) -> Callable[..., Any]:
-    def checked(*args: Any) -> Any:
+def scalar(
+    loss: Callable[..., jax.typing.ArrayLike], name: Hashable
+) -> Callable[..., jax.typing.ArrayLike]:
+    def checked(*args: Inputs) -> jax.typing.ArrayLike:
         value = loss(*args)
         if np.shape(value) != ():
             raise ValueError(
@@ -186,7 +194,9 @@ def scalar(loss: Callable[..., Any], name: Any) -> Callable[..., Any]:
     return checked
 
 
-def like(loss_fns: LossFunctions, names: tuple, losses: list[Any]) -> Any:
+def like(
+    loss_fns: LossFunctions, names: tuple[Hashable, ...], losses: list[jax.Array]
+) -> PyTree:
     if isinstance(loss_fns, Mapping):
         return dict(zip(names, losses, strict=True))
     return tuple(losses)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 
@@ -16,11 +15,12 @@ from eagc_jax.gradients._common import (
     scalar,
 )
 from eagc_jax.objectives import stack_objectives
+from eagc_jax.typing import Inputs, Params, PyTree, Updates
 
 
 def value_and_grads_at_feature(
-    feature_fn: Callable[..., Any], loss_fns: LossFunctions
-) -> Callable[..., tuple[Any, tuple[Any, Any]]]:
+    feature_fn: Callable[..., PyTree], loss_fns: LossFunctions
+) -> Callable[..., tuple[PyTree, tuple[Updates, Updates]]]:
     """K gradients of losses that meet in a shared feature ("split at z").
 
     ``value_and_grads`` pulls every objective back through every head. Here each head is
@@ -54,7 +54,9 @@ def value_and_grads_at_feature(
     """
     names, functions = named_functions(loss_fns)
 
-    def wrapped(trunk_params: Any, head_params: Any, *args: Any):
+    def wrapped(
+        trunk_params: Params, head_params: Params, *args: Inputs
+    ) -> tuple[PyTree, tuple[Updates, Updates]]:
         check_differentiable(trunk_params, "trunk_params")
         feature, pullback = jax.vjp(lambda p: feature_fn(p, *args), trunk_params)
         pairs = [

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 
 from eagc_jax.gradients._common import LossFunctions, like, named_functions, scalar
 from eagc_jax.objectives import stack_objectives
+from eagc_jax.typing import Inputs, Params, PyTree, Updates
 
 
 def value_and_grads_by_batch(
     loss_fns: LossFunctions,
-) -> Callable[..., tuple[Any, Any]]:
+) -> Callable[..., tuple[PyTree, Updates]]:
     """K gradients of losses that each see their own (sub-)batch.
 
     Where objective k reads only its own rows (supervised: the labeled ones,
@@ -44,7 +44,7 @@ def value_and_grads_by_batch(
     """
     names, functions = named_functions(loss_fns)
 
-    def wrapped(params: Any, batches: Any):
+    def wrapped(params: Params, batches: Inputs) -> tuple[PyTree, Updates]:
         if isinstance(loss_fns, Mapping):
             if not isinstance(batches, Mapping) or set(batches) != set(names):
                 raise ValueError(

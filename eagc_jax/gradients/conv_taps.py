@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Literal, TypedDict, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ import numpy as np
 from eagc_jax._checks import check_count
 from eagc_jax.gradients.taps import ExampleProbe, dense_gram, layer_tap
 
-Padding = str | Sequence[tuple[int, int]]
+PaddingName = Literal["SAME", "VALID"]
+Padding = PaddingName | Sequence[tuple[int, int]]
 
 
 def tap_conv(
@@ -227,6 +229,16 @@ def _positions(
     )
 
 
+class _Checked(TypedDict):
+    """What :func:`_gram` takes."""
+
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilation: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+    groups: int
+
+
 def _checked(
     inputs: tuple[int, ...],
     outputs: tuple[int, ...],
@@ -235,7 +247,7 @@ def _checked(
     padding: Padding,
     dilation: int | Sequence[int],
     groups: int,
-) -> dict:
+) -> _Checked:
     """The options as tuples; ValueError for shapes of one example that don't fit."""
     axes = len(inputs) - 1
     if axes < 1 or len(outputs) != axes + 1:
@@ -256,7 +268,7 @@ def _checked(
         (w - 1) * d + 1 for w, d in zip(sizes["window"], sizes["dilation"], strict=True)
     ]
     if isinstance(padding, str):
-        if padding not in ("SAME", "VALID"):
+        if padding not in get_args(PaddingName):
             raise ValueError(
                 f"padding must be 'SAME', 'VALID' or pairs of ints, got {padding!r}."
             )
@@ -276,7 +288,13 @@ def _checked(
             f"{groups} groups has positions {expected} and channels that the groups "
             f"divide; got outputs {outputs}."
         )
-    return {**sizes, "pads": pads, "groups": groups}
+    return _Checked(
+        window=sizes["window"],
+        strides=sizes["strides"],
+        dilation=sizes["dilation"],
+        pads=pads,
+        groups=groups,
+    )
 
 
 def _each(name: str, value: int | Sequence[int], axes: int) -> tuple[int, ...]:

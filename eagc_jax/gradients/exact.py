@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 
@@ -14,14 +13,15 @@ from eagc_jax.gradients._common import (
     pull_back_each,
 )
 from eagc_jax.objectives import stack_objectives
+from eagc_jax.typing import Inputs, PyTree, Updates
 
 
 def value_and_grads(
-    losses_fn: Callable[..., Any],
+    losses_fn: Callable[..., PyTree],
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     loop: bool = False,
-) -> Callable[..., tuple[Any, Any]]:
+) -> Callable[..., tuple[PyTree, Updates]]:
     """Like ``jax.value_and_grad`` for K losses: one forward pass, K backward passes.
 
     The forward pass and its residuals are shared, so the work over that of one summed
@@ -58,7 +58,7 @@ def value_and_grads(
       (5.0, (2, 2))
     """
 
-    def wrapped(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    def wrapped(*args: Inputs, **kwargs: Inputs) -> tuple[PyTree, Updates]:
         of_chosen, chosen = of_chosen_arguments(
             losses_fn, argnums, has_aux, args, kwargs
         )

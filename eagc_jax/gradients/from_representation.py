@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 
@@ -19,15 +18,16 @@ from eagc_jax.gradients._common import (
 )
 from eagc_jax.gram import gram_matrix
 from eagc_jax.objectives import stack_objectives, weighted_sum
+from eagc_jax.typing import Inputs, Params, PyTree, Updates
 
 
 def value_and_grad_from_representation(
-    feature_fn: Callable[..., Any],
+    feature_fn: Callable[..., PyTree],
     loss_fns: LossFunctions,
     weighting: Weighting,
     *,
     weighted_heads: bool = False,
-) -> Callable[..., tuple[Any, tuple[Any, Any], jax.Array]]:
+) -> Callable[..., tuple[PyTree, tuple[Updates, Updates], jax.Array]]:
     r"""One backward pass in all: weights from the gradients at the feature z.
 
     :math:`G_{kl} = \langle \partial L_k / \partial z, \partial L_l / \partial z
@@ -80,7 +80,9 @@ def value_and_grad_from_representation(
     names, functions = named_functions(loss_fns)
     checked = [scalar(loss, n) for loss, n in zip(functions, names, strict=True)]
 
-    def wrapped(trunk_params: Any, head_params: Any, *args: Any):
+    def wrapped(
+        trunk_params: Params, head_params: Params, *args: Inputs
+    ) -> tuple[PyTree, tuple[Updates, Updates], jax.Array]:
         check_differentiable(trunk_params, "trunk_params")
         check_differentiable(head_params, "head_params")
         z, pullback = jax.vjp(lambda p: feature_fn(p, *args), trunk_params)
@@ -102,7 +104,7 @@ def value_and_grad_from_representation(
     return wrapped
 
 
-def _total(trees: list[Any], weights: jax.Array | None) -> Any:
+def _total(trees: list[PyTree], weights: jax.Array | None) -> PyTree:
     """The sum of K trees, leaf by leaf in float32: never stacked."""
 
     def total(*leaves: jax.Array) -> jax.Array:

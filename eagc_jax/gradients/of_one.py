@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +16,12 @@ from eagc_jax.gradients._common import (
     pull_back_vector,
     scalar,
 )
+from eagc_jax.typing import Inputs, Params, PyTree, Updates
 
 
 def value_and_grad_of_one(
-    losses_fn: Callable[..., Any] | LossFunctions, has_aux: bool = False
-) -> Callable[..., tuple[Any, Any]]:
+    losses_fn: Callable[..., PyTree] | LossFunctions, has_aux: bool = False
+) -> Callable[..., tuple[PyTree, Updates]]:
     r"""The gradient of objective k, k traced: one backward pass a step.
 
     :math:`g_k = J^\top e_k`. For methods that visit one objective a step and keep a
@@ -67,7 +67,9 @@ def value_and_grad_of_one(
     names, functions = named_functions(losses_fn)
     checked = [scalar(loss, n) for loss, n in zip(functions, names, strict=True)]
 
-    def wrapped(params: Any, k: Any, *args: Any) -> tuple[Any, Any]:
+    def wrapped(
+        params: Params, k: jax.typing.ArrayLike, *args: Inputs
+    ) -> tuple[PyTree, Updates]:
         check_differentiable(params, "params")
         index = jnp.clip(_index(k), 0, len(checked) - 1)
         branches = [jax.value_and_grad(loss) for loss in checked]
@@ -76,8 +78,12 @@ def value_and_grad_of_one(
     return wrapped
 
 
-def _of_one_output(losses_fn: Callable[..., Any], has_aux: bool) -> Callable:
-    def wrapped(params: Any, k: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+def _of_one_output(
+    losses_fn: Callable[..., PyTree], has_aux: bool
+) -> Callable[..., tuple[PyTree, Updates]]:
+    def wrapped(
+        params: Params, k: jax.typing.ArrayLike, *args: Inputs, **kwargs: Inputs
+    ) -> tuple[PyTree, Updates]:
         index = _index(k)
         of_chosen, chosen = of_chosen_arguments(
             losses_fn, 0, has_aux, (params, *args), kwargs
@@ -93,7 +99,7 @@ def _of_one_output(losses_fn: Callable[..., Any], has_aux: bool) -> Callable:
     return wrapped
 
 
-def _index(k: Any) -> jax.Array:
+def _index(k: jax.typing.ArrayLike) -> jax.Array:
     if np.shape(k) != () or not jnp.issubdtype(jnp.result_type(k), jnp.integer):
         raise ValueError(
             "k, the second argument, must be one integer: which objective to pull "

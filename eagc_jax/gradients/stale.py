@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ from eagc_jax.gradients._common import (
     as_vector,
     check_differentiable,
 )
-from eagc_jax.gradients.two_phase import two_phase
+from eagc_jax.gradients.two_phase import GramWay, two_phase
+from eagc_jax.typing import Inputs, Params, PyTree, Updates
 
 
 class StaleWeightsState(NamedTuple):
@@ -47,13 +48,13 @@ def init_stale_weights(num_objectives: int) -> StaleWeightsState:
 
 
 def stale_weights(
-    losses_fn: Callable[..., Any],
+    losses_fn: Callable[..., PyTree],
     weighting: Weighting,
     *,
     recompute_every: int,
-    gram: str = "columns",
+    gram: GramWay = "columns",
     has_aux: bool = False,
-) -> Callable[..., tuple[Any, Any, StaleWeightsState]]:
+) -> Callable[..., tuple[PyTree, Updates, StaleWeightsState]]:
     r"""The weighted gradient with weights of the last n steps' Gram matrix.
 
     At steps 0, n, 2n, ... :math:`w = w(G)` and :math:`d = \nabla_\theta \sum_k w_k L_k`
@@ -103,16 +104,18 @@ def stale_weights(
         )
     fresh_step = two_phase(losses_fn, weighting, gram=gram, has_aux=has_aux)
 
-    def wrapped(params: Any, state: StaleWeightsState, *args: Any):
+    def wrapped(
+        params: Params, state: StaleWeightsState, *args: Inputs
+    ) -> tuple[PyTree, Updates, StaleWeightsState]:
         check_differentiable(params, "params")
         check_kind(state, StaleWeightsState)
 
-        def fresh(params: Any, weights: jax.Array):
+        def fresh(params: Params, weights: jax.Array):
             out, gradient, new = fresh_step(params, *args)
             return out, gradient, new.astype(weights.dtype)
 
-        def stale(params: Any, weights: jax.Array):
-            def total(params: Any) -> tuple[jax.Array, Any]:
+        def stale(params: Params, weights: jax.Array):
+            def total(params: Params) -> tuple[jax.Array, PyTree]:
                 out = losses_fn(params, *args)
                 vector = as_vector(out[0] if has_aux else out)
                 _check_number(vector, weights)

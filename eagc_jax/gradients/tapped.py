@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from eagc_jax.gradients._common import (
     Weighting,
@@ -15,11 +15,12 @@ from eagc_jax.gradients._common import (
     weights_of,
 )
 from eagc_jax.gradients.taps import ExampleProbe
+from eagc_jax.typing import Inputs, Params, PyTree, Updates
 
 
 def tapped_two_phase(
-    losses_fn: Callable[..., Any], weighting: Weighting, *, has_aux: bool = False
-) -> Callable[..., tuple[Any, Any, jax.Array]]:
+    losses_fn: Callable[..., PyTree], weighting: Weighting, *, has_aux: bool = False
+) -> Callable[..., tuple[PyTree, Updates, jax.Array]]:
     r"""Like :func:`~eagc_jax.gradients.two_phase`, the Gram matrix from taps.
 
     :math:`G = \sum_{l} J_l J_l^\top` over the tapped layers l, each product made when
@@ -62,7 +63,7 @@ def tapped_two_phase(
       ((3, 2, 2), (2,))
     """
 
-    def wrapped(params: Any, *args: Any) -> tuple[Any, Any, jax.Array]:
+    def wrapped(params: Params, *args: Inputs) -> tuple[PyTree, Updates, jax.Array]:
         number, dtype = _number(losses_fn, has_aux, params, args)
         probe = jnp.zeros((number,), dtype)
         vector, pullback, out = _pull_back(losses_fn, has_aux, params, probe, args)
@@ -75,8 +76,8 @@ def tapped_two_phase(
 
 
 def tapped_grams(
-    losses_fn: Callable[..., Any], layers: Any = (), *, has_aux: bool = False
-) -> Callable[..., tuple[Any, Any]]:
+    losses_fn: Callable[..., PyTree], layers: PyTree = (), *, has_aux: bool = False
+) -> Callable[..., tuple[PyTree, PyTree]]:
     r"""Gram matrices from taps: of all tapped parameters together, or layer by layer.
 
     :math:`G_{l,ij} = \langle \nabla_{\theta_l} L_i, \nabla_{\theta_l} L_j \rangle`.
@@ -117,7 +118,7 @@ def tapped_grams(
                 f"it has the leaf {shape!r}."
             )
 
-    def wrapped(params: Any, *args: Any) -> tuple[Any, Any]:
+    def wrapped(params: Params, *args: Inputs) -> tuple[PyTree, PyTree]:
         number, dtype = _number(losses_fn, has_aux, params, args)
         probe = jax.tree.map(
             lambda shape: jnp.zeros((*shape, number), dtype),
@@ -125,7 +126,7 @@ def tapped_grams(
             is_leaf=_is_shape,
         )
 
-        def of_probe(probe: Any) -> tuple[jax.Array, Any]:
+        def of_probe(probe: PyTree) -> tuple[jax.Array, PyTree]:
             out = losses_fn(params, probe, *args)
             return as_vector(out[0] if has_aux else out), out
 
@@ -137,8 +138,8 @@ def tapped_grams(
 
 
 def per_example_two_phase(
-    losses_fn: Callable[..., Any], weighting: Weighting, *, has_aux: bool = False
-) -> Callable[..., tuple[Any, Any, jax.Array]]:
+    losses_fn: Callable[..., PyTree], weighting: Weighting, *, has_aux: bool = False
+) -> Callable[..., tuple[PyTree, Updates, jax.Array]]:
     r"""One objective per example: the Gram matrix of B gradients, the weighted gradient.
 
     :math:`G_{bc} = \langle \nabla_\theta L_b, \nabla_\theta L_c \rangle` of the tapped
@@ -188,7 +189,7 @@ def per_example_two_phase(
       Goodfellow, "Efficient per-example gradient computations", 2015, section 4.
     """
 
-    def wrapped(params: Any, *args: Any) -> tuple[Any, Any, jax.Array]:
+    def wrapped(params: Params, *args: Inputs) -> tuple[PyTree, Updates, jax.Array]:
         number, dtype = _number(losses_fn, has_aux, params, args)
         probe = ExampleProbe(jnp.zeros((number, number), dtype))
         vector, pullback, out = _pull_back(losses_fn, has_aux, params, probe, args)
@@ -200,16 +201,16 @@ def per_example_two_phase(
 
 
 def _pull_back(
-    losses_fn: Callable[..., Any],
+    losses_fn: Callable[..., PyTree],
     has_aux: bool,
-    params: Any,
-    probe: Any,
-    args: tuple[Any, ...],
-) -> tuple[jax.Array, Callable[[jax.Array], tuple[Any, Any]], Any]:
+    params: Params,
+    probe: PyTree,
+    args: tuple[Inputs, ...],
+) -> tuple[jax.Array, Callable[[jax.Array], tuple[Updates, PyTree]], PyTree]:
     """The losses as a vector, its pullback to (params, probe), what losses_fn gave."""
     check_differentiable(params, "params")
 
-    def of_both(params: Any, probe: Any) -> tuple[jax.Array, Any]:
+    def of_both(params: Params, probe: PyTree) -> tuple[jax.Array, PyTree]:
         out = losses_fn(params, probe, *args)
         return as_vector(out[0] if has_aux else out), out
 
@@ -217,11 +218,14 @@ def _pull_back(
 
 
 def _number(
-    losses_fn: Callable[..., Any], has_aux: bool, params: Any, args: tuple[Any, ...]
-) -> tuple[int, Any]:
+    losses_fn: Callable[..., PyTree],
+    has_aux: bool,
+    params: Params,
+    args: tuple[Inputs, ...],
+) -> tuple[int, np.dtype]:
     """How many losses, in what dtype: traced without taps, never computed."""
 
-    def vector(params: Any) -> jax.Array:
+    def vector(params: Params) -> jax.Array:
         out = losses_fn(params, None, *args)
         return as_vector(out[0] if has_aux else out)
 
@@ -229,5 +233,5 @@ def _number(
     return found.shape[0], found.dtype
 
 
-def _is_shape(value: Any) -> bool:
+def _is_shape(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(size, int) for size in value)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ import numpy as np
 
 from eagc_jax._trees import compute_dtype
 from eagc_jax.gradients._common import inner_products
+from eagc_jax.typing import PyTree
 
 
 class ExampleProbe(NamedTuple):
@@ -30,7 +31,7 @@ class ExampleProbe(NamedTuple):
     rows: jax.Array  # shape=(B, B), zeros; (B,) in a model of one example under vmap.
 
 
-def tap(tree: Any, probe: jax.Array | ExampleProbe | None) -> Any:
+def tap(tree: PyTree, probe: jax.Array | ExampleProbe | None) -> PyTree:
     r"""Marks parameters whose gradients count in the Gram matrix: the identity.
 
     The backward pass of objective k adds :math:`\langle g_k, g_l \rangle`, l = 1..K, of
@@ -78,7 +79,7 @@ def tap(tree: Any, probe: jax.Array | ExampleProbe | None) -> Any:
             "0))(params, probe, batch)."
         )
 
-    def tap_leaf(leaf: Any) -> Any:
+    def tap_leaf(leaf: jax.Array) -> jax.Array:
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             return leaf
         return _tap(of_example, leaf, row)
@@ -91,11 +92,15 @@ def _tap(of_example: bool, leaf: jax.Array, row: jax.Array) -> jax.Array:
     return _marked(of_example, leaf, row)
 
 
-def _tap_forward(of_example: bool, leaf: jax.Array, row: jax.Array):
+def _tap_forward(
+    of_example: bool, leaf: jax.Array, row: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     return _marked(of_example, leaf, row), jnp.zeros_like(row)
 
 
-def _tap_backward(of_example: bool, zeros: jax.Array, cotangent: jax.Array):
+def _tap_backward(
+    of_example: bool, zeros: jax.Array, cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     del of_example
     row = _row_of(zeros.shape[-1])(cotangent)
     return cotangent, zeros + row.astype(zeros.dtype)
@@ -123,7 +128,7 @@ def _mapped_like(value: jax.Array, probe: jax.Array) -> jax.Array:
 @_mapped_like.def_vmap
 def _map_like(
     axis_size: int, in_batched: list[bool], value: jax.Array, probe: jax.Array
-):
+) -> tuple[jax.Array, bool]:
     del probe
     if in_batched[1] and not in_batched[0]:
         value = jnp.broadcast_to(value, (axis_size, *value.shape))
@@ -349,5 +354,5 @@ def _of_bias(d: jax.Array) -> jax.Array:
     return inner_products(total, total)
 
 
-def _real(dtype: Any) -> Any:
+def _real(dtype: jax.typing.DTypeLike) -> np.dtype:
     return jnp.finfo(compute_dtype(dtype)).dtype

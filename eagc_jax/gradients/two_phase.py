@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +17,20 @@ from eagc_jax.gradients._common import (
     weights_of,
 )
 from eagc_jax.gram import gram_matrix
+from eagc_jax.typing import Inputs, PyTree, Updates
 
-GRAMS = ("columns", "batched")
+GramWay = Literal["columns", "batched"]
+GRAMS: tuple[GramWay, ...] = get_args(GramWay)
 
 
 def two_phase(
-    losses_fn: Callable[..., Any],
+    losses_fn: Callable[..., PyTree],
     weighting: Weighting,
     *,
-    gram: str = "columns",
+    gram: GramWay = "columns",
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
-) -> Callable[..., tuple[Any, Any, jax.Array]]:
+) -> Callable[..., tuple[PyTree, Updates, jax.Array]]:
     r"""The weighted gradient, without K gradients in memory.
 
     :math:`d = \nabla_\theta \sum_k w_k(G) L_k`, with :math:`G = J J^\top` the Gram
@@ -86,7 +88,7 @@ def two_phase(
     """
     _check_gram(gram)
 
-    def wrapped(*args: Any, **kwargs: Any) -> tuple[Any, Any, jax.Array]:
+    def wrapped(*args: Inputs, **kwargs: Inputs) -> tuple[PyTree, Updates, jax.Array]:
         of_chosen, chosen = of_chosen_arguments(
             losses_fn, argnums, has_aux, args, kwargs
         )
@@ -99,12 +101,12 @@ def two_phase(
 
 
 def value_and_gram(
-    losses_fn: Callable[..., Any],
+    losses_fn: Callable[..., PyTree],
     *,
-    gram: str = "columns",
+    gram: GramWay = "columns",
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
-) -> Callable[..., tuple[Any, jax.Array]]:
+) -> Callable[..., tuple[PyTree, jax.Array]]:
     r"""The losses and the Gram matrix of their gradients: the first of two phases.
 
     :math:`G_{kl} = \langle \nabla L_k, \nabla L_l \rangle`, as :func:`two_phase` gets
@@ -132,7 +134,7 @@ def value_and_gram(
     """
     _check_gram(gram)
 
-    def wrapped(*args: Any, **kwargs: Any) -> tuple[Any, jax.Array]:
+    def wrapped(*args: Inputs, **kwargs: Inputs) -> tuple[PyTree, jax.Array]:
         of_chosen, chosen = of_chosen_arguments(
             losses_fn, argnums, has_aux, args, kwargs
         )
@@ -143,11 +145,13 @@ def value_and_gram(
     return wrapped
 
 
-def _check_gram(gram: Any) -> None:
+def _check_gram(gram: GramWay) -> None:
     check_choice("gram", gram, GRAMS)
 
 
-def _gram(vector: jax.Array, pullback: Callable, gram: str) -> jax.Array:
+def _gram(
+    vector: jax.Array, pullback: Callable[[jax.Array], PyTree], gram: GramWay
+) -> jax.Array:
     eye = jnp.zeros_like(vector)[None] + jnp.eye(vector.size, dtype=vector.dtype)
     if gram == "batched":
         return gram_matrix(jax.vmap(pullback)(eye))

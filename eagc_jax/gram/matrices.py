@@ -9,7 +9,6 @@ their squares would not be.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +23,11 @@ from eagc_jax.blocks import GLOBAL, Granularity, Layout
 from eagc_jax.gram import products
 from eagc_jax.gram.metric import LeafMetric, Metric
 from eagc_jax.gram.parts import Gram, from_scaled, power_of_two
+from eagc_jax.typing import PyTree, Updates
 
 
 def gram_matrix(
-    updates: Any,
+    updates: Updates,
     granularity: Granularity = "global",
     *,
     axis_name: _shards.AxisName = None,
@@ -74,7 +74,7 @@ def gram_matrix(
 
 
 def cross_gram(
-    left: Any, right: Any, *, axis_name: _shards.AxisName = None
+    left: PyTree, right: PyTree, *, axis_name: _shards.AxisName = None
 ) -> jax.Array:
     """The inner products of K with L updates: ``(K, L)``, as :func:`gram_matrix`.
 
@@ -124,7 +124,7 @@ def cross_gram(
 
 
 def gram_of_tree(
-    updates: Any, active: jax.Array, names: tuple[str, ...] = ()
+    updates: Updates, active: jax.Array, names: tuple[str, ...] = ()
 ) -> tuple[Gram, jax.Array]:
     """:func:`gram_blocks` of the whole tree as one block, without the axis of blocks."""
     leaves = named_leaves(updates)
@@ -257,7 +257,7 @@ def exponents_for(squares: jax.Array) -> jax.Array:
     return jnp.where(good, 0, wanted)
 
 
-def check_gram_granularity(granularity: Any) -> None:
+def check_gram_granularity(granularity: object) -> None:
     """Raises ValueError for a granularity without Gram matrices."""
     blocks_lib.check_granularity(granularity)
     if granularity == "element":

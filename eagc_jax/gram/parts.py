@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ def from_scaled(gram: jax.Array, exponents: jax.Array) -> Gram:
     return Gram(cosines, norms, scale)
 
 
-def power_of_two(exponents: jax.Array, dtype: Any) -> jax.Array:
+def power_of_two(exponents: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
     """``2^exponents``, exactly; at the ends of the range, its ends."""
     if dtype != np.float32:
         return jnp.ldexp(jnp.ones([], dtype), exponents)

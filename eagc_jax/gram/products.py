@@ -21,8 +21,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +111,12 @@ def leaf_grams(
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _entry_by_entry(leaf, kept, powers, metric=PLAIN):
+def _entry_by_entry(
+    leaf: jax.Array,
+    kept: tuple[int, ...],
+    powers: jax.Array | None,
+    metric: LeafMetric = PLAIN,
+) -> jax.Array:
     wide = leaf.astype(wide_dtype(leaf))
     axes = tuple(axis for axis in range(1, leaf.ndim) if axis not in kept)
 
@@ -139,7 +143,12 @@ def _entry_by_entry(leaf, kept, powers, metric=PLAIN):
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _product(leaf, kept, powers, metric=PLAIN):
+def _product(
+    leaf: jax.Array,
+    kept: tuple[int, ...],
+    powers: jax.Array | None,
+    metric: LeafMetric = PLAIN,
+) -> jax.Array:
     summed = tuple(axis for axis in range(1, leaf.ndim) if axis not in kept)
     wide = scaled(leaf, powers)
     found = jax.lax.dot_general(
@@ -153,7 +162,12 @@ def _product(leaf, kept, powers, metric=PLAIN):
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _on_cpu(leaf, kept, powers, metric=PLAIN):
+def _on_cpu(
+    leaf: jax.Array,
+    kept: tuple[int, ...],
+    powers: jax.Array | None,
+    metric: LeafMetric = PLAIN,
+) -> jax.Array:
     number = leaf.shape[0]
     summed = tuple(axis for axis in range(1, leaf.ndim) if axis not in kept)
     plain = _entry_by_entry if number < _PRODUCT_FROM else _product
@@ -216,7 +230,7 @@ def sum_over_blocks(
     leaves: Sequence[jax.Array],
     shapes: Sequence[tuple[int, ...]],
     block: int,
-    function: Any,
+    function: Callable[..., jax.Array],
 ) -> jax.Array:
     """The sum of ``function`` over blocks of one leaf, or of several alongside.
 
@@ -365,7 +379,7 @@ def explicit(leaf: jax.Array, kept: tuple[int, ...] = ()) -> NamedSharding | Non
     return NamedSharding(sharding.mesh, PartitionSpec(*axes, None, None))
 
 
-def wide_dtype(leaf: jax.Array) -> Any:
+def wide_dtype(leaf: jax.Array) -> np.dtype:
     """Float32, or the leaf's own dtype where that is wider."""
     return np.promote_types(leaf.dtype, np.float32)
 

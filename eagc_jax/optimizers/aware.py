@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from eagc_jax.aggregators import AggregateState
 from eagc_jax.optimizers.certificate import Certificate, certified, no_certificate
 from eagc_jax.optimizers.probe import expect, metric_of, probe
 from eagc_jax.optimizers.recognise import check_recognised
+from eagc_jax.typing import Inputs, OptState, Params, Updates
 
 
 class OptimizerAwareState(NamedTuple):
@@ -25,7 +26,7 @@ class OptimizerAwareState(NamedTuple):
     aggregator: (
         AggregateState  # ``weights``, and ``fallbacks``: steps that were capped.
     )
-    optimizer: Any  # the optimizer's own.
+    optimizer: OptState  # the optimizer's own.
     certificate: Certificate | tuple[()]  # () without ``certify``.
 
 
@@ -138,19 +139,25 @@ def optimizer_aware(
     _check_switch("include_momentum", include_momentum)
     _check_switch("certify", certify)
     optimizer = optax.with_extra_args_support(optimizer)
-    aggregate: Callable[..., Any] = aggregator.update
+    aggregate: Callable[..., tuple[Updates, OptState]] = aggregator.update
 
-    def init_fn(params):
+    def init_fn(params: Params) -> OptimizerAwareState:
         state = optimizer.init(params)
         check_recognised(state)
-        inner: Any = aggregator.init(params)
+        inner: OptState = aggregator.init(params)
         number = inner.nonfinite_count.shape[0]
         certificate = no_certificate(number) if certify else ()
         return OptimizerAwareState(inner, state, certificate)
 
     def update_fn(
-        updates, state, params=None, *, active_mask=None, value=None, **extra_args
-    ):
+        updates: Updates,
+        state: OptState,
+        params: Params = None,
+        *,
+        active_mask: jax.typing.ArrayLike | None = None,
+        value: jax.typing.ArrayLike | None = None,
+        **extra_args: Inputs,
+    ) -> tuple[Updates, OptState]:
         check_kind(state, OptimizerAwareState)
         check_recognised(state.optimizer)
         number = check_objective_axis(updates, None, params)
@@ -181,9 +188,9 @@ def optimizer_aware(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _axes_of(aggregator: Any) -> tuple[str, ...]:
+def _axes_of(aggregator: object) -> tuple[str, ...]:
     """The mesh axes that the aggregator sums over; ValueError where it has no Gram."""
-    update: Callable[..., Any] | None = getattr(aggregator, "update", None)
+    update: object = getattr(aggregator, "update", None)
     names = getattr(update, "takes_metric", None)
     if names is None:
         raise ValueError(
@@ -196,7 +203,7 @@ def _axes_of(aggregator: Any) -> tuple[str, ...]:
     return names
 
 
-def _check_switch(name: str, value: Any) -> None:
+def _check_switch(name: str, value: object) -> None:
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be True or False, got {value!r}.")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from eagc_jax.gram import metric_blocks
 from eagc_jax.gram.sums import weighted_leaf
 from eagc_jax.optimizers.probe import Gain, metric_of
 from eagc_jax.solvers.nnqp import nnqp
+from eagc_jax.typing import Updates
 
 
 class Certificate(NamedTuple):
@@ -32,13 +33,13 @@ def no_certificate(number: int) -> Certificate:
 
 
 def certified(
-    step: Any,
-    updates: Any,
+    step: Updates,
+    updates: Updates,
     gains: dict[str, Gain],
     active: jax.Array,
     last: Certificate,
     names: tuple[str, ...],
-) -> tuple[Any, Certificate]:
+) -> tuple[Updates, Certificate]:
     r"""The update u, or the nearest one that raises no loss, in the optimizer's metric.
 
     With :math:`s_k = -\langle g_k, u \rangle` and :math:`H = J P J^\top` it is

@@ -6,7 +6,8 @@ decays, eps, bias corrections, masks and groups are those of the optimizer that 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from eagc_jax.optimizers.diagonal import DiagonalGain
 from eagc_jax.optimizers.matrix import MatrixGain
 from eagc_jax.optimizers.program import check_program
 from eagc_jax.optimizers.recognise import marks_of_means, means_of, without_means
+from eagc_jax.typing import OptState, Params, PyTree, Updates
 
 Gain = DiagonalGain | MatrixGain
 
@@ -32,13 +34,14 @@ _LEFT_OVER = 0.01
 class Expected(NamedTuple):
     """The gradient that this step is expected to have."""
 
-    gradient: Any  # like params, float32 or wider: 0 only where all K gradients are.
-    sizes: Any  # like params: the sum of its terms' sizes.
+    # Like params, float32 or wider: 0 only where all K gradients are.
+    gradient: Updates
+    sizes: PyTree  # like params: the sum of its terms' sizes.
 
 
 def expect(
-    updates: Any,
-    weights: Any,
+    updates: Updates,
+    weights: jax.Array | ByLeaf,
     active: jax.Array,
     always: jax.typing.ArrayLike | None = None,
 ) -> Expected:
@@ -78,7 +81,7 @@ def expect(
 
 
 def _expect_leaf(
-    name: str, leaf: jax.Array, weights: Any, active: jax.Array
+    name: str, leaf: jax.Array, weights: jax.Array | ByLeaf, active: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     own = weights[name] if isinstance(weights, ByLeaf) else weights
     own = expand_to(
@@ -97,7 +100,11 @@ def _expect_leaf(
 
 
 def probe(
-    update: Any, state: Any, params: Any, expected: Expected, include_momentum: bool
+    update: Callable[..., tuple[Updates, OptState]],
+    state: OptState,
+    params: Params,
+    expected: Expected,
+    include_momentum: bool,
 ) -> dict[str, Gain]:
     """What the optimizer makes of a gradient, by leaf.
 
@@ -150,7 +157,7 @@ def probe(
     return {name: of_leaf(name) for name in gradient}
 
 
-def _widened(leaf: Any) -> Any:
+def _widened(leaf: jax.Array) -> jax.Array:
     """Narrow means and parameters in float32, as the gradient is that is probed with."""
     inexact = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
     return widened(jnp.asarray(leaf)) if inexact else leaf
@@ -165,7 +172,14 @@ def metric_of(gains: dict[str, Gain], leaves: dict[str, jax.Array]) -> Metric:
     )
 
 
-def _check(update, state, params, expected, signed, matrices) -> None:
+def _check(
+    update: Callable[..., tuple[Updates, OptState]],
+    state: OptState,
+    params: Params,
+    expected: Expected,
+    signed: dict[str, jax.Array],
+    matrices: dict[str, jax.Array],
+) -> None:
     nothing = jax.tree.map(lambda _: False, (state, params))
     names = named_leaves(expected.gradient)
     apart = jax.tree.unflatten(

@@ -8,11 +8,13 @@ asked of it, while tracing, at no cost for the program that runs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.core import ShapedArray
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+from eagc_jax.typing import PyTree, Updates
 
 # Operations that bring entries of an array together, by the beginnings of their names.
 _MIXING = (
@@ -34,14 +36,14 @@ _LINEAR = (
     *("reshape", "squeeze", "expand_dims", "transpose", "copy", "reduce_precision"),
     *("sharding_constraint", "optimization_barrier", "pvary", "pcast", "reshard"),
 )
-_Rule = Callable[[Any, list[bool]], bool]
+_Rule = Callable[[JaxprEqn, list[bool]], bool]
 
 
 def check_program(
-    update: Callable[..., Any],
-    arguments: tuple[Any, ...],
-    gradients: Any,
-    means: Any,
+    update: Callable[..., PyTree],
+    arguments: tuple[PyTree, ...],
+    gradients: Updates,
+    means: PyTree,
 ) -> None:
     """Raises ValueError where the update mixes entries, or isn't linear in its means.
 
@@ -75,15 +77,18 @@ def check_program(
         )
 
 
-def _mixes(equation: Any, marked: list[bool]) -> bool:
+def _mixes(equation: JaxprEqn, marked: list[bool]) -> bool:
     name = equation.primitive.name
     if name.startswith("reduce_precision") or not name.startswith(_MIXING):
         return False
     operands = zip(equation.invars, marked, strict=True)
-    return any(mark and x.aval.ndim > 0 for x, mark in operands)
+    return any(
+        mark and isinstance(x.aval, ShapedArray) and x.aval.ndim > 0
+        for x, mark in operands
+    )
 
 
-def _bends(equation: Any, marked: list[bool]) -> bool:
+def _bends(equation: JaxprEqn, marked: list[bool]) -> bool:
     name = equation.primitive.name
     if name in _LINEAR or not any(marked):
         return False
@@ -122,7 +127,9 @@ def _first(
     return [is_marked(x) for x in program.outvars], None
 
 
-def _of_inner(program: Jaxpr, marked: list[bool], rule: _Rule):
+def _of_inner(
+    program: Jaxpr, marked: list[bool], rule: _Rule
+) -> tuple[list[bool], str | None]:
     """Of a function, a branch or a loop's body; a branch's first operand is its index."""
     extra = len(marked) - len(program.invars)
     if extra < 0:
@@ -130,7 +137,7 @@ def _of_inner(program: Jaxpr, marked: list[bool], rule: _Rule):
     return _first(program, marked[extra:], rule)
 
 
-def _inner_programs(equation: Any) -> list[Jaxpr]:
+def _inner_programs(equation: JaxprEqn) -> list[Jaxpr]:
     found = []
     for value in equation.params.values():
         for one in value if isinstance(value, tuple | list) else (value,):

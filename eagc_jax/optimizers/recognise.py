@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import optax
 from optax import contrib
 
 from eagc_jax._trees import named_leaves
+from eagc_jax.typing import OptState
 
 # Of every part that remembers something of the gradients: the fields in which it keeps
 # means of them, which the step is linear in. What else they keep, squares, is even.
@@ -35,7 +35,7 @@ _HOLDERS = {
 }
 
 
-def check_recognised(state: Any) -> None:
+def check_recognised(state: OptState) -> None:
     """Raises ValueError for the state of an optimizer that isn't understood."""
     for part in _parts(state):
         if type(part) not in (*_MEANS, *_FORGETFUL):
@@ -50,7 +50,7 @@ def check_recognised(state: Any) -> None:
             )
 
 
-def without_means(state: Any) -> Any:
+def without_means(state: OptState) -> OptState:
     """The same state had there been no gradient but this one in any mean."""
 
     def forget(part):
@@ -61,7 +61,7 @@ def without_means(state: Any) -> Any:
     return jax.tree.map(forget, state, is_leaf=lambda x: type(x) in _MEANS)
 
 
-def marks_of_means(state: Any, left_out: frozenset[str]) -> Any:
+def marks_of_means(state: OptState, left_out: frozenset[str]) -> OptState:
     """A tree like the state: True for leaves that are means, but of those left out."""
 
     def mark(part):
@@ -76,7 +76,7 @@ def marks_of_means(state: Any, left_out: frozenset[str]) -> Any:
     return jax.tree.map(mark, state, is_leaf=lambda x: type(x) in _MEANS)
 
 
-def means_of(state: Any, kind: type) -> dict[str, jax.Array]:
+def means_of(state: OptState, kind: type) -> dict[str, jax.Array]:
     """The field ``mu`` of every part of this kind, by the parameter's name."""
     parts = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind))
     found: dict[str, jax.Array] = {}
@@ -86,7 +86,7 @@ def means_of(state: Any, kind: type) -> dict[str, jax.Array]:
     return found
 
 
-def _parts(state: Any) -> Iterator[Any]:
+def _parts(state: OptState) -> Iterator[OptState]:
     """The states of the optimizer's parts, out of what holds them."""
     if type(state) in _HOLDERS:
         yield from _parts(getattr(state, _HOLDERS[type(state)]))

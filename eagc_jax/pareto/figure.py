@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from eagc_jax.pareto.hypervolume import non_dominated
 
 if TYPE_CHECKING:
+    import jax
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -18,11 +19,20 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 _MARKS = "os^Dv"
 
 
+class HasLosses(Protocol):
+    """Such as a :class:`ParetoFront`."""
+
+    @property
+    def losses(self) -> jax.Array | np.ndarray:
+        """``(P, K)``."""
+        ...
+
+
 def plot_fronts(
-    fronts: Mapping[str, Any],
+    fronts: Mapping[str, jax.typing.ArrayLike | HasLosses],
     *,
     names: tuple[str, str] = ("loss 1", "loss 2"),
-    reference: Any = None,
+    reference: jax.typing.ArrayLike | None = None,
     path: str | Path | None = None,
 ) -> Figure:
     """Draws sets of points in the plane of two losses.

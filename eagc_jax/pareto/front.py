@@ -14,36 +14,47 @@ from eagc_jax import aggregators
 from eagc_jax._checks import NONNEGATIVE, check_count, concrete
 from eagc_jax.gradients import value_and_grads
 from eagc_jax.gradients._common import as_vector
-from eagc_jax.weighted_losses import loss_weighting
+from eagc_jax.typing import Inputs, OptState, Params, PyTree, Updates
+from eagc_jax.weighted_losses import LossWeighting, loss_weighting
 
 FrontMethod = Literal[
     "chebyshev", "cosmos", "epo", "pmtl", "smooth_chebyshev", "weighted_sum"
 ]
-METHODS: tuple[str, ...] = get_args(FrontMethod)
-_LOSSES_ONLY = ("chebyshev", "cosmos", "smooth_chebyshev")
+METHODS: tuple[FrontMethod, ...] = get_args(FrontMethod)
+_LossesOnly = Literal["chebyshev", "cosmos", "smooth_chebyshev"]
+_LOSSES_ONLY: tuple[_LossesOnly, ...] = get_args(_LossesOnly)
 
 # From a preference (K,), traced, to an aggregator.
 MakeAggregator = Callable[[jax.Array], optax.GradientTransformation]
+
+# init(params) -> state, and (losses_fn, params, state) -> (losses, update, state).
+_Training = tuple[
+    Callable[[Params], OptState],
+    Callable[
+        [Callable[[Params], PyTree], Params, OptState],
+        tuple[jax.Array, Updates, OptState],
+    ],
+]
 
 
 class ParetoFront(NamedTuple):
     """P trained models, one a preference."""
 
-    params: Any  # leaves (P, *shape): after the last step.
+    params: Params  # leaves (P, *shape): after the last step.
     losses: jax.Array  # shape=(P, K), float32 or wider: of these, on the last batch.
     history: jax.Array  # shape=(P, steps, K): losses before each step.
     preferences: jax.Array  # shape=(P, K), as given.
 
 
 def pareto_front(
-    losses_fn: Callable[..., Any],
-    params: Any,
+    losses_fn: Callable[..., PyTree],
+    params: Params,
     preferences: jax.typing.ArrayLike,
     *,
     method: FrontMethod | MakeAggregator = "smooth_chebyshev",
     optimizer: optax.GradientTransformation | None = None,
     steps: int = 1000,
-    batches: Any = None,
+    batches: Inputs = None,
     stacked: bool = False,
     **options: Any,
 ) -> ParetoFront:
@@ -114,10 +125,10 @@ def pareto_front(
     make = _maker(method, vectors, number, options)
     optimizer = optax.adam(1e-2) if optimizer is None else optimizer
 
-    def train(preference: jax.Array, index: jax.Array, start: Any) -> Any:
+    def train(preference: jax.Array, index: jax.Array, start: Params) -> PyTree:
         init, gradient_of = make(preference, index)
 
-        def step(carry: Any, batch: Any) -> Any:
+        def step(carry: PyTree, batch: Inputs) -> PyTree:
             params, states = carry
             of_losses = _of(losses_fn, batch)
             losses, update, state = gradient_of(of_losses, params, states[0])
@@ -135,7 +146,7 @@ def pareto_front(
     return ParetoFront(*found, preferences=vectors)
 
 
-def _of(losses_fn: Callable[..., Any], batch: Any) -> Callable[[Any], Any]:
+def _of(losses_fn: Callable[..., PyTree], batch: Inputs) -> Callable[[Params], PyTree]:
     return losses_fn if batch is None else lambda params: losses_fn(params, batch)
 
 
@@ -144,7 +155,7 @@ def _maker(
     vectors: jax.Array,
     number: int,
     options: dict[str, Any],
-) -> Callable[[jax.Array, jax.Array], tuple[Callable, Callable]]:
+) -> Callable[[jax.Array, jax.Array], _Training]:
     """``(preference, index) -> (init(params), (losses_fn, params, state) -> ...)``."""
     if callable(method):
         if options:
@@ -160,7 +171,7 @@ def _maker(
         )
     if method in _LOSSES_ONLY:
         return lambda preference, index: _of_losses(
-            loss_weighting(method, number, preference=preference, **options)  # pyright: ignore
+            loss_weighting(method, number, preference=preference, **options)
         )
     if method == "epo":
         return lambda preference, index: _of_gradients(
@@ -175,11 +186,13 @@ def _maker(
     return lambda preference, index: _of_sum(preference / jnp.sum(preference))
 
 
-def _of_gradients(tx: optax.GradientTransformation) -> tuple[Callable, Callable]:
+def _of_gradients(tx: optax.GradientTransformation) -> _Training:
     """From K gradients and an aggregator."""
     transformation = optax.with_extra_args_support(tx)
 
-    def gradient_of(losses_fn: Callable[[Any], Any], params: Any, state: Any) -> Any:
+    def gradient_of(
+        losses_fn: Callable[[Params], PyTree], params: Params, state: OptState
+    ) -> tuple[jax.Array, Updates, OptState]:
         losses, gradients = value_and_grads(losses_fn)(params)
         vector = as_vector(losses)
         update, state = transformation.update(gradients, state, params, value=vector)
@@ -188,11 +201,13 @@ def _of_gradients(tx: optax.GradientTransformation) -> tuple[Callable, Callable]
     return transformation.init, gradient_of
 
 
-def _of_losses(weighting: Any) -> tuple[Callable, Callable]:
+def _of_losses(weighting: LossWeighting) -> _Training:
     """From one backward pass."""
 
-    def gradient_of(losses_fn: Callable[[Any], Any], params: Any, state: Any) -> Any:
-        def total(params: Any) -> Any:
+    def gradient_of(
+        losses_fn: Callable[[Params], PyTree], params: Params, state: OptState
+    ) -> tuple[jax.Array, Updates, OptState]:
+        def total(params: Params) -> PyTree:
             vector = as_vector(losses_fn(params))
             value, new = weighting.update(vector, state)
             return value, (vector, new)
@@ -203,9 +218,11 @@ def _of_losses(weighting: Any) -> tuple[Callable, Callable]:
     return lambda params: weighting.init(), gradient_of
 
 
-def _of_sum(weights: jax.Array) -> tuple[Callable, Callable]:
-    def gradient_of(losses_fn: Callable[[Any], Any], params: Any, state: Any) -> Any:
-        def total(params: Any) -> Any:
+def _of_sum(weights: jax.Array) -> _Training:
+    def gradient_of(
+        losses_fn: Callable[[Params], PyTree], params: Params, state: OptState
+    ) -> tuple[jax.Array, Updates, OptState]:
+        def total(params: Params) -> PyTree:
             vector = as_vector(losses_fn(params))
             return jnp.sum(weights.astype(vector.dtype) * vector), vector
 
@@ -221,7 +238,7 @@ def _of_sum(weights: jax.Array) -> tuple[Callable, Callable]:
 
 
 def _number(
-    losses_fn: Callable[..., Any], params: Any, batches: Any, stacked: bool
+    losses_fn: Callable[..., PyTree], params: Params, batches: Inputs, stacked: bool
 ) -> int:
     """K, traced and never computed."""
     one = jax.tree.map(lambda x: x[0], params) if stacked else params
@@ -229,7 +246,7 @@ def _number(
     return jax.eval_shape(lambda p: as_vector(_of(losses_fn, batch)(p)), one).shape[0]
 
 
-def _checked(preferences: Any, number: int) -> jax.Array:
+def _checked(preferences: jax.typing.ArrayLike, number: int) -> jax.Array:
     shape, known = np.shape(preferences), concrete(preferences)
     fits = len(shape) == 2 and shape[0] >= 1 and shape[1] == number
     if not fits or (
@@ -243,7 +260,7 @@ def _checked(preferences: Any, number: int) -> jax.Array:
     return jnp.asarray(preferences, jnp.float32)
 
 
-def _check_batches(batches: Any, steps: int) -> None:
+def _check_batches(batches: Inputs, steps: int) -> None:
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(batches)]
     if any(shape[:1] != (steps,) for shape in shapes):
         raise ValueError(
@@ -251,7 +268,7 @@ def _check_batches(batches: Any, steps: int) -> None:
         )
 
 
-def _check_stacked(params: Any, number: int) -> None:
+def _check_stacked(params: Params, number: int) -> None:
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(params)]
     if any(shape[:1] != (number,) for shape in shapes):
         raise ValueError(

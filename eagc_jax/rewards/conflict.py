@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,14 @@ from eagc_jax.gradients._common import inner_products, weights_of
 from eagc_jax.objectives import expand_to
 from eagc_jax.rewards.advantages import checked
 
+Per = Literal["batch", "prompt"]
+
 
 def coordinated_advantages(
     advantages: jax.typing.ArrayLike,
     weighting: Weighting,
     *,
-    per: Literal["batch", "prompt"] = "batch",
+    per: Per = "batch",
 ) -> tuple[jax.Array, jax.Array]:
     r"""Advantages of K rewards into one, by a weighting of their Gram matrix.
 
@@ -56,7 +58,7 @@ def coordinated_advantages(
       >>> bool(jnp.all(two @ both >= 0))  # what one gains isn't the other's loss
       True
     """
-    check_choice("per", per, ("batch", "prompt"))
+    check_choice("per", per, get_args(Per))
     values = checked(advantages, 2)
     if per == "batch" or values.ndim == 2:
         weights = weights_of(weighting, inner_products(values, values))

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from eagc_jax._checks import SingleNonfinite
 from eagc_jax._trees import counted, increment, select, widened
+from eagc_jax.typing import OptState, PyTree, Updates
 
 
 class Moments(NamedTuple):
     """Adam's, with this step's gradient in them."""
 
-    grads: Any  # like params, float32 or wider.
+    grads: Updates  # like params, float32 or wider.
     count: jax.Array  # shape=(), int32: steps, this one too.
-    mu: Any  # like params: biased running mean of the gradient.
-    nu: Any  # like params: that of its square.
+    mu: PyTree  # like params: biased running mean of the gradient.
+    nu: PyTree  # like params: that of its square.
 
 
-def moved(state: Any, updates: Any, b1: Any, b2: Any) -> Moments:
+def moved(
+    state: OptState,
+    updates: Updates,
+    b1: jax.typing.ArrayLike,
+    b2: jax.typing.ArrayLike,
+) -> Moments:
     """From a state with fields ``count``, ``mu`` and ``nu``."""
     grads = jax.tree.map(widened, updates)
     count = increment(state.count)
@@ -28,19 +35,26 @@ def moved(state: Any, updates: Any, b1: Any, b2: Any) -> Moments:
     return Moments(grads, count, mu, nu)
 
 
-def average(mean: Any, values: Any, decay: Any) -> Any:
+def average(mean: PyTree, values: PyTree, decay: jax.typing.ArrayLike) -> PyTree:
     """``decay * mean + (1 - decay) * values``, leaf by leaf."""
     return jax.tree.map(lambda m, v: decay * m + (1 - decay) * v, mean, values)
 
 
-def debiased(mean: jax.Array, decay: Any, count: jax.Array) -> jax.Array:
+def debiased(
+    mean: jax.Array, decay: jax.typing.ArrayLike, count: jax.Array
+) -> jax.Array:
     """An average that started at 0, less its bias. ``count`` is at least 1."""
     return mean / (1 - decay ** count.astype(mean.dtype)).astype(mean.dtype)
 
 
 def finished(
-    step: Any, updates: Any, new: Any, state: Any, finite: jax.Array, nonfinite: str
-) -> tuple[Any, Any]:
+    step: PyTree,
+    updates: Updates,
+    new: OptState,
+    state: OptState,
+    finite: jax.Array,
+    nonfinite: SingleNonfinite,
+) -> tuple[Updates, OptState]:
     """The step in the gradients' dtypes, and the state after it.
 
     Where the gradient isn't finite the step is NaN or 0 throughout, and the state moves

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from eagc_jax._checks import (
     DECAY,
     NONNEGATIVE,
     SINGLE_NONFINITE_POLICIES,
+    SingleNonfinite,
     check_choice,
     check_gradient,
     check_number,
@@ -29,14 +30,15 @@ from eagc_jax._trees import (
 )
 from eagc_jax.blocks import ByLeaf, Granularity
 from eagc_jax.scaling import _base
+from eagc_jax.typing import Inputs, OptState, Params, PyTree, Updates
 
 
 class ScaleByAdamPState(NamedTuple):
     """Adam's moments, and what was projected last."""
 
     count: jax.Array  # shape=(), int32: finite steps.
-    mu: Any  # like params, float32: running mean of the gradient.
-    nu: Any  # like params, float32: running mean of its square.
+    mu: PyTree  # like params, float32: running mean of the gradient.
+    nu: PyTree  # like params, float32: running mean of its square.
     projected: ByLeaf  # by leaf, shape=(), int32: 0 no, 1 per channel, 2 as a layer.
     nonfinite_count: jax.Array  # shape=(), int32: steps with a NaN or an infinity.
 
@@ -51,7 +53,7 @@ def scale_by_adamp(
     decay_ratio: float = 0.1,
     nesterov: bool = False,
     channels: Granularity = "channel",
-    nonfinite: str = "propagate",
+    nonfinite: SingleNonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam's direction, tangent to the sphere where a weight is scale-invariant.
 
@@ -118,7 +120,7 @@ def scale_by_adamp(
         )
     check_choice("nonfinite", nonfinite, SINGLE_NONFINITE_POLICIES)
 
-    def init_fn(params):
+    def init_fn(params: Params) -> ScaleByAdamPState:
         zeros = wide_zeros(params)
         number = jnp.zeros([], jnp.int32)
         layout = blocks_lib.layout_of_params("tensor", named_leaves(params))
@@ -127,7 +129,9 @@ def scale_by_adamp(
             number, zeros, zeros, layout.show_leaves(kinds), number
         )
 
-    def update_fn(updates, state, params=None, **extra_args):
+    def update_fn(
+        updates: Updates, state: OptState, params: Params = None, **extra_args: Inputs
+    ) -> tuple[Updates, OptState]:
         del extra_args
         if params is None:
             raise ValueError(
@@ -171,7 +175,7 @@ def adamp(
     decay_ratio: float = 0.1,
     nesterov: bool = False,
     channels: Granularity = "channel",
-    nonfinite: str = "propagate",
+    nonfinite: SingleNonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:
     r"""The AdamP optimizer: :func:`scale_by_adamp` and a learning rate.
 
@@ -228,7 +232,7 @@ def _tangent(
     grad: jax.Array,
     weight: jax.Array,
     axes: tuple[int, ...],
-    delta: Any,
+    delta: jax.typing.ArrayLike,
 ) -> tuple[jax.Array, jax.Array]:
     """The step less its radial part, per channel or as a layer; and which it was."""
     none = jnp.zeros([], jnp.int32)
@@ -247,7 +251,7 @@ def _project(
     grad: jax.Array,
     weight: jax.Array,
     axes: tuple[int, ...],
-    delta: Any,
+    delta: jax.typing.ArrayLike,
 ) -> tuple[jax.Array, jax.Array]:
     """The projected step, and whether every row passes the test."""
     size = math.prod(np.shape(weight)[axis] for axis in axes)

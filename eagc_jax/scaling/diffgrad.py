@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from eagc_jax._checks import (
     DECAY,
     NONNEGATIVE,
     SINGLE_NONFINITE_POLICIES,
+    SingleNonfinite,
     check_choice,
     check_gradient,
     check_number,
@@ -20,15 +21,18 @@ from eagc_jax._shards import all_finite
 from eagc_jax._states import check_like
 from eagc_jax._trees import ratio, wide_zeros
 from eagc_jax.scaling import _base
+from eagc_jax.typing import Inputs, OptState, Params, PyTree, Updates
 
 
 class ScaleByDiffGradState(NamedTuple):
     """Adam's moments and the previous gradient: 3 copies of the parameters."""
 
     count: jax.Array  # shape=(), int32: finite steps.
-    mu: Any  # like params, float32: running mean of the gradient.
-    nu: Any  # like params, float32: running mean of its square.
-    previous: Any  # like params, float32: the last finite gradient, a copy of its own.
+    mu: PyTree  # like params, float32: running mean of the gradient.
+    nu: PyTree  # like params, float32: running mean of its square.
+    previous: (
+        Updates  # like params, float32: the last finite gradient, a copy of its own.
+    )
     nonfinite_count: jax.Array  # shape=(), int32: steps with a NaN or an infinity.
 
 
@@ -38,7 +42,7 @@ def scale_by_diffgrad(
     eps: float = 1e-8,
     *,
     scale_aware: bool = False,
-    nonfinite: str = "propagate",
+    nonfinite: SingleNonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam's direction times a friction that grows with the change of the gradient.
 
@@ -93,12 +97,14 @@ def scale_by_diffgrad(
     check_number("eps", eps, NONNEGATIVE)
     check_choice("nonfinite", nonfinite, SINGLE_NONFINITE_POLICIES)
 
-    def init_fn(params):
+    def init_fn(params: Params) -> ScaleByDiffGradState:
         zeros = wide_zeros(params)
         number = jnp.zeros([], jnp.int32)
         return ScaleByDiffGradState(number, zeros, zeros, zeros, number)
 
-    def update_fn(updates, state, params=None, **extra_args):
+    def update_fn(
+        updates: Updates, state: OptState, params: Params = None, **extra_args: Inputs
+    ) -> tuple[Updates, OptState]:
         del extra_args
         check_gradient(updates, params)
         check_like(state, init_fn, updates)
@@ -126,7 +132,7 @@ def diffgrad(
     eps: float = 1e-8,
     *,
     scale_aware: bool = False,
-    nonfinite: str = "propagate",
+    nonfinite: SingleNonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:
     r"""The diffGrad optimizer: :func:`scale_by_diffgrad` and a learning rate.
 

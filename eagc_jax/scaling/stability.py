@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from eagc_jax._checks import (
     DECAY,
     SINGLE_NONFINITE_POLICIES,
     Interval,
+    SingleNonfinite,
     check_choice,
     check_gradient,
     check_number,
@@ -29,12 +30,13 @@ from eagc_jax._trees import (
 )
 from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity, Layout
 from eagc_jax.scaling import _base
+from eagc_jax.typing import Inputs, OptState, Params, PyTree, Updates
 
 
 class ScaleByStabilityState(NamedTuple):
     """The reference that gradients are compared with, and every decision made."""
 
-    reference: Any  # like params, float32: running mean of the gradients before.
+    reference: PyTree  # like params, float32: running mean of the gradients before.
     # By group of blocks, float32, shape=(1, blocks): what factors are computed from.
     memory: dict[str, jax.Array]
     visits: dict[str, jax.Array]  # by group, the same shape: cosines averaged so far.
@@ -53,7 +55,7 @@ def scale_by_stability(
     smoothing: float = 0.9,
     reference_decay: float = 0.0,
     granularity: Granularity = "tensor",
-    nonfinite: str = "propagate",
+    nonfinite: SingleNonfinite = "propagate",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Scales each layer by the consistency of its successive gradients, within bounds.
 
@@ -118,7 +120,7 @@ def scale_by_stability(
     blocks_lib.check_granularity(granularity)
     check_choice("nonfinite", nonfinite, SINGLE_NONFINITE_POLICIES)
 
-    def init_fn(params):
+    def init_fn(params: Params) -> ScaleByStabilityState:
         layout = blocks_lib.layout_of_params(granularity, named_leaves(params))
         zeros = _groups_of_zeros(layout, named_leaves(params))
         ones = jax.tree.map(jnp.ones_like, zeros)
@@ -133,7 +135,9 @@ def scale_by_stability(
             nonfinite_count=number,
         )
 
-    def update_fn(updates, state, params=None, **extra_args):
+    def update_fn(
+        updates: Updates, state: OptState, params: Params = None, **extra_args: Inputs
+    ) -> tuple[Updates, OptState]:
         del extra_args
         check_gradient(updates, params)
         if not jax.tree.leaves(updates):  # an empty group of optax.partition
@@ -174,19 +178,23 @@ def scale_by_stability(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _check_factors(min_factor: Any, max_factor: Any) -> None:
+def _check_factors(
+    min_factor: jax.typing.ArrayLike, max_factor: jax.typing.ArrayLike
+) -> None:
     check_number("min_factor", min_factor, Interval(0, 1, with_low=False))
     check_number("max_factor", max_factor, Interval(1, math.inf, with_high=False))
 
 
-def _groups_of_zeros(layout: Layout, params: dict[str, Any]) -> dict[str, jax.Array]:
+def _groups_of_zeros(
+    layout: Layout, params: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
     if layout.granularity == GLOBAL:
         return {GLOBAL: jnp.zeros((1, 1), jnp.float32)}
     return layout.zeros(params, 1)
 
 
 def _cosines(
-    layout: Layout, grads: Any, reference: Any
+    layout: Layout, grads: Updates, reference: PyTree
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """Cosines by group ``(1, blocks)``, and where there was something to compare."""
     left, right = named_leaves(grads), named_leaves(reference)
@@ -202,7 +210,9 @@ def _cosines(
     return {g: jnp.clip(c, -1.0, 1.0) for g, c in cosines.items()}, known
 
 
-def _scales(layout: Layout, leaves: dict[str, jax.Array]) -> dict[str, Any]:
+def _scales(
+    layout: Layout, leaves: dict[str, jax.Array]
+) -> dict[str, tuple[jax.Array, jax.Array]]:
     """Leaves with the largest entry to divide them by: of the leaf, or of the tree."""
     tops = {n: jnp.max(jnp.abs(x), initial=0.0) for n, x in leaves.items()}
     if layout.granularity == GLOBAL:
@@ -229,7 +239,11 @@ def _means(layout: Layout, leaves: dict[str, jax.Array]) -> dict[str, jax.Array]
 
 
 def _factor(
-    memory: jax.Array, visits: jax.Array, smoothing: Any, low: Any, high: Any
+    memory: jax.Array,
+    visits: jax.Array,
+    smoothing: jax.typing.ArrayLike,
+    low: jax.typing.ArrayLike,
+    high: jax.typing.ArrayLike,
 ) -> jax.Array:
     seen = jnp.maximum(visits, 1.0)
     consistency = jnp.clip(memory / (1 - smoothing**seen), -1.0, 1.0)
@@ -237,7 +251,7 @@ def _factor(
     return jnp.clip(jnp.exp(log), low, high)  # exp may round past a bound
 
 
-def _scaled(layout: Layout, grads: Any, factors: dict[str, jax.Array]) -> Any:
+def _scaled(layout: Layout, grads: Updates, factors: dict[str, jax.Array]) -> PyTree:
     if layout.granularity == GLOBAL:
         factor = factors[GLOBAL][0, 0]
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -247,7 +247,7 @@ def unit_diagonal(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.where(eye, 1, 0.5 * (unit + unit.T)), scale
 
 
-def check_shapes(matrix: Any, linear: Any, rank: int) -> None:
+def check_shapes(matrix: jax.Array, linear: jax.Array, rank: int) -> None:
     """Raises ValueError unless they are ``(K, K)`` and ``(K,)``, or ``(M, K)``."""
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"matrix must be (K, K), got shape {matrix.shape}.")

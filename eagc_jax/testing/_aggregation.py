@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eagc_jax.testing._types import Tree
+from eagc_jax.typing import PyTree
 
 Weighting: TypeAlias = Callable[[jax.Array], jax.Array]
 Factory: TypeAlias = Callable[[int], optax.GradientTransformation]
@@ -89,7 +89,7 @@ def of_transformation(
             "kernel": rows[:, :split].reshape(number, 2, split // 2),
             "bias": rows[:, split:],
         }
-        found: Tree = tx.update(updates, tx.init(params), params, **extra_args)[0]
+        found: PyTree = tx.update(updates, tx.init(params), params, **extra_args)[0]
         for name, leaf in params.items():
             if found[name].shape != leaf.shape:
                 raise ValueError(

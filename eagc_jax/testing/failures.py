@@ -26,8 +26,8 @@ class PropertyError(AssertionError):
     def __init__(self, name: str, given: str, violation: Violation, hint: str = ""):
         self.property = name
         self.given = given
-        self.found = violation.found
-        self.tolerance = violation.tolerance
+        self.found: str = violation.found
+        self.tolerance: str = violation.tolerance
         lines = [
             f"{name} does not hold.",
             f"  given:    {given}",

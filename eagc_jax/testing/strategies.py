@@ -17,8 +17,8 @@ from eagc_jax._checks import check_count
 from eagc_jax.testing._aggregation import width_of
 from eagc_jax.testing._drawing import drawn
 from eagc_jax.testing._search import load
-from eagc_jax.testing._types import Tree
 from eagc_jax.testing.properties import Kind
+from eagc_jax.typing import PyTree
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
@@ -48,11 +48,13 @@ DTYPES = ("float32", "bfloat16", "float16")
 class Layer(NamedTuple):
     """A node of the trees that are drawn."""
 
-    kernel: Tree
-    bias: Tree
+    kernel: PyTree
+    bias: PyTree
 
 
-def trees(dtypes: Sequence[str] = DTYPES, max_leaves: int = 5) -> SearchStrategy[Tree]:
+def trees(
+    dtypes: Sequence[str] = DTYPES, max_leaves: int = 5
+) -> SearchStrategy[PyTree]:
     """Parameters: dicts, tuples and NamedTuples of zeros, scalars, empty leaves and None.
 
     Args:
@@ -75,12 +77,12 @@ def trees(dtypes: Sequence[str] = DTYPES, max_leaves: int = 5) -> SearchStrategy
 
 
 def updates(
-    like: Tree | None = None,
+    like: PyTree | None = None,
     *,
     steps: int | None = None,
     hostile: Sequence[Hostility] = (),
     dtypes: Sequence[str] = DTYPES,
-) -> SearchStrategy[Tree]:
+) -> SearchStrategy[PyTree]:
     """One gradient a step, in leaves ``(*shape)``, or ``(steps, *shape)``.
 
     Args:
@@ -96,12 +98,12 @@ def updates(
 
 def per_objective_updates(
     num_objectives: int | SearchStrategy[int] | None = None,
-    like: Tree | None = None,
+    like: PyTree | None = None,
     *,
     steps: int | None = None,
     hostile: Sequence[Hostility] = HOSTILE,
     dtypes: Sequence[str] = DTYPES,
-) -> SearchStrategy[Tree]:
+) -> SearchStrategy[PyTree]:
     """K gradients, in leaves ``(K, *shape)``, or ``(steps, K, *shape)``.
 
     Normal entries, and on them up to eight of what ``hostile`` names: ``scales``, each
@@ -156,7 +158,7 @@ def gradient_matrices(
     return drawn(kind, num_objectives, width_of(num_objectives))
 
 
-def finite_objectives(tree: Tree, steps: int | None = None) -> np.ndarray:
+def finite_objectives(tree: PyTree, steps: int | None = None) -> np.ndarray:
     """``(K,)`` or ``(steps, K)`` bool: who has no NaN and no infinity in any leaf."""
     lead = 1 if steps is None else 2
     found = np.ones((), bool)
@@ -178,10 +180,10 @@ def _of(words: Sequence[str]) -> SearchStrategy[str]:
 def _draw_updates(
     draw: DrawFn,
     number: SearchStrategy[int],
-    tree: SearchStrategy[Tree],
+    tree: SearchStrategy[PyTree],
     steps: int | None,
     hostile: tuple[Hostility, ...],
-) -> Tree:
+) -> PyTree:
     st = load("hypothesis.strategies")
     count = draw(number)
     leaves, structure = jax.tree.flatten(draw(tree))

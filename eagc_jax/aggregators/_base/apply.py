@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,15 +12,16 @@ from eagc_jax.aggregators._base.options import Options
 from eagc_jax.aggregators._base.state import AggregateState, by_group
 from eagc_jax.blocks import GLOBAL
 from eagc_jax.gram.sums import weighted_blocks, weighted_leaf
+from eagc_jax.typing import Updates
 
 
 def applied(
-    updates: Any,
+    updates: Updates,
     step: Step,
     decided: tuple[jax.Array, jax.Array, AggregateState],
     state: AggregateState,
     options: Options,
-) -> tuple[Any, AggregateState]:
+) -> tuple[Updates, AggregateState]:
     """Applies the weights, and the non-finite policy to updates and state."""
     weights, finite, new_state = decided
     all_finite = jnp.all(finite)

@@ -6,7 +6,7 @@ it takes out the zeros that the average began with.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,9 @@ class WeightAverage(NamedTuple):
     mass: jax.Array  # shape=(K,), float32: moves when the objective takes part.
 
 
-def init_gram_average(decay: Any, blocks: int, number: int) -> GramAverage | tuple[()]:
+def init_gram_average(
+    decay: jax.typing.ArrayLike, blocks: int, number: int
+) -> GramAverage | tuple[()]:
     """Zeros, or () for a decay that is known to be 0."""
     if not _in_use(decay):
         return ()
@@ -42,7 +44,7 @@ def init_gram_average(decay: Any, blocks: int, number: int) -> GramAverage | tup
 
 
 def init_weight_average(
-    decay: Any, blocks: int, number: int
+    decay: jax.typing.ArrayLike, blocks: int, number: int
 ) -> WeightAverage | tuple[()]:
     """Zeros, or () for a decay that is known to be 0."""
     if not _in_use(decay):
@@ -53,8 +55,11 @@ def init_weight_average(
 
 
 def smooth_gram(
-    gram: Gram, average: Any, active: jax.Array, decay: Any
-) -> tuple[Gram, Any]:
+    gram: Gram,
+    average: GramAverage | tuple[()],
+    active: jax.Array,
+    decay: jax.typing.ArrayLike,
+) -> tuple[Gram, GramAverage | tuple[()]]:
     """The average with this step's Gram in it, and its state; () changes nothing."""
     if not isinstance(average, GramAverage):
         return gram, average
@@ -74,8 +79,11 @@ def smooth_gram(
 
 
 def smooth_weights(
-    weights: jax.Array, average: Any, active: jax.Array, decay: Any
-) -> tuple[jax.Array, Any]:
+    weights: jax.Array,
+    average: WeightAverage | tuple[()],
+    active: jax.Array,
+    decay: jax.typing.ArrayLike,
+) -> tuple[jax.Array, WeightAverage | tuple[()]]:
     """The average with this step's weights in it, and its state; () changes nothing."""
     if not isinstance(average, WeightAverage):
         return weights, average
@@ -98,6 +106,6 @@ def _split_relative(matrix: jax.Array, scale: jax.Array) -> Gram:
     return parts._replace(scale=parts.scale * scale)
 
 
-def _in_use(decay: Any) -> bool:
+def _in_use(decay: jax.typing.ArrayLike) -> bool:
     known = concrete(decay)
     return known is None or bool(known != 0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from eagc_jax.aggregators._weighting import Problem, Weighting, share
 from eagc_jax.blocks import Layout
 from eagc_jax.gram import Gram, Metric, metric_blocks
 from eagc_jax.objectives import finite_rows
+from eagc_jax.typing import PyTree
 
 
 class Step(NamedTuple):
@@ -28,7 +30,7 @@ class Step(NamedTuple):
     leaves: dict[str, jax.Array]  # (K, *shape).
     layout: Layout
     mask: jax.Array  # shape=(K,), bool.
-    extra: dict[str, Any]  # fields of the problem that don't come from gradients.
+    extra: dict[str, PyTree]  # fields of the problem that don't come from gradients.
     names: tuple[str, ...]  # mesh axes over which shard_map may have split leaves.
     metric: Metric | None = None  # of inner products; its rest is that of the step.
 
@@ -149,12 +151,12 @@ def repeat(
     return weights, finite, state
 
 
-def _over_blocks(function, number: int):
+def _over_blocks(function: Callable[..., PyTree], number: int) -> Callable[..., PyTree]:
     """``function`` over a leading axis of blocks; not batched where there is one."""
     if number != 1:
         return jax.vmap(function)
 
-    def single(*arguments):
+    def single(*arguments: PyTree) -> PyTree:
         found = function(*jax.tree.map(lambda x: x[0], arguments))
         return jax.tree.map(lambda x: jnp.asarray(x)[None], found)
 

@@ -8,6 +8,7 @@ import jax
 import optax
 
 from eagc_jax._checks import (
+    Nonfinite,
     check_mask,
     check_num_objectives,
     check_objective_axis,
@@ -23,11 +24,13 @@ from eagc_jax.aggregators._base.decide import (
     layout_for,
     repeat,
 )
-from eagc_jax.aggregators._base.options import Options, check_options
+from eagc_jax.aggregators._base.options import Options, Rescale, check_options
 from eagc_jax.aggregators._base.state import check_state_of, initial_state
 from eagc_jax.aggregators._signature import shows_options_of
 from eagc_jax.aggregators._weighting import Weighting
 from eagc_jax.blocks import Granularity
+from eagc_jax.gram import Metric
+from eagc_jax.typing import Inputs, OptState, Params, Updates
 
 
 def from_weighting(
@@ -35,12 +38,12 @@ def from_weighting(
     weighting: Weighting,
     *,
     preference: Sequence[float] | jax.typing.ArrayLike | None = None,
-    rescale: str = "native",
+    rescale: Rescale = "native",
     granularity: Granularity = "global",
     weight_smoothing: float = 0.0,
     gram_smoothing: float = 0.0,
     recompute_every: int = 1,
-    nonfinite: str = "propagate",
+    nonfinite: Nonfinite = "propagate",
     certify: bool = False,
     seed: int = 0,
     axis_name: AxisName = None,
@@ -103,19 +106,19 @@ def from_weighting(
     )
     check_options(options, weighting)
 
-    def init_fn(params):
+    def init_fn(params: Params) -> OptState:
         return initial_state(params, options, weighting)
 
     def update_fn(
-        updates,
-        state,
-        params=None,
+        updates: Updates,
+        state: OptState,
+        params: Params = None,
         *,
-        active_mask=None,
-        value=None,
-        metric=None,
-        **extra_args,
-    ):
+        active_mask: jax.typing.ArrayLike | None = None,
+        value: jax.typing.ArrayLike | None = None,
+        metric: Metric | None = None,
+        **extra_args: Inputs,
+    ) -> tuple[Updates, OptState]:
         check_objective_axis(updates, options.number, params)
         leaves = named_leaves(updates)
         if not leaves:  # an empty group of optax.partition

@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from eagc_jax.aggregators._weighting import Problem, unscale
+from eagc_jax.aggregators._base.options import Rescale
+from eagc_jax.aggregators._weighting import Convention, Problem, unscale
 from eagc_jax.gram import Gram
 from eagc_jax.solvers.entrywise import dot, matvec
 from eagc_jax.solvers.nnqp import nnqp
@@ -15,7 +16,7 @@ CAP = 100.0
 
 
 def rescaled(
-    weights: jax.Array, problem: Problem, rescale: str, convention: str
+    weights: jax.Array, problem: Problem, rescale: Rescale, convention: Convention
 ) -> jax.Array:
     """Weights of the asked length from those of the method's own convention."""
     if rescale == "native":

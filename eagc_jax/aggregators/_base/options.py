@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict, get_args
 
 import jax
 
 from eagc_jax._checks import (
     DECAY,
     NONFINITE_POLICIES,
+    Nonfinite,
     check_choice,
     check_count,
     check_number,
@@ -19,19 +20,20 @@ from eagc_jax.aggregators._weighting import CONVENTIONS, Weighting
 from eagc_jax.blocks import Granularity
 from eagc_jax.gram import check_gram_granularity
 
-RESCALES = ("native", "sum", "mean", "norm_of_mean")
+Rescale = Literal["native", "sum", "mean", "norm_of_mean"]
+RESCALES: tuple[Rescale, ...] = get_args(Rescale)
 
 
 class GramOptions(TypedDict, total=False):
     """The options that every aggregator built on a weighting takes."""
 
     preference: Sequence[float] | jax.typing.ArrayLike | None
-    rescale: str
+    rescale: Rescale
     granularity: Granularity
     weight_smoothing: float
     gram_smoothing: float
     recompute_every: int
-    nonfinite: str
+    nonfinite: Nonfinite
     certify: bool
     seed: int
     axis_name: AxisName
@@ -42,14 +44,14 @@ class Options(NamedTuple):
 
     number: int
     preference: jax.Array
-    rescale: str
+    rescale: Rescale
     granularity: Granularity
-    weight_smoothing: Any
-    gram_smoothing: Any
+    weight_smoothing: jax.typing.ArrayLike
+    gram_smoothing: jax.typing.ArrayLike
     recompute_every: int
-    nonfinite: str
+    nonfinite: Nonfinite
     certify: bool
-    seed: Any
+    seed: jax.typing.ArrayLike
     names: tuple[str, ...]  # mesh axes over which shard_map may have split leaves.
 
 

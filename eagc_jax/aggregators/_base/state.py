@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,16 @@ from eagc_jax import blocks as blocks_lib
 from eagc_jax._checks import check_same_names, check_same_shapes
 from eagc_jax._states import check_state
 from eagc_jax._trees import named_leaves
-from eagc_jax.aggregators._base.averages import init_gram_average, init_weight_average
+from eagc_jax.aggregators._base.averages import (
+    GramAverage,
+    WeightAverage,
+    init_gram_average,
+    init_weight_average,
+)
 from eagc_jax.aggregators._base.options import Options
 from eagc_jax.aggregators._weighting import Weighting
 from eagc_jax.blocks import GLOBAL, ByLeaf, Layout
+from eagc_jax.typing import OptState, Params, PyTree
 
 
 class AggregateState(NamedTuple):
@@ -30,21 +36,21 @@ class AggregateState(NamedTuple):
     fallbacks: jax.Array
     nonfinite_count: jax.Array  # shape=(K,), int32: steps with a NaN or an infinity.
     count: jax.Array  # shape=(), int32: steps that were not skipped.
-    gram_average: Any  # GramAverage, or () without gram_smoothing.
-    weight_average: Any  # WeightAverage, or () without weight_smoothing.
-    method: Any  # the method's own state, a leading axis of blocks; or ().
-    key: Any  # shape=(2,), uint32: PRNG key of a random method; or ().
+    gram_average: GramAverage | tuple[()]  # () without gram_smoothing.
+    weight_average: WeightAverage | tuple[()]  # () without weight_smoothing.
+    method: OptState  # the method's own state, a leading axis of blocks; or ().
+    key: PyTree  # shape=(2,), uint32: PRNG key of a random method; or ().
 
 
 def initial_state(
-    params: Any, options: Options, weighting: Weighting
+    params: Params, options: Options, weighting: Weighting
 ) -> AggregateState:
     """Zeros, the method's own start in every block, and the key."""
     number = options.number
     leaves = named_leaves(params)
     layout = blocks_lib.layout_of_params(options.granularity, leaves)
     blocks = layout.number_of_blocks()
-    weights: Any = jnp.zeros((number,), jnp.float32)
+    weights: PyTree = jnp.zeros((number,), jnp.float32)
     if options.granularity != GLOBAL:
         zeros = jnp.zeros((blocks, number), jnp.float32)
         weights = layout.show(by_group(zeros, layout))
@@ -66,14 +72,14 @@ def initial_state(
     )
 
 
-def as_shown(weights: jax.Array, layout: Layout) -> Any:
+def as_shown(weights: jax.Array, layout: Layout) -> PyTree:
     """``(B, K)`` as the state holds it."""
     if layout.granularity == GLOBAL:
         return weights[0].astype(jnp.float32)
     return layout.show(by_group(weights.astype(jnp.float32), layout))
 
 
-def from_shown(shown: Any, layout: Layout) -> jax.Array:
+def from_shown(shown: PyTree, layout: Layout) -> jax.Array:
     """The inverse."""
     if layout.granularity == GLOBAL:
         return shown[None]

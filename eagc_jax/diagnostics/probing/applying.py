@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import optax
 from eagc_jax._trees import compute_dtype, widened
 from eagc_jax.diagnostics.probing.measuring import attainable, nonzero
 from eagc_jax.objectives import weighted_sum
+from eagc_jax.typing import OptState, Params, PyTree, Updates
 
 _PRECISION = jax.lax.Precision.HIGHEST
 
@@ -29,12 +30,12 @@ class Applied(NamedTuple):
 
 def apply(
     optimizer: optax.GradientTransformation,
-    gradients: Any,
-    units: Any,
+    gradients: Updates,
+    units: PyTree,
     norms: jax.Array,
-    state: Any,
-    params: Any,
-) -> tuple[Any, Any, Applied]:
+    state: OptState,
+    params: Params,
+) -> tuple[Updates, OptState, Applied]:
     r"""A step on the plain sum, and what it does to each loss to first order.
 
     With :math:`u(g)` the update that the optimizer makes of a gradient:
@@ -58,10 +59,10 @@ def apply(
     """
     total = jax.tree.map(lambda g: weighted_sum(g, None).astype(g.dtype), gradients)
 
-    def updated(gradient: Any) -> Any:
+    def updated(gradient: Updates) -> PyTree:
         return optimizer.update(gradient, state, params)[0]
 
-    def responding(unit: Any) -> Any:
+    def responding(unit: PyTree) -> PyTree:
         unit = jax.tree.map(lambda x, g: x.astype(g.dtype), unit, total)
         return jax.jvp(updated, (total,), (unit,))[1]
 
@@ -91,7 +92,7 @@ def cosines_of(response: jax.Array) -> jax.Array:
     return jnp.where(product > 0, jnp.clip(even / nonzero(product), -1.0, 1.0), 0.0)
 
 
-def _products(left: Any, right: Any) -> jax.Array:
+def _products(left: PyTree, right: PyTree) -> jax.Array:
     """``(K, K, L)``: inner products of K with K trees, leaf by leaf."""
     pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
     products = [
@@ -101,7 +102,7 @@ def _products(left: Any, right: Any) -> jax.Array:
     return jnp.moveaxis(_stacked(products), 0, -1)
 
 
-def _inner(units: Any, tree: Any) -> jax.Array:
+def _inner(units: PyTree, tree: PyTree) -> jax.Array:
     """``(K,)``: inner products of K trees with one."""
     pairs = zip(jax.tree.leaves(units), jax.tree.leaves(tree), strict=True)
     products = [
@@ -115,11 +116,11 @@ def _rows(leaf: jax.Array) -> jax.Array:
     return leaf.reshape(len(leaf), -1)
 
 
-def _square(tree: Any) -> jax.Array:
+def _square(tree: PyTree) -> jax.Array:
     return _sum([jnp.sum(jnp.square(widened(x))) for x in jax.tree.leaves(tree)])
 
 
-def _largest(tree: Any) -> jax.Array:
+def _largest(tree: PyTree) -> jax.Array:
     largest = [jnp.max(jnp.abs(x), initial=0.0) for x in jax.tree.leaves(tree)]
     return jnp.max(_stacked(largest))
 

@@ -8,12 +8,13 @@ import inspect
 import json
 import pathlib
 import sys
+import types
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from eagc_jax import _files
 from eagc_jax.diagnostics.probing.report import ProbeReport
 from eagc_jax.diagnostics.probing.running import probe
+from eagc_jax.typing import PyTree
 
 _NEEDED = ("losses_fn", "params", "batches")
 _OTHERS = tuple(
@@ -60,7 +61,7 @@ def run(
     return report
 
 
-def _found(target: str) -> Callable[[], Any]:
+def _found(target: str) -> Callable[[], object]:
     place, colon, name = target.rpartition(":")
     if not colon or not place or not name:
         raise ValueError(
@@ -73,7 +74,7 @@ def _found(target: str) -> Callable[[], Any]:
     return function
 
 
-def _module(place: str) -> Any:
+def _module(place: str) -> types.ModuleType:
     """By its name, looked for in the current folder too; or from a file."""
     if place.endswith(".py"):
         path = pathlib.Path(place)
@@ -100,7 +101,7 @@ def _module(place: str) -> Any:
         ) from error
 
 
-def _arguments(target: str, given: Any) -> dict[str, Any]:
+def _arguments(target: str, given: object) -> dict[str, PyTree]:
     if isinstance(given, Mapping):
         wrong = [name for name in given if name not in _NEEDED + _OTHERS]
         missing = [name for name in _NEEDED if name not in given]

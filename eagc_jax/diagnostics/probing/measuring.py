@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from eagc_jax.diagnostics.layers import gradient_norms, pairwise_cosines
 from eagc_jax.gram import cross_gram
 from eagc_jax.objectives import expand_to
 from eagc_jax.solvers.nnqp import nnqp
+from eagc_jax.typing import PyTree, Updates
 
 _PRECISION = jax.lax.Precision.HIGHEST
 
@@ -31,7 +32,9 @@ class Measured(NamedTuple):
     progress_across: jax.Array  # (K,)
 
 
-def measure(losses: jax.Array, gradients: Any, last: Any) -> tuple[Measured, Any]:
+def measure(
+    losses: jax.Array, gradients: Updates, last: PyTree
+) -> tuple[Measured, PyTree]:
     """Measures one step.
 
     Args:

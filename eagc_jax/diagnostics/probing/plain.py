@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from eagc_jax._files import JsonObject
 
 if TYPE_CHECKING:
     from eagc_jax.diagnostics.probing.report import ProbeReport
 
 
-def of_report(report: ProbeReport) -> dict[str, Any]:
+def of_report(report: ProbeReport) -> JsonObject:
     """Every array, what follows from them, and what was said."""
     fields = report._asdict()
     applied = fields.pop("applied")
@@ -31,10 +33,10 @@ def of_report(report: ProbeReport) -> dict[str, Any]:
         names = ("raised", "by_memory", "cosines", "conflict_by_layer")
         more = {name: getattr(applied, name) for name in names}
         derived["applied"] = applied._asdict() | more
-    return _plain(fields | derived)
+    return {name: _plain(value) for name, value in (fields | derived).items()}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Lists for arrays and tuples, None for what is not finite."""
     if isinstance(value, dict):
         return {name: _plain(one) for name, one in value.items()}

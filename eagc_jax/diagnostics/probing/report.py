@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from eagc_jax._files import JsonObject
 from eagc_jax.diagnostics.probing import advice, plain, table
 from eagc_jax.diagnostics.probing.limits import CERTAIN, ROUNDING
 
@@ -202,7 +203,7 @@ class ProbeReport(NamedTuple):
         """Whether coordination may help, by which kind of method, and what it costs."""
         return advice.verdict(self)
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> JsonObject:
         """All of it as lists, texts and numbers for JSON; None where one is NaN."""
         return plain.of_report(self)
 

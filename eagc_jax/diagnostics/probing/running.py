@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from eagc_jax.diagnostics.probing.measuring import Measured, measure
 from eagc_jax.diagnostics.probing.report import AppliedReport, ProbeReport
 from eagc_jax.gradients import value_and_grads
 from eagc_jax.gradients._common import as_vector
+from eagc_jax.typing import Inputs, OptState, Params, PyTree
 
 _AT_MOST = 100  # steps, where none are asked for: batches may never end
 _SHARE = 0.02  # of a run's steps, where these are told
@@ -25,12 +26,12 @@ _FIRST = 1  # values that say something of a step and the one before: step 0 has
 
 
 def probe(
-    losses_fn: Callable[[Any, Any], Any],
-    params: Any,
-    batches: Iterable[Any],
+    losses_fn: Callable[[Params, Inputs], PyTree],
+    params: Params,
+    batches: Iterable[Inputs],
     *,
     optimizer: optax.GradientTransformation | float | None = None,
-    opt_state: Any = None,
+    opt_state: OptState = None,
     steps: int | None = None,
     run_steps: int | None = None,
     names: Sequence[str] | None = None,
@@ -138,13 +139,20 @@ class _Row(NamedTuple):
 
 
 class _Carry(NamedTuple):
-    params: Any
-    opt_state: Any
-    units: Any  # leaves (K, *shape), float32: the last step's gradients, of length 1.
-    before: Any  # the parameters that the last step started from.
+    params: Params
+    opt_state: OptState
+    units: (
+        PyTree  # leaves (K, *shape), float32: the last step's gradients, of length 1.
+    )
+    before: Params  # the parameters that the last step started from.
 
 
-def _start(params: Any, optimizer: Any, opt_state: Any, number: int) -> _Carry:
+def _start(
+    params: Params,
+    optimizer: optax.GradientTransformation | None,
+    opt_state: OptState,
+    number: int,
+) -> _Carry:
     def zeros(leaf):
         return jnp.zeros((number, *leaf.shape), compute_dtype(leaf.dtype))
 
@@ -155,7 +163,10 @@ def _start(params: Any, optimizer: Any, opt_state: Any, number: int) -> _Carry:
     return _Carry(params, state, units, params)
 
 
-def _compiled(losses_fn: Callable, optimizer: Any) -> Callable:
+def _compiled(
+    losses_fn: Callable[[Params, Inputs], PyTree],
+    optimizer: optax.GradientTransformation | None,
+) -> Callable[[_Carry, Inputs], tuple[_Carry, _Row]]:
     def losses_at(params, batch):
         return as_vector(losses_fn(params, batch))
 
@@ -198,8 +209,14 @@ def _number_of_steps(steps: int | None, run_steps: int | None) -> int:
     return min(number, max(int(_SHARE * run_steps), 2))
 
 
-def _optimizer(optimizer: Any) -> Any:
-    if optimizer is None or hasattr(optimizer, "update"):
+def _is_transformation(value: object) -> TypeGuard[optax.GradientTransformation]:
+    return hasattr(value, "update")
+
+
+def _optimizer(
+    optimizer: optax.GradientTransformation | float | None,
+) -> optax.GradientTransformation | None:
+    if optimizer is None or _is_transformation(optimizer):
         return optimizer
     rate = None if isinstance(optimizer, str) else concrete(optimizer)
     if rate is None or rate.shape != () or not np.isfinite(rate):
@@ -210,7 +227,7 @@ def _optimizer(optimizer: Any) -> Any:
     return optax.sgd(float(rate))
 
 
-def _names(names: Sequence[str] | None, losses: Any) -> tuple[str, ...]:
+def _names(names: Sequence[str] | None, losses: PyTree) -> tuple[str, ...]:
     """K names, in the order in which JAX flattens the losses."""
     number = jax.eval_shape(as_vector, losses).shape[0]
     if names is None and isinstance(losses, dict):

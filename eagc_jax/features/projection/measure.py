@@ -45,7 +45,7 @@ def measure(
       options: of the projection.
     """
 
-    def products(exponents):
+    def products(exponents: jax.Array) -> _Products:
         return _products(leaves, direction, layout, options, exponents)
 
     def body(carry):
@@ -68,7 +68,22 @@ def measure(
     return Found(square, inner, along, length, units)
 
 
-def _products(leaves, direction, layout, options, exponents):
+# square, inner, along and length, as in ``Found``
+_Products = tuple[
+    dict[str, jax.Array],
+    dict[str, jax.Array],
+    dict[str, jax.Array],
+    dict[str, jax.Array],
+]
+
+
+def _products(
+    leaves: dict[str, jax.Array],
+    direction: dict[str, jax.Array],
+    layout: Layout,
+    options: Options,
+    exponents: jax.Array,
+) -> _Products:
     """(square, inner, along, length) of rows multiplied by ``2^exponents``."""
     number = next(iter(leaves.values())).shape[0]
     powers = power_of_two(exponents, jnp.float32)
@@ -110,7 +125,7 @@ def _whole(groups: dict[str, jax.Array], layout: Layout) -> dict[str, jax.Array]
     return {GLOBAL: jnp.sum(sums, axis=1, keepdims=True)}
 
 
-def _squares(found, layout: Layout) -> jax.Array:
+def _squares(found: _Products, layout: Layout) -> jax.Array:
     """Of the K gradients and of d, all their entries: ``(K + 1,)``."""
     square, _, _, length = found
     if layout.granularity == GLOBAL:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
+
+import jax
+from jax.sharding import PartitionSpec
 
 from eagc_jax import blocks as blocks_lib
 from eagc_jax._checks import DECAY, NONNEGATIVE, check_choice, check_number
 from eagc_jax.blocks import Granularity
 
-_ENERGIES = ("running", "current", None)
+DirectionEnergy = Literal["running", "current"] | None
+_ENERGIES: tuple[DirectionEnergy, ...] = ("running", "current", None)
 
 
 class Options(NamedTuple):
     """What ``elastic_projection`` was given."""
 
     supervised: int
-    eep_weight: Any
-    max_projection: Any
+    eep_weight: jax.typing.ArrayLike
+    max_projection: jax.typing.ArrayLike | None
     only_conflict: bool
-    energy: str | None
-    direction_decay: Any
-    reference_decay: Any
+    energy: DirectionEnergy
+    direction_decay: jax.typing.ArrayLike | None
+    reference_decay: jax.typing.ArrayLike | None
     names: tuple[str, ...] = ()  # mesh axes over which shard_map may have split leaves.
-    specs: Any = None
+    specs: dict[str, PartitionSpec] | None = None
 
 
 def check_options(options: Options, granularity: Granularity) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -20,7 +18,7 @@ from eagc_jax._states import check_like, check_state
 from eagc_jax._trees import named_leaves, named_specs, select
 from eagc_jax.blocks import Granularity
 from eagc_jax.features.projection.measure import measure
-from eagc_jax.features.projection.options import Options, check_options
+from eagc_jax.features.projection.options import DirectionEnergy, Options, check_options
 from eagc_jax.features.projection.state import (
     ElasticProjectionState,
     initial_state,
@@ -34,6 +32,7 @@ from eagc_jax.features.projection.weights import (
     weight_of,
 )
 from eagc_jax.objectives import AssessedUpdates
+from eagc_jax.typing import Inputs, OptState, Params, PyTree, Updates
 
 
 def elastic_projection(
@@ -43,12 +42,12 @@ def elastic_projection(
     eep_weight: jax.typing.ArrayLike = 0.5,
     granularity: Granularity = "tensor",
     only_conflict: bool = False,
-    energy: str | None = "running",
+    energy: DirectionEnergy = "running",
     max_projection: jax.typing.ArrayLike | None = 1.0,
     direction_decay: jax.typing.ArrayLike = 0.9,
     reference_decay: jax.typing.ArrayLike = 0.95,
     axis_name: AxisName = None,
-    param_specs: Any = None,
+    param_specs: PyTree = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Takes a share of the supervised direction out of the other objectives' gradients.
 
@@ -132,10 +131,12 @@ def elastic_projection(
     )
     check_options(options, granularity)
 
-    def init_fn(params):
+    def init_fn(params: Params) -> OptState:
         return initial_state(params, number, granularity, options)
 
-    def update_fn(updates, state, params=None, **extra_args):
+    def update_fn(
+        updates: Updates, state: OptState, params: Params = None, **extra_args: Inputs
+    ) -> tuple[Updates, OptState]:
         del extra_args
         if isinstance(updates, AssessedUpdates):
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from eagc_jax import blocks as blocks_lib
 from eagc_jax._trees import named_leaves, wide_zeros
 from eagc_jax.blocks import GLOBAL, ByLeaf, Granularity
 from eagc_jax.features.projection.options import Options
+from eagc_jax.typing import Params, PyTree, Updates
 
 
 class ElasticProjectionState(NamedTuple):
@@ -22,13 +23,13 @@ class ElasticProjectionState(NamedTuple):
     # shape=(1, blocks). Empty unless energy="running".
     average: dict[str, jax.Array]
     visits: dict[str, jax.Array]  # shape=(1, blocks), int32: steps that fed it.
-    direction: Any  # like params, at least float32: running mean of the supervised
+    direction: PyTree  # like params, at least float32: running mean of the supervised
     # gradient; () unless energy="running".
     count: jax.Array  # shape=(), int32: steps with finite gradients.
 
 
 def initial_state(
-    params: Any, number: int, granularity: Granularity, options: Options
+    params: Params, number: int, granularity: Granularity, options: Options
 ) -> ElasticProjectionState:
     """Nothing decided; averages only where they are needed."""
     named = named_leaves(params)
@@ -50,7 +51,9 @@ def initial_state(
     )
 
 
-def track(updates: Any, direction: Any, advance: jax.Array, options: Options) -> Any:
+def track(
+    updates: Updates, direction: PyTree, advance: jax.Array, options: Options
+) -> PyTree:
     """The supervised gradient's running mean, or () where none is kept."""
     if options.energy != "running":
         return ()

@@ -15,7 +15,12 @@ from eagc_jax.objectives import expand_to, stack_by_row
 
 def energies_of(
     found: Found, state: ElasticProjectionState, advance: jax.Array, options: Options
-) -> tuple[dict, dict, dict, dict]:
+) -> tuple[
+    dict[str, jax.Array],
+    dict[str, jax.Array],
+    dict[str, jax.Array],
+    dict[str, jax.Array],
+]:
     """(energies (K, blocks), mu (1, blocks), average, visits), by group."""
     energies, mu = {}, {}
     average, visits = dict(state.average), dict(state.visits)

@@ -9,7 +9,6 @@ import jax
 import optax
 
 from eagc_jax._checks import check_count, check_num_objectives
-from eagc_jax.testing._types import Tree
 from eagc_jax.testing.failures import PropertyError, Violation
 from eagc_jax.testing.transformations import modes, traced
 from eagc_jax.testing.transformations.subject import (
@@ -17,6 +16,7 @@ from eagc_jax.testing.transformations.subject import (
     example_params,
     example_updates,
 )
+from eagc_jax.typing import PyTree
 
 TransformationProperty: TypeAlias = Literal[
     "output",
@@ -55,7 +55,7 @@ def assert_transformation(
     properties: Collection[TransformationProperty] | None = None,
     *,
     leave_out: Collection[TransformationProperty] = (),
-    params: Tree | None = None,
+    params: PyTree | None = None,
     extra_args: Mapping[str, jax.typing.ArrayLike] | None = None,
     tolerance: float = 1e-4,
     steps: int = 3,

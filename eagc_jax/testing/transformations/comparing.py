@@ -6,18 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eagc_jax.testing._types import Tree
 from eagc_jax.testing.failures import Violation
+from eagc_jax.typing import PyTree
 
 
-def kind_of(leaf: jax.typing.ArrayLike | jax.ShapeDtypeStruct) -> str:
+def kind_of(leaf: PyTree) -> str:
     """Shape, dtype and weak type, as JAX writes them: ``float32[3,4]``."""
     kind = jax.typeof(leaf)
     weak = ", weak" if getattr(kind, "weak_type", False) else ""
     return f"{kind.dtype}{list(kind.shape)}{weak}"
 
 
-def differing_kinds(left: Tree, right: Tree, what: str) -> Violation | None:
+def differing_kinds(left: PyTree, right: PyTree, what: str) -> Violation | None:
     """What differs of structure, shapes, dtypes and weak types: a scan would refuse it.
 
     Args:
@@ -39,7 +39,7 @@ def differing_kinds(left: Tree, right: Tree, what: str) -> Violation | None:
 
 
 def differing_numbers(
-    left: Tree, right: Tree, tolerance: float, what: str
+    left: PyTree, right: PyTree, tolerance: float, what: str
 ) -> Violation | None:
     """The first leaf that differs by more than the tolerance of its largest entry.
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from eagc_jax.testing._types import Tree
 from eagc_jax.testing.failures import Violation
 from eagc_jax.testing.transformations.comparing import differing_numbers
 from eagc_jax.testing.transformations.subject import Run, Subject
+from eagc_jax.typing import PyTree
 
 
 def _differs(
@@ -57,7 +57,7 @@ def vmap(subject: Subject) -> Violation | None:
 def scan(subject: Subject) -> Violation | None:
     """The steps of a ``jax.lax.scan`` are those of a loop."""
 
-    def body(carry: Tree, updates: Tree) -> tuple[Tree, Tree]:
+    def body(carry: PyTree, updates: PyTree) -> tuple[PyTree, PyTree]:
         out, carry = subject.step(updates, carry, subject.params)
         return carry, out
 
@@ -148,6 +148,6 @@ def _saved_and_loaded(leaf: jax.Array) -> jax.Array:
 
 
 def _stacked(
-    trees: list[Tree] | tuple[Tree, ...],
-) -> Tree:
+    trees: list[PyTree] | tuple[PyTree, ...],
+) -> PyTree:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

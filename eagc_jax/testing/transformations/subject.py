@@ -12,26 +12,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eagc_jax.testing._types import Tree
+from eagc_jax.typing import PyTree
 
-SHAPES = {"kernel": (3, 4), "bias": (4,), "layers": ((2, 4), ())}
+SHAPES: dict[str, PyTree] = {"kernel": (3, 4), "bias": (4,), "layers": ((2, 4), ())}
 
 
 class Run(NamedTuple):
     """What some steps gave."""
 
-    updates: list[Tree]  # one for each step.
-    state: Tree  # after the last.
+    updates: list[PyTree]  # one for each step.
+    state: PyTree  # after the last.
 
 
-Step = Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]
+Step = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
 
 
 def _is_shape(node: object) -> bool:
     return isinstance(node, tuple) and all(isinstance(n, int) for n in node)
 
 
-def example_params(dtypes: Sequence[str] = ("float32",)) -> Tree:
+def example_params(dtypes: Sequence[str] = ("float32",)) -> PyTree:
     """Ones in a small tree of dicts and tuples, with a scalar.
 
     Args:
@@ -51,8 +51,8 @@ def example_params(dtypes: Sequence[str] = ("float32",)) -> Tree:
 def example_updates(
     seed: int,
     num_objectives: int | None = None,
-    params: Tree | None = None,
-) -> Tree:
+    params: PyTree | None = None,
+) -> PyTree:
     """Normal gradients of ``params``, in their dtypes: the same for the same seed.
 
     Args:
@@ -81,18 +81,20 @@ class Subject:
 
     tx: optax.GradientTransformation
     number: int | None
-    params: Tree
+    params: PyTree
     extra_args: Mapping[str, jax.typing.ArrayLike]
     tolerance: float
     steps: int
     seed: int
     own: bool  # whether the parameters are the caller's own.
 
-    def step(self, updates: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
+    def step(
+        self, updates: PyTree, state: PyTree, params: PyTree
+    ) -> tuple[PyTree, PyTree]:
         """One update."""
         return self.tx.update(updates, state, params, **self.extra_args)
 
-    def given(self, seed: int | None = None) -> list[Tree]:
+    def given(self, seed: int | None = None) -> list[PyTree]:
         """Gradients of every step."""
         first = self.seed if seed is None else seed
         seeds = range(first, first + self.steps)
@@ -113,7 +115,7 @@ class Subject:
             f", then seeds to {self.seed + self.steps - 1}" * (self.steps > 1)
         )
 
-    def run(self, step: Step, state: Tree, seed: int | None = None) -> Run:
+    def run(self, step: Step, state: PyTree, seed: int | None = None) -> Run:
         """All steps, with the parameters held."""
         found = []
         for updates in self.given(seed):
@@ -128,7 +130,7 @@ class Subject:
         return self.tx.update if done else jax.jit(self.step)
 
     @functools.cached_property
-    def start(self) -> Tree:
+    def start(self) -> PyTree:
         """The state that ``init`` makes, compiled."""
         init = self.tx.init
         return (init if hasattr(init, "lower") else jax.jit(init))(self.params)
@@ -139,11 +141,11 @@ class Subject:
         return self.run(self.compiled, self.start)
 
     @functools.cached_property
-    def kinds(self) -> tuple[Tree, Tree, Tree]:
+    def kinds(self) -> tuple[PyTree, PyTree, PyTree]:
         """:meth:`traced` of the parameters as they are."""
         return self.traced(self.params)
 
-    def traced(self, params: Tree) -> tuple[Tree, Tree, Tree]:
+    def traced(self, params: PyTree) -> tuple[PyTree, PyTree, PyTree]:
         """Updates, the state before and after one step of ``params``: kinds only."""
         updates = example_updates(self.seed, self.number, params)
         state = jax.eval_shape(self.tx.init, params)

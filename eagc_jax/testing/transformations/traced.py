@@ -5,7 +5,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from eagc_jax.testing._types import Tree
 from eagc_jax.testing.failures import Violation
 from eagc_jax.testing.transformations.comparing import (
     differing_kinds,
@@ -15,6 +14,7 @@ from eagc_jax.testing.transformations.subject import (
     Subject,
     example_updates,
 )
+from eagc_jax.typing import PyTree
 
 # Of the leaves, one after another, where a property is about them.
 DTYPES: dict[str, tuple[str, ...]] = {
@@ -23,7 +23,7 @@ DTYPES: dict[str, tuple[str, ...]] = {
 }
 
 
-def _wrong_output(subject: Subject, out: Tree, params: Tree) -> Violation | None:
+def _wrong_output(subject: Subject, out: PyTree, params: PyTree) -> Violation | None:
     """Leaves are the parameters', in shape and dtype; or K of them, all with the axis."""
     accepted = [params]
     if subject.number is not None:
@@ -35,12 +35,12 @@ def _wrong_output(subject: Subject, out: Tree, params: Tree) -> Violation | None
     return None if None in found else found[0]
 
 
-def _strong(tree: Tree) -> Tree:
+def _strong(tree: PyTree) -> PyTree:
     """Without weak types, which an update may have."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
-def _wrong_kinds(subject: Subject, params: Tree) -> Violation | None:
+def _wrong_kinds(subject: Subject, params: PyTree) -> Violation | None:
     out, before, after = subject.traced(params)
     wrong = _wrong_output(subject, out, params)
     return wrong or differing_kinds(before, after, "state")
@@ -93,7 +93,7 @@ def strict_ranks(subject: Subject) -> Violation | None:
         return _wrong_kinds(subject, subject.params)
 
 
-def _cast(params: Tree, dtypes: tuple[str, ...]) -> Tree:
+def _cast(params: PyTree, dtypes: tuple[str, ...]) -> PyTree:
     leaves, structure = jax.tree.flatten(params)
     return jax.tree.unflatten(
         structure,
@@ -101,14 +101,14 @@ def _cast(params: Tree, dtypes: tuple[str, ...]) -> Tree:
     )
 
 
-def _beside(params: Tree, leaf: jax.Array | None) -> Tree:
+def _beside(params: PyTree, leaf: jax.Array | None) -> PyTree:
     """One leaf more, after the others."""
     if isinstance(params, dict):
         return {**params, "~more": leaf}
     return (params, leaf)
 
 
-def _without(tree: Tree) -> Tree:
+def _without(tree: PyTree) -> PyTree:
     if isinstance(tree, dict):
         return {name: leaf for name, leaf in tree.items() if name != "~more"}
     return tree[0]
@@ -136,7 +136,7 @@ def _unchanged_by(subject: Subject, leaf: jax.Array | None) -> Violation | None:
     params = _beside(subject.params, leaf)
     updates = example_updates(subject.seed, subject.number, params)
 
-    def step(updates: Tree, params: Tree) -> Tree:
+    def step(updates: PyTree, params: PyTree) -> PyTree:
         return subject.step(updates, subject.tx.init(params), params)[0]
 
     program, shapes = jax.make_jaxpr(step, return_shape=True)(updates, params)
