@@ -45,6 +45,7 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python tests/check_types.py
 
 # JAX is imported for its docstrings alone: on the CPU.
 SITE ?= docs/_build/html

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.resources
 import inspect
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -41,11 +42,15 @@ print(sorted(heavy & set(sys.modules)))
     assert run.stdout.strip() == "[]"
 
 
+def sources():
+    """All of them, by their path."""
+    root = pathlib.Path(eagc_jax.__file__).parent
+    return {path.relative_to(root): path for path in root.rglob("*.py")}
+
+
 def core_files():
     """The sources outside of the part for category discovery, by their path."""
-    root = pathlib.Path(eagc_jax.__file__).parent
-    files = {path.relative_to(root): path for path in root.rglob("*.py")}
-    return {name: path for name, path in files.items() if name.parts[0] != "gcd"}
+    return {name: path for name, path in sources().items() if name.parts[0] != "gcd"}
 
 
 def test_only_declared_dependencies_are_imported_in_the_sources():
@@ -58,6 +63,13 @@ def test_only_declared_dependencies_are_imported_in_the_sources():
             if words[:1] in (["import"], ["from"]) and line[0] != " ":
                 assert words[1].split(".")[0] in allowed, (name, line)
                 assert not words[1].startswith("eagc_jax.gcd"), (name, line)
+
+
+def test_any_is_rare():
+    """Trees have names of their own, in ``eagc_jax.typing``."""
+    files = [path.read_text() for path in sources().values()]
+    lines = sum(len(text.splitlines()) for text in files)
+    assert sum(len(re.findall(r"\bAny\b", text)) for text in files) < 4e-3 * lines
 
 
 MODULES = {

@@ -23,7 +23,7 @@ from eagc_jax.blocks import Granularity
 
 EnergyKind = Literal["magnitude", "progress", "exploratory", "sensitivity", "fisher"]
 EnergyName = EnergyKind | Literal["snip"]
-Energy = EnergyName | Mapping[EnergyName, float]
+Energy = EnergyName | Mapping[str, float]  # a mapping is invariant in its keys: str
 Scale = Literal["objective", "global"]
 
 ENERGIES: tuple[EnergyKind, ...] = get_args(EnergyKind)

@@ -29,7 +29,7 @@ class Clock:
     ):
         self.seconds: dict[str, float] = {}  # of the stages that are over
         self.budget = budget
-        self.note = tell or (lambda name: None)
+        self.note: Callable[[str], None] = tell or (lambda name: None)
         self._started = time.perf_counter()
 
     @contextlib.contextmanager

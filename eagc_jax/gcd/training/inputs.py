@@ -99,7 +99,7 @@ class ImageInputs:
 
     def __init__(self, images: np.ndarray, augmentation: Augmentation):
         self._images = images
-        self.view = RandomViews(augmentation)
+        self.view: RandomViews = RandomViews(augmentation)
 
     def __len__(self) -> int:
         """N."""
@@ -137,7 +137,7 @@ class LoadedInputs:
         self, records: Records, backbone: Backbone, augmentation: Augmentation
     ):
         self._records, self._backbone = records, backbone
-        self.view = RandomViews(augmentation)
+        self.view: RandomViews = RandomViews(augmentation)
         self._bytes = np.asarray(backbone.prepare(records.items[0])).nbytes
 
     def __len__(self) -> int:
@@ -242,7 +242,7 @@ class PooledInputs:
         unit: bool = False,
     ):
         self._tokens, self._items, self._unit = pool.tokens, items, unit
-        self.view = GivenViews()
+        self.view: GivenViews = GivenViews()
 
     def __len__(self) -> int:
         """N."""
@@ -297,7 +297,7 @@ class FeatureInputs:
         neighbours: Neighbours | None = None,
     ):
         self._features, self._neighbours = features, neighbours
-        self.view = GivenViews(noise)
+        self.view: GivenViews = GivenViews(noise)
 
     def __len__(self) -> int:
         """N."""

@@ -35,7 +35,7 @@ def _feature(**changes: object) -> FeatureCoordination:
 
 # A conceptor that sees directions in which the labeled features differ, at an aperture
 # that suits rows of length 1.
-CENTRED = {
+CENTRED: dict[str, object] = {
     "mode": "unsupervised_only",
     "center": True,
     "normalize": True,

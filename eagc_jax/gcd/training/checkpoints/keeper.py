@@ -68,7 +68,7 @@ class Keeper:
         self, settings: Checkpoints | None, made_of: Callable[[], Mapping[str, str]]
     ):
         self._settings = settings
-        self.made_of = functools.cache(made_of)
+        self.made_of: Callable[[], Mapping[str, str]] = functools.cache(made_of)
         self._interrupts = Interrupts()
         self._saved: Place | None = None  # the newest on the disk
         self._number: int | None = None  # of the newest folder

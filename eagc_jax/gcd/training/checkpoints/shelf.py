@@ -27,7 +27,7 @@ class Shelf:
     """
 
     def __init__(self, folder: str | os.PathLike[str], keep: int):
-        self.folder = pathlib.Path(folder)
+        self.folder: pathlib.Path = pathlib.Path(folder)
         self._keep = keep
 
     def numbers(self) -> list[int]:
