@@ -28,12 +28,12 @@ from eagc_jax.features.alignment import (
 )
 from eagc_jax.features.backward import Plan, edit, through
 from eagc_jax.features.conceptors import energy_ratio
+from eagc_jax.features.quartiles import quartiles
 
 # Of the labeled reference. Fixed in the released code, and not named in the paper.
 _REFERENCE_DECAY = 0.95
 # On a ratio of energies, which has no unit; part of the released equations.
 _REFERENCE_EPS = 1e-6
-_LEVELS = np.array([0.0, 0.25, 0.5, 0.75, 1.0], np.float32)
 
 
 class CoordinatorState(NamedTuple):
@@ -342,7 +342,7 @@ def _decide(
     new_state = state._replace(
         labeled_reference=mu, step=optax.safe_increment(state.step)
     )
-    info = CoordinatorInfo(energies, weights, _quantiles(weights, ~labeled), mu)
+    info = CoordinatorInfo(energies, weights, quartiles(weights, ~labeled), mu)
     return Plan(state.conceptor, weights, added), new_state, info
 
 
@@ -355,20 +355,6 @@ def _updated_reference(
     mean = total / jnp.maximum(number, 1).astype(jnp.float32)
     moved = _REFERENCE_DECAY * mu + (1 - _REFERENCE_DECAY) * mean
     return jnp.where((number > 0) & jnp.isfinite(mean), moved, mu)
-
-
-def _quantiles(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Quantiles of ``values[mask]``, linear between ranks; 0 where nothing is chosen."""
-    number = jnp.sum(mask, dtype=jnp.int32)
-    ranked = jnp.sort(jnp.where(mask, values, jnp.inf))
-    ranked = jnp.where(
-        jnp.arange(values.shape[0], dtype=jnp.int32) < number, ranked, 0.0
-    )
-    place = _LEVELS * jnp.maximum(number - 1, 0).astype(jnp.float32)
-    below = jnp.floor(place)
-    low = ranked[below.astype(jnp.int32)]
-    high = ranked[jnp.ceil(place).astype(jnp.int32)]
-    return low + (place - below) * (high - low)
 
 
 # ---------------------------------------------------------------------------
