@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -75,7 +75,8 @@ def pose(
 
     Raises:
       ValueError: a class is unknown to the data set or named twice, none is left to
-        discover, the share is not in (0, 1), or a true class is not known.
+        discover, the share is not in (0, 1), a true class is not known, or `draw` is
+        none of the two.
 
     Examples:
       >>> from eagc_jax.gcd import sources
@@ -87,6 +88,8 @@ def pose(
     References:
       Vaze et al., "Generalized Category Discovery", CVPR 2022, section 4.
     """
+    if draw not in get_args(Draw):
+        raise ValueError(f"draw must be one of {get_args(Draw)}, got {draw!r}")
     known = [int(c) for c in known_classes]
     truth = _true_classes(records)
     every = range(len(records.class_names))
