@@ -85,9 +85,7 @@ def test_wrong_use_names_the_argument(digits):
         sources.pose(digits, range(5), novel_classes=range(6, 10))
     with pytest.raises(ValueError, match="labeled_share must be in"):
         sources.pose(digits, range(5), labeled_share=1.0)
-    with pytest.raises(
-        ValueError, match="draw must be one of .'seeded', 'papers'., got"
-    ):
+    with pytest.raises(ValueError, match="draw must be one of"):
         sources.pose(digits, range(5), draw="paper")
     some = dataclasses.replace(
         digits, truth=None, labels=np.where(np.arange(300) == 7, -1, digits.labels)
