@@ -17,10 +17,11 @@ LEAST = 1e-3  # of a reward's largest value: below it nothing is told apart
 
 
 def build(name: str, units: tuple[float, ...], network: bool, given: Given) -> Task:
-    """Six symbols an answer: the prompt's own, blanks, and a blank at the end. Right
-    symbols and blanks trade off one for one, so that every weighted sum of the expected
-    rewards is best at an end of the front: what weights reach in between is where the
-    training leaves them.
+    """Six symbols an answer: the prompt's own, blanks, and a blank at the end.
+
+    Right symbols and blanks trade off one for one, so that every weighted sum of the
+    expected rewards is best at an end of the front: what weights reach in between is
+    where the training leaves them.
 
     Rewards are the share of symbols that are the prompt's own, the share of blanks,
     which never are, and whether the last symbol is a blank, in units that differ. Each
