@@ -41,8 +41,8 @@ number and figure below comes from there.
   all sessions, for rewards one over the geometric mean of the expected rewards, each over
   its largest (1.587 is the best; the two that compete trade off one for one, so that any
   weighted sum is best at an end of the front, and what weights reach in between is where
-  the training leaves them). A run that ended in a NaN, or beyond the bound {bounds}, counts as
-  that bound, and as failed.
+  the training leaves them). A run that ended in a NaN, or beyond the bound {bounds},
+  counts as that bound, and as failed.
 - All arms of a task have the same starts, batches, optimizer and learning rates, seed by
   seed. Differences are of the error's logarithm, paired by seed, with Student's 95 %
   interval: -10 % is an error a tenth smaller. p is Holm's, over all arms and tasks of a
