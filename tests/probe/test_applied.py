@@ -136,6 +136,31 @@ def test_with_plain_descent_the_applied_is_the_raw():
     assert not applied.by_memory.any()
 
 
+def test_parameters_that_no_batch_reaches_hide_nothing():
+    """Adam's root has no slope where every gradient was 0: of the rest it tells all."""
+
+    def losses(params, batch):
+        x = params["x"] * jnp.array([1.0, 1.0, 0.0])
+        return jnp.sum((x - batch) ** 2), jnp.sum((x + batch) ** 2)
+
+    params, batches = (
+        {"x": jnp.array([0.3, -0.2, 1.0])},
+        [jnp.array([1.0, 2.0, 0.0])] * 4,
+    )
+    found = probe(losses, params, batches, optimizer=optax.adam(1e-2)).applied
+    short = {"x": params["x"][:2]}
+    known = probe(
+        lambda p, b: losses({"x": jnp.append(p["x"], 0.0)}, b),
+        short,
+        batches,
+        optimizer=optax.adam(1e-2),
+    ).applied
+    assert np.isfinite(known.response).all()
+    np.testing.assert_array_equal(found.response, known.response)
+    # Adam's first step is a sign, which has no slope.
+    assert (found.cosines[1:, 0, 1] < -0.5).all()
+
+
 def test_an_optimizer_without_a_derivative_has_no_metric():
     found = probe(linear, START, LOSSES, optimizer=optax.sign_sgd(RATE)).applied
     np.testing.assert_array_equal(found.response, np.zeros((STEPS, K, K, 2)))

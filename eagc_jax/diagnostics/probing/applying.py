@@ -64,7 +64,8 @@ def apply(
 
     def responding(unit: PyTree) -> PyTree:
         unit = jax.tree.map(lambda x, g: x.astype(g.dtype), unit, total)
-        return jax.jvp(updated, (total,), (unit,))[1]
+        response = jax.jvp(updated, (total,), (unit,))[1]
+        return jax.tree.map(_or_nothing, response, unit)
 
     update, after = optimizer.update(total, state, params)
     alone = updated(jax.tree.map(jnp.zeros_like, total))
@@ -82,6 +83,11 @@ def apply(
         attainable=attainable(cosines_of(jnp.sum(response, axis=-1))),
     )
     return update, after, measured
+
+
+def _or_nothing(response: jax.Array, unit: jax.Array) -> jax.Array:
+    """0 for entries that no gradient reaches: there the root in Adam has no slope."""
+    return jnp.where((unit == 0) & jnp.isnan(response), 0, response)
 
 
 def cosines_of(response: jax.Array) -> jax.Array:
