@@ -107,8 +107,8 @@ def _words(probes: Sequence[Probed]) -> str:
 
 def _learned(tasks, mine, better) -> Iterator[str]:
     """One number and a threshold, learned on all tasks but the one it is tried on."""
-    if len(tasks) < FEWEST_TASKS:
-        return
+    if len(tasks) < FEWEST_TASKS or len(set(better.values())) < 2:
+        return  # nothing to learn from
     yield "One number with a threshold, leave-one-task-out:\n"
     yield "| number | right |"
     yield "| --- | --- |"

@@ -76,6 +76,24 @@ def test_the_page_says_hit_or_miss():
     assert list(foretold.section(SUMS, probes)) == []
 
 
+def test_thresholds_are_tried_on_four_tasks_that_differ():
+    tasks = "abcd"
+    sums = [one for task in tasks for one in trained(task, "sum", 1, spread=0)]
+    shares = dict(zip(tasks, (0.1, 0.2, 0.8, 0.9), strict=True))
+    probes = [probed(task, raised=share) for task, share in shares.items()]
+
+    def text(ratios):
+        arms = [
+            one
+            for task, ratio in zip(tasks, ratios, strict=True)
+            for one in trained(task, "upgrad", ratio)
+        ]
+        return "\n".join(foretold.section([*sums, *arms], probes))
+
+    assert "| raised | 4 of 4 |" in text([1.0, 1.0, 0.5, 0.5])
+    assert "leave-one-task-out" not in text([0.5] * 4)  # nothing to learn from
+
+
 def test_a_threshold_is_learned_from_the_other_tasks():
     assert foretold.left_out([0.1, 0.2, 0.8, 0.9], [False, False, True, True]) == 4
     assert foretold.left_out([0.1, 0.2, 0.8, 0.9], [True, True, False, False]) == 4
