@@ -80,6 +80,7 @@ def _plain_sum(number: int) -> optax.GradientTransformation:
 
 def _aggregators() -> dict[str, Method]:
     direct = ("graddrop", "sam_gs", "gcond", "moco", "trimmed_mean", "krum", "gradnorm")
+    direct += ("db_mtl", "excess_mtl")  # memories as large as K gradients
     left_out = ("from_weighting", "accumulate_objectives", "momentum_conflict_free")
     options = {
         "gradnorm": {"layers": lambda path: path.startswith("blocks/0")},
@@ -115,8 +116,8 @@ def _others() -> dict[str, Method]:
 
     aware_of_all = functools.partial(aware, include_momentum=True, certify=True)
     return {
-        "optimizer_aware": Method(aware, "gradients"),
-        "optimizer_aware_all": Method(aware_of_all, "gradients"),
+        "optimizer_aware": Method(aware, "optimizer"),
+        "optimizer_aware_all": Method(aware_of_all, "certified"),
         "upgrad_tensor": Method(by_tensor, "by tensor"),
         "upgrad_channel": Method(by_channel, "grams by block"),
         "momentum_conflict_free": Method(
