@@ -37,10 +37,6 @@ BOUNDS = {
     "by entry": Bounds(60.0, None, None),
     # Several looks at the gradients themselves, or memories as large as K of them.
     "gradients": Bounds(30.0, None, None),
-    # The optimizer's program once more, on a gradient that is expected, and a metric in
-    # every product; with momentum and a certificate two more programs and another pass.
-    "optimizer": Bounds(60.0, 2, 8 * KILO),
-    "certified": Bounds(120.0, None, None),
     # A Gram matrix of every output unit: what leaves of many shapes have are put in one
     # batch of small problems, which moves them between chips. Stated, not bounded.
     "grams by block": Bounds(90.0, None, None, moves=False),
