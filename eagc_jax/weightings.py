@@ -10,6 +10,7 @@ from eagc_jax.aggregators.aligned_mtl import aligned_mtl_weights as aligned_mtl
 from eagc_jax.aggregators.cagrad import cagrad_weights as cagrad
 from eagc_jax.aggregators.conflict_free import conflict_free_weights as conflict_free
 from eagc_jax.aggregators.dualproj import dualproj_weights as dualproj
+from eagc_jax.aggregators.elastic_cone import elastic_cone_weights as elastic_cone
 from eagc_jax.aggregators.epo import epo_weights as epo
 from eagc_jax.aggregators.fairgrad import fairgrad_weights as fairgrad
 from eagc_jax.aggregators.gem import gem_weights as gem
@@ -34,6 +35,7 @@ __all__ = [
     "cagrad",
     "conflict_free",
     "dualproj",
+    "elastic_cone",
     "ensure_nonconflict",
     "epo",
     "fairgrad",

@@ -19,6 +19,7 @@ from eagc_jax.aggregators.cosmos import cosmos
 from eagc_jax.aggregators.db_mtl import db_mtl
 from eagc_jax.aggregators.dualproj import dualproj
 from eagc_jax.aggregators.dwa import dwa
+from eagc_jax.aggregators.elastic_cone import elastic_cone
 from eagc_jax.aggregators.epo import epo
 from eagc_jax.aggregators.excess_mtl import excess_mtl
 from eagc_jax.aggregators.fairgrad import fairgrad
@@ -67,6 +68,7 @@ __all__ = [
     "db_mtl",
     "dualproj",
     "dwa",
+    "elastic_cone",
     "epo",
     "excess_mtl",
     "fairgrad",

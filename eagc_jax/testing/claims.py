@@ -79,6 +79,10 @@ CLAIMS: dict[str, Claim] = {
         POSITIVE | SYMMETRIC | ONE | NO_CONFLICT | _names("rescaling_invariant"),
         note="alpha = 1; the length is the mean's",
     ),
+    "elastic_cone": Claim(
+        POSITIVE | SYMMETRIC | ONE | NO_CONFLICT,
+        note="of running energies; sums; balance=1 ignores units",
+    ),
     "imtl_g": Claim(
         SAFE
         | SYMMETRIC

@@ -68,6 +68,20 @@ ROWS = [
         zero_row=mean_of_the_rest,
     ),
     Row("dualproj", weightings.dualproj, zero_row=mean_of_the_rest),
+    Row(
+        "elastic_cone",
+        weightings.elastic_cone,
+        identical=lambda g, n, number: number * g,
+        zero_row=of_the_rest,
+    ),
+    Row(
+        "elastic_cone_full",
+        lambda gram: weightings.elastic_cone(gram, balance=1.0),
+        CLAIMS["elastic_cone"].properties
+        | {"rescaling_invariant", "linear_under_scaling"},
+        identical=lambda g, n, number: number * g,
+        zero_row=of_the_rest,
+    ),
     Row(  # in a fixed order, which depends on the order of the objectives
         "pcgrad",
         weightings.pcgrad,
