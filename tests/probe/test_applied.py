@@ -233,6 +233,14 @@ def raw_of(*rows, applied=None):
 
 
 CONFLICT, ALIGNED = ((-1, 1), (3, 0)), ((1, 0), (1, 1))
+PULLING = np.array([[1.0, -0.5], [-0.5, 1.0]])
+
+
+def sometimes(share, progress):
+    """applied_of, in a share of the steps; in the others no loss rises."""
+    found = applied_of(progress)
+    rare = np.arange(MANY)[:, None] < share * MANY
+    return found._replace(progress=np.where(rare, found.progress, 0.3))
 
 
 @pytest.mark.parametrize(
@@ -244,7 +252,10 @@ CONFLICT, ALIGNED = ((-1, 1), (3, 0)), ((1, 0), (1, 1))
         (((-1, 0.01), (3, 0)), None, "preference"),
         (CONFLICT, applied_of([0.2, 0.3]), "sum"),
         (CONFLICT, applied_of([-0.2, 0.3]), "optimizer-aware"),
-        (ALIGNED, applied_of([-0.2, 0.3]), "noise"),
+        (CONFLICT, applied_of([0.2, 0.3], response=PULLING), "aggregator"),
+        (((0.5, 1), (40, 0)), applied_of([0.2, 0.3]), "weights"),
+        (ALIGNED, sometimes(0.3, [-0.2, 0.3]), "noise"),
+        (ALIGNED, sometimes(0.6, [-0.2, 0.3]), "optimizer-aware"),
         (CONFLICT, applied_of([-0.2, 0.3], remembered=0.3), "momentum"),
         (((1, 0),), None, "sum"),
         (((1, 0), (0, 0)), None, "sum"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from eagc_jax.diagnostics.probing.limits import (
+    AGAINST,
     CERTAIN,
     CONCENTRATED,
     FEW_STEPS,
@@ -27,12 +28,12 @@ Family = Literal[
 # What is worth a run against the sum with tuned weights.
 _METHODS: dict[str, tuple[str, ...]] = {
     "sum": (),
-    "weights": ("tuned weights", "uncertainty_weighting", "upgrad"),
+    "weights": ("eagc", "tuned weights", "conflict_free"),
     "preference": ("tuned weights", "chebyshev"),
     "noise": ("larger batches", "moco", "gram_smoothing="),
-    "momentum": ("optimizer_aware(upgrad(K), optimizer), with its momentum",),
-    "optimizer-aware": ("optimizer_aware(upgrad(K), optimizer)", "nash_mtl"),
-    "aggregator": ("upgrad", "dualproj", "nash_mtl", "conflict_free"),
+    "momentum": ("optimizer_aware(eagc(K), optimizer), with its momentum",),
+    "optimizer-aware": ("optimizer_aware(eagc(K), optimizer)", "upgrad", "nash_mtl"),
+    "aggregator": ("eagc", "upgrad", "nash_mtl", "conflict_free"),
 }
 
 
@@ -67,18 +68,21 @@ def verdict(found: ProbeReport) -> Verdict:
     reason = (
         f"{what} raises a loss, to first order, in {100 * often:.0f} % of the steps."
     )
-    if often <= RARE:
-        return _judged(found, "sum", reason)
-    long = np.median(found.norm_ratio[finite]) > LONGER
-    balanced = np.any(found.balanced_progress[finite] < -ROUNDING, axis=1).mean()
-    if long and balanced <= RARE:
-        more = " With gradients of equal length it would be rare."
+    ratio = float(np.median(found.norm_ratio[finite]))
+    if ratio > LONGER:
+        more = f" One gradient is {ratio:.3g} times as long as another."
         return _judged(found, "weights", reason + more)
+    if often <= RARE:
+        lowest = _lowest_cosine(found)
+        if lowest >= AGAINST:
+            return _judged(found, "sum", reason)
+        more = f" But gradients pull against each other, with a cosine of {lowest:.2f}."
+        return _judged(found, "aggregator", reason + more)
     attainable = (found.attainable if applied is None else applied.attainable)[finite]
     if np.median(attainable) < OPPOSED:
         more = " Hardly any direction lowers all losses."
         return _judged(found, "preference", reason + more)
-    if _is_noise(found):
+    if often < MOSTLY and _is_noise(found):
         more = " The conflict of the gradients doesn't survive a change of batch."
         return _judged(found, "noise", reason + more)
     if applied is None:
@@ -207,6 +211,14 @@ def _which_conflict(found: ProbeReport) -> str:
         "exists (median): upgrad or dualproj (which keep the lengths), nash_mtl or "
         "conflict_free (which ignore them) are worth a run against the sum."
     )
+
+
+def _lowest_cosine(found: ProbeReport) -> float:
+    """The mean, over steps, of the lowest cosine of a pair, as the parameters feel it."""
+    cosines = found.cosines if found.applied is None else found.applied.cosines
+    first, second = np.triu_indices(len(found.names), 1)
+    lowest = cosines[found.finite][:, first, second].min(axis=1, initial=1)
+    return float(np.mean(lowest))
 
 
 def _is_noise(found: ProbeReport) -> bool:

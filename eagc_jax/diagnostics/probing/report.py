@@ -105,8 +105,10 @@ class ProbeReport(NamedTuple):
     * *Few steps*: fewer than 10.
 
     The ``verdict`` is about the step that is applied, where there is an optimizer, else
-    about the sum of the raw gradients: the same rules, in this order: summing is fine,
-    weights, opposed, within batches, memory, conflict.
+    about the sum of the raw gradients. The first that holds of: lengths; summing is fine,
+    unless the lowest cosine of a pair is below -0.1 on average; opposed; within batches,
+    unless a loss is raised in half of the steps, which more batches would not mend; what
+    is remembered; conflict. docs/evidence.md says how often it was right.
     """
 
     names: tuple[str, ...]  # K, of the objectives.
