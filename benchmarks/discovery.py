@@ -92,7 +92,8 @@ def arms(epochs: int = 20) -> dict[str, RunSettings]:
         "eagc": dataclasses.replace(
             control,
             aggregator=Aggregation(
-                "eagc", {"energy": "exploratory", "temperature": 0.5}
+                "eagc",
+                {"preset": "article", "energy": "exploratory", "temperature": 0.5},
             ),
         ),
         "EEP": dataclasses.replace(

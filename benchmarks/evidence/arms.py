@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optax
 
@@ -36,6 +36,13 @@ GRAM = {
     "fairgrad": "FairGrad",
     "aligned_mtl": "Aligned-MTL",
 }
+# EAGC: the default, what of it is left when a part is taken away, and the article's.
+BALANCED: dict[str, tuple[str, dict[str, Any]]] = {
+    "eagc": ("EAGC", {}),
+    "eagc_full": ("EAGC, balance 1", {"balance": 1.0}),
+    "eagc_sum": ("EAGC, balance 1 alone", {"balance": 1.0, "stiffness": 0.0}),
+}
+ARTICLE = "eagc_article"
 DIRECT = {"gcond": "GCond", "sam_gs": "SAM-GS", "gradnorm": "GradNorm"}
 # Families whose losses are positive: a method that divides by a loss fits no others.
 POSITIVE = ("physics", "multitask", "continual", "language")
@@ -56,9 +63,9 @@ def _famo(task: Task, steps: int) -> rules.Rule:
     return rules.of_losses(task, steps, aggregators.famo(task.number), look_again=True)
 
 
-def _aware(name: str, momentum: bool, task: Task, steps: int) -> rules.Rule:
+def _aware(factory: Callable, momentum: bool, task: Task, steps: int) -> rules.Rule:
     """A Gram method in the metric of the optimizer, of the step with ``momentum``."""
-    method = getattr(aggregators, name)(task.number)
+    method = factory(task.number)
     coordinated = eagc_jax.optimizer_aware(
         method, task.optimizer(steps), include_momentum=momentum
     )
@@ -77,19 +84,26 @@ def _all() -> dict[str, Arm]:
         ),
         Arm("famo", "FAMO", _famo, POSITIVE),
     ]
-    plain = {**DIRECT, **GRAM, "eagc": "EAGC"}
-    for name, title in plain.items():
-        factory = eagc_jax.eagc if name == "eagc" else getattr(aggregators, name)
+    of_gram = {
+        name: (title, getattr(aggregators, name)) for name, title in GRAM.items()
+    }
+    for name, (title, options) in BALANCED.items():
+        of_gram[name] = title, functools.partial(eagc_jax.eagc, **options)
+    plain = {
+        name: (title, getattr(aggregators, name)) for name, title in DIRECT.items()
+    }
+    article = functools.partial(eagc_jax.eagc, preset="article")
+    plain |= {**of_gram, ARTICLE: ("EAGC, the article's gate", article)}
+    for name, (title, factory) in plain.items():
         found.append(Arm(name, title, functools.partial(_chained, factory)))
     for name, title in MEMORY.items():
         build = functools.partial(_chained, getattr(aggregators, name))
         found.append(Arm(name, title, build, families=("continual",)))
-    if hasattr(eagc_jax, "optimizer_aware"):
-        for name, title in GRAM.items():
-            metric = functools.partial(_aware, name, False)
-            step = functools.partial(_aware, name, True)
-            found.append(Arm(f"{name}-metric", f"{title}, Adam's metric", metric))
-            found.append(Arm(f"{name}-step", f"{title}, the step itself", step))
+    for name, (title, factory) in of_gram.items():
+        metric = functools.partial(_aware, factory, False)
+        step = functools.partial(_aware, factory, True)
+        found.append(Arm(f"{name}-metric", f"{title}, Adam's metric", metric))
+        found.append(Arm(f"{name}-step", f"{title}, the step itself", step))
     return {arm.name: arm for arm in found}
 
 
@@ -98,16 +112,12 @@ ARMS = _all()
 AGGREGATED = tuple(
     name
     for name in ARMS
-    if name.partition("-")[0] in (*GRAM, *MEMORY, "gcond", "sam_gs", "eagc")
+    if name.partition("-")[0] in (*GRAM, *MEMORY, *BALANCED, ARTICLE, "gcond", "sam_gs")
 )
 # What to begin with: the sum, tuned weights and six more.
-CORE = tuple(
-    name
-    for name in (
-        *(SUM, TUNED, "uncertainty", "annealing", "upgrad", "conflict_free"),
-        *("upgrad-metric", "upgrad-step"),
-    )
-    if name in ARMS
+CORE = (
+    *(SUM, TUNED, "uncertainty", "annealing", "upgrad", "conflict_free"),
+    *("upgrad-step", "eagc", "eagc-step"),
 )
 
 
@@ -123,9 +133,8 @@ def chosen(names: Sequence[str], family: str) -> list[Arm]:
         wanted += [one for one in group if one not in wanted]
     for name in wanted:
         if name not in ARMS:
-            hint = "; needs eagc_jax.optimizer_aware" if "-" in name else ""
             raise ValueError(
-                f"arms must be core, all or of {', '.join(ARMS)}; got {name!r}{hint}"
+                f"arms must be core, all or of {', '.join(ARMS)}; got {name!r}"
             )
     arms = [ARMS[name] for name in wanted]
     return [arm for arm in arms if not arm.families or family in arm.families]
