@@ -1,4 +1,4 @@
-"""What ``eagc().update`` costs beside what any coordinator must do.
+"""What ``eagc(K, preset="article").update`` costs beside what any coordinator must do.
 
     python -m benchmarks.coordinate [--json FILE] [--fast]
 
@@ -122,7 +122,7 @@ def measure(layout: str, num_objectives: int, rounds: int) -> list[dict[str, Any
             "write": lambda: sum_once(gradients),
             "sum": update(sum_objectives(weights)),
             **{
-                name: update(eagc(num_objectives, granularity=name))
+                name: update(eagc(num_objectives, preset="article", granularity=name))
                 for name in GRANULARITIES
             },
         },
@@ -160,7 +160,7 @@ def compile_seconds(num_objectives: int = 2) -> dict[str, float]:
     for name, tx in {
         "sum + Adam": optax.chain(sum_objectives(), optax.scale_by_adam()),
         **{
-            f"eagc, {name}": eagc(num_objectives, granularity=name)
+            f"eagc, {name}": eagc(num_objectives, preset="article", granularity=name)
             for name in GRANULARITIES
         },
     }.items():

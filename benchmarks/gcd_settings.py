@@ -44,8 +44,8 @@ COLUMNS = (
     *("all", "old", "new", "seconds_per_epoch"),
 )
 
-# What eagc(2, weights=...) is given besides, whatever its defaults are, and how each
-# setting differs from it.
+# What eagc(2, preset="article", weights=...) is given besides, whatever its defaults are,
+# and how each setting differs from it.
 MAGNITUDE = {
     "energy": "magnitude",
     "granularity": "channel",
@@ -105,7 +105,10 @@ def settings() -> dict[str, Setting]:
 
 
 def gated(arguments: dict[str, Any]) -> Setting:
-    return Setting(arguments, lambda weights: eagc(2, weights=weights, **arguments))
+    return Setting(
+        arguments,
+        lambda weights: eagc(2, preset="article", weights=weights, **arguments),
+    )
 
 
 def with_plain_length(gate, plain) -> optax.GradientTransformation:

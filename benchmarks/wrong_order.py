@@ -32,7 +32,7 @@ PARTS, ROWS = 8, 4
 
 COORDINATORS = {
     # The gate at its full strength: the default reaches it after 100 steps.
-    "eagc": lambda: eagc(K, warmup_steps=0),
+    "eagc": lambda: eagc(K, preset="article", warmup_steps=0),
     "mgda": lambda: aggregators.mgda(K),
     "cagrad": lambda: aggregators.cagrad(K),
     "pcgrad": lambda: aggregators.pcgrad(K),

@@ -57,7 +57,9 @@ KNOWN = range(5)
 PLAIN = "plain summation"
 # The best of the settings that python -m benchmarks.gcd_settings compares. Over ten
 # seeds it is as good as plain summation; energy="magnitude" is worse.
-EAGC = Aggregation("eagc", {"energy": "exploratory", "temperature": 0.5})
+EAGC = Aggregation(
+    "eagc", {"preset": "article", "energy": "exploratory", "temperature": 0.5}
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,14 +13,15 @@ Every method minimises with the same Adam, from the same starts. The program pri
 it ended, and draws the paths. How long a path takes that zigzags along a wall, as that
 from (9, 9) does, is partly a matter of rounding.
 
-What to expect of EAGC here. It compares *shares*: how much of its own gradient each
-objective has in a block. It does not balance the scales of losses; weights do that. On
-the Pareto set both gradients lie along one parameter, the shares are equal, and EAGC
-stops where the sum of the same weights does. Only the way there differs. A vector is one
-block at granularity "channel" or "tensor"; with one block in all, shares are always equal
-and EAGC *is* the plain sum, hence "element" below. With scale="global" it compares plain
-sizes, and the larger gradient gets the larger gate: from (9, 9) the steep wall of one
-objective then holds the path up, where the others pass.
+What to expect of EAGC here, that is of its preset "article". It compares *shares*: how
+much of its own gradient each objective has in a block. It does not balance the scales
+of losses; weights do that. On the Pareto set both gradients lie along one parameter,
+the shares are equal, and EAGC stops where the sum of the same weights does. Only the
+way there differs. A vector is one block at granularity "channel" or "tensor"; with one
+block in all, shares are always equal and EAGC *is* the plain sum, hence "element"
+below. With scale="global" it compares plain sizes, and the larger gradient gets the
+larger gate: from (9, 9) the steep wall of one objective then holds the path up, where
+the others pass.
 """
 
 from __future__ import annotations
@@ -125,13 +126,13 @@ def methods():
     element = {"granularity": "element"}
     return {
         "plain sum": sum_objectives(),
-        "EAGC": eagc(2, **element),
-        "EAGC, temperature 0.3": eagc(2, temperature=0.3, **element),
-        "EAGC, scale global": eagc(2, scale="global", **element),
+        "EAGC": eagc(2, preset="article", **element),
+        "EAGC, temperature 0.3": eagc(2, preset="article", temperature=0.3, **element),
+        "EAGC, scale global": eagc(2, preset="article", scale="global", **element),
         "unit gradients": stateless(unit_gradients),
         "PCGrad": stateless(pcgrad),
         "sum, weights 10:1": sum_objectives((10.0, 1.0)),
-        "EAGC, weights 10:1": eagc(2, weights=(10.0, 1.0), **element),
+        "EAGC, weights 10:1": eagc(2, preset="article", weights=(10.0, 1.0), **element),
     }
 
 

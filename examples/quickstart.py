@@ -2,8 +2,8 @@
 
     python -m examples.quickstart
 
-notebooks/01_eagc_in_five_minutes compares EAGC with the plain sum on a small network,
-over seeds and loss weights, and says when not to use it.
+notebooks/01_eagc_in_five_minutes compares EAGC's other preset, "article", with the plain
+sum on a small network, over seeds and loss weights, and says when not to use it.
 """
 
 import jax

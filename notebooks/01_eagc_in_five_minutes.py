@@ -17,7 +17,9 @@
 # Adding two losses up gives every layer the same mixture of both, whichever of them
 # needs that layer. EAGC looks at the gradients block by block (a layer, or one output
 # unit of it), asks how much *energy* each objective puts there, and leans towards the
-# one that puts in more. How far it leans is smooth and bounded.
+# one that puts in more. How far it leans is smooth and bounded. All of this is
+# `preset="article"`; what `eagc` does by default, bringing objectives to equal energy, is
+# another thing.
 #
 # This notebook takes the gate apart: the formula, a run in which the energy moves from
 # layer to layer, a loss multiplied by 1000, the four brakes, and a comparison with
@@ -169,7 +171,7 @@ def run_moving(optimizer):
     return state, path, seen
 
 
-coordinate = eagc(2, granularity="tensor", warmup_steps=0)
+coordinate = eagc(2, preset="article", granularity="tensor", warmup_steps=0)
 state, path, seen = run_moving(optax.chain(coordinate, optax.sgd(0.01)))
 
 figure, axes = plt.subplots(
@@ -226,7 +228,7 @@ print(diagnostics.report(state))
 @functools.partial(jax.jit, static_argnums=0)
 def one_gate(scale, factor):
     """Objective 1's gates (early, late), and its part of the update's length."""
-    tx = eagc(2, granularity="tensor", scale=scale, warmup_steps=0)
+    tx = eagc(2, preset="article", granularity="tensor", scale=scale, warmup_steps=0)
     params = {"early": jnp.full(32, 0.3), "late": jnp.full(32, 0.1)}
     _, grads = value_and_grads(
         lambda p: moving_losses(p, 0, jax.random.key(1)) * jnp.array([1.0, factor])
@@ -323,7 +325,13 @@ plt.show()
 # %%
 def along_the_sum(descent_guard):
     """Inner product of the update with the plain sum in layer a, over |P|^2."""
-    tx = eagc(2, granularity="tensor", warmup_steps=0, descent_guard=descent_guard)
+    tx = eagc(
+        2,
+        preset="article",
+        granularity="tensor",
+        warmup_steps=0,
+        descent_guard=descent_guard,
+    )
     grads = {
         "a": jnp.array([[1.0, 1.0], [-2.0, -2.0]]),
         "b": jnp.array([[0.1, 0.1], [20.0, 20.0]]),
@@ -386,7 +394,7 @@ def fit(make, weight, seed):
 
 methods = {
     "plain sum": lambda weights: sum_objectives(weights),
-    "EAGC": lambda weights: eagc(2, weights=weights),
+    "EAGC": lambda weights: eagc(2, preset="article", weights=weights),
 }
 final = {}  # (weights, seeds, 2)
 for name, make in methods.items():
@@ -437,8 +445,8 @@ plt.show()
 #
 # ## When not to use this
 #
-# * **The losses only differ in scale.** Use `weights=`. EAGC compares where gradients
-#   are, and leaves their sizes as they are.
+# * **The losses only differ in scale.** Use `weights=`, or the default preset. This gate
+#   compares where gradients are, and leaves their sizes as they are.
 # * **Everything is one block.** With `granularity="global"`, or one vector as the only
 #   parameter, and `scale="objective"`, it is the plain sum. See
 #   `examples/multi_task_toy.py`.

@@ -103,7 +103,7 @@ METHODS = [name for names in FAMILIES.values() for name in names]
 
 def make(name, rescale, **options):
     if name == "eagc":
-        tx = eagc(2, warmup_steps=0, **options)
+        tx = eagc(2, preset="article", warmup_steps=0, **options)
         return tx if rescale == "sum" else optax.chain(tx, optax.scale(0.5))
     return getattr(agg, name)(2, rescale=rescale, **OPTIONS.get(name, {}))
 

@@ -210,8 +210,22 @@ EAGC = {
     "function": {"granularity": last_spans, "temperature": lambda t: 1 / (1 + t)},
 }
 ROWS = {
-    f"eagc_{name}": of_updates(eagc_jax.eagc(K, **options), covers=("eagc",))
+    f"eagc_{name}": of_updates(
+        eagc_jax.eagc(K, preset="article", **options), covers=("eagc",)
+    )
     for name, options in EAGC.items()
+}
+ROWS |= {
+    "eagc_balanced": of_updates(eagc_jax.eagc(K, balance=0.5), covers=("eagc",)),
+    "eagc_gated_and_balanced": of_updates(
+        eagc_jax.eagc(
+            K,
+            energy="magnitude",
+            weights=(1.0, 2.0, 0.0, 1.0, 0.5),
+            stiffness=(1.0, 0.5, 0.0, 1.0, 1.0),
+        ),
+        covers=("eagc",),
+    ),
 }
 ROWS |= {
     "assess_energy": of_updates(
@@ -449,7 +463,7 @@ def _probe(given):
 
 
 def _report(given):
-    tx = eagc_jax.eagc(K, granularity="global")
+    tx = eagc_jax.eagc(K, preset="article", granularity="global")
     state = jax.jit(tx.init)(given["params"])
     _, state = jax.jit(tx.update)(given["grads"], state, given["params"])
     found = diagnostics.report(state)
@@ -457,7 +471,7 @@ def _report(given):
 
 
 def _decisions(given):
-    tx = eagc_jax.eagc(K, granularity="tensor")
+    tx = eagc_jax.eagc(K, preset="article", granularity="tensor")
     _, state = tx.update(given["grads"], tx.init(given["params"]), given["params"])
     return [one.values for one in diagnostics.decisions(state)]
 

@@ -28,7 +28,11 @@ def after(tx, params=None):
 
 def test_gates_are_those_of_the_report():
     for granularity in ("global", "tensor", "channel", "element"):
-        state = after(optax.chain(eagc(K, granularity=granularity), optax.adam(0.1)))
+        state = after(
+            optax.chain(
+                eagc(K, preset="article", granularity=granularity), optax.adam(0.1)
+            )
+        )
         report = diagnostics.report(state)
         (found,) = diagnostics.decisions(state)
         assert (found.kind, found.layers) == ("gate", report.layers)
@@ -91,7 +95,11 @@ def test_an_optimizer_of_flax():
 def test_groups_of_partition_are_put_together():
     groups = {"a": "gated", "b": {"w": "gated too"}}
     tx = optax.partition(
-        {"gated": eagc(K), "gated too": eagc(K, granularity="tensor")}, groups
+        {
+            "gated": eagc(K, preset="article"),
+            "gated too": eagc(K, preset="article", granularity="tensor"),
+        },
+        groups,
     )
     (found,) = diagnostics.decisions(after(tx))
     assert found.layers == ("a", "b/w")
@@ -110,7 +118,7 @@ def test_what_decides_nothing_has_no_decision():
 
 
 def test_inside_of_jit():
-    tx = optax.chain(eagc(K), optax.sgd(0.1))
+    tx = optax.chain(eagc(K, preset="article"), optax.sgd(0.1))
 
     @jax.jit
     def step(updates, state):

@@ -6,7 +6,14 @@ import numpy as np
 import optax
 import pytest
 
-from eagc_jax import assess_energy, diagnostics, eagc, soft_gate, sum_objectives
+from eagc_jax import (
+    aggregators,
+    assess_energy,
+    diagnostics,
+    eagc,
+    soft_gate,
+    sum_objectives,
+)
 
 PARAMS = {"a": jnp.zeros(2), "b": {"w": jnp.zeros((2, 2))}, "own": jnp.zeros(3)}
 
@@ -28,7 +35,7 @@ def step(tx, gradients=GRADIENTS, state=None):
 
 def plain(granularity, **options):
     options = {"floor": 0.0, "warmup_steps": 0, "smoothing": 0.0} | options
-    return eagc(2, granularity=granularity, **options)
+    return eagc(2, preset="article", granularity=granularity, **options)
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
@@ -91,7 +98,9 @@ def test_channels_are_averaged_over_a_layer():
 
 
 def test_fresh_state_shows_the_weights():
-    report = diagnostics.report(eagc(2, weights=[1.0, 3.0]).init(PARAMS))
+    report = diagnostics.report(
+        eagc(2, preset="article", weights=[1.0, 3.0]).init(PARAMS)
+    )
     np.testing.assert_array_equal(report.gates, [[1, 1, 1], [3, 3, 3]])
     np.testing.assert_array_equal(report.energies, np.zeros((2, 3)))
     assert report.count == 0
@@ -99,7 +108,7 @@ def test_fresh_state_shows_the_weights():
 
 def test_three_objectives():
     gradients = jax.tree.map(lambda g: jnp.concatenate([g, g[:1]]), GRADIENTS)
-    tx = eagc(3, granularity="tensor", floor=0.0, warmup_steps=0)
+    tx = eagc(3, preset="article", granularity="tensor", floor=0.0, warmup_steps=0)
     report = diagnostics.report(step(tx, gradients))
     assert report.energies.shape == report.gates.shape == (3, 3)
     np.testing.assert_allclose(report.gates.sum(axis=0), [3.0, 3.0, 3.0], rtol=1e-6)
@@ -159,9 +168,94 @@ def test_stages_chained_by_hand():
 
 
 def test_a_tree_without_leaves():
-    report = diagnostics.report(eagc(2).init({}))
+    report = diagnostics.report(eagc(2, preset="article").init({}))
     assert report.layers == ()
     assert len(str(report).splitlines()) == 1
+
+
+# --- the elastic cone, which eagc is by default -----------------------------------------
+
+
+def test_the_default_is_one_layer():
+    tx = optax.chain(eagc(2, balance=1.0), optax.sgd(0.1))
+    report = diagnostics.report(step(tx))
+    assert report.layers == ("global",)
+    norms = np.sqrt([2 * 9 + 4 * 1 + 3 * 4, 2 * 1 + 4 * 1])
+    np.testing.assert_allclose(report.energies[:, 0], norms, rtol=1e-6)
+    np.testing.assert_allclose(report.gates[:, 0], norms.mean() / norms, rtol=1e-6)
+    assert report.switches.tolist() == [0]
+    assert report.leaves == ()
+    assert report.gradient_rms.shape == (2, 0)
+    assert report.nonfinite_count.tolist() == [0, 0]
+    assert report.count == 1
+    assert str(report).splitlines()[1].split()[0] == "global"
+
+
+def test_of_a_cone_in_blocks_means_are_shown():
+    state = step(eagc(2, balance=1.0, granularity="tensor"))
+    report = diagnostics.report(state)
+    assert report.layers == ("global",)
+    norms = np.sqrt([[18, 4, 12], [2, 4, 0]])
+    # "own" is reached by objective 0 alone: its gate is 1 there, and energies are of two.
+    gates = norms[:, :2].mean(axis=0) / norms[:, :2]
+    expected = np.append(gates, [[1.0], [1.0]], axis=1).mean(axis=1)
+    np.testing.assert_allclose(report.gates[:, 0], expected, rtol=1e-6)
+    geometric = [np.prod(norms[0]) ** (1 / 3), np.sqrt(np.prod(norms[1, :2]))]
+    np.testing.assert_allclose(report.energies[:, 0], geometric, rtol=1e-6)
+
+
+def test_a_fresh_cone_has_seen_nothing():
+    report = diagnostics.report(eagc(2).init(PARAMS))
+    np.testing.assert_array_equal(report.energies, [[0.0], [0.0]])
+    np.testing.assert_array_equal(report.gates, [[1.0], [1.0]])
+    assert report.count == 0
+
+
+def test_a_norm_beyond_float32_is_finite():
+    big = jax.tree.map(lambda g: g.astype(jnp.float32) * 1e38, GRADIENTS)
+    report = diagnostics.report(step(eagc(2), big))
+    assert np.all(np.isfinite(report.gates))
+
+
+@pytest.mark.parametrize(
+    ("granularity", "layers"),
+    [("tensor", ("a", "b/w", "global", "own")), ("global", ("global", "global#2"))],
+)
+def test_a_cone_behind_a_gate_is_a_layer_of_its_own(granularity, layers):
+    options = {"granularity": granularity, "floor": 0.0, "warmup_steps": 0}
+    state = step(eagc(2, energy="magnitude", balance=1.0, **options))
+    report = diagnostics.report(state)
+    assert report.layers == layers
+    gated = diagnostics.report(step(eagc(2, preset="article", **options)))
+    own = [name != "global" for name in layers] if len(layers) > 2 else [True, False]
+    np.testing.assert_allclose(report.gates[:, own], gated.gates, rtol=1e-6)
+    np.testing.assert_allclose(report.energies[:, own], gated.energies, rtol=1e-6)
+    cone = layers.index("global" if granularity == "tensor" else "global#2")
+    found = state[-1].method
+    np.testing.assert_allclose(report.gates[:, cone], found.gates[0], rtol=1e-6)
+    np.testing.assert_allclose(
+        report.energies[:, cone], np.exp(found.log_energies[0]), rtol=1e-6
+    )
+    assert report.leaves == ("a", "b/w", "own")
+    assert report.switches.shape == (len(layers),)
+
+
+def test_nonfinite_steps_of_a_cone():
+    bad = {**GRADIENTS, "a": jnp.array([[1.0, 1.0], [jnp.nan, 1.0]])}
+    tx = eagc(2, nonfinite="skip_update")
+    before = step(tx)
+    report = diagnostics.report(step(tx, bad, before))
+    assert report.nonfinite_count.tolist() == [0, 1]
+    assert report.count == 1
+    np.testing.assert_array_equal(report.gates, diagnostics.report(before).gates)
+
+
+def test_a_batch_of_cones_and_other_aggregators_are_refused():
+    states = jax.tree.map(lambda x: jnp.stack([x] * 3), eagc(2).init(PARAMS))
+    with pytest.raises(ValueError, match="batch of states"):
+        diagnostics.report(states)
+    with pytest.raises(ValueError, match="no elastic_cone"):
+        diagnostics.report(aggregators.upgrad(2).init(PARAMS))
 
 
 def test_arrays_are_numpy():

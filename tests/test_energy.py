@@ -156,7 +156,14 @@ def policy_runner(policy):
 
     def run(grads, weights):
         def make(w):
-            return eagc(NUMBER, energy=MIXTURE, nonfinite=policy, weights=w, **GATE)
+            return eagc(
+                NUMBER,
+                preset="article",
+                energy=MIXTURE,
+                nonfinite=policy,
+                weights=w,
+                **GATE,
+            )
 
         def body(state, inputs):
             g, w = inputs
@@ -269,7 +276,8 @@ def test_skip_objective_equals_the_oracle_without_it():
 
 def test_apply_if_finite_recovers_behind_propagate():
     tx = optax.chain(
-        eagc(2, granularity="tensor"), optax.apply_if_finite(optax.adam(0.1), 5)
+        eagc(2, preset="article", granularity="tensor"),
+        optax.apply_if_finite(optax.adam(0.1), 5),
     )
     step = jax.jit(tx.update)
     clean = np.asarray([[1.0, 2.0], [3.0, -1.0]], np.float32)
@@ -299,7 +307,7 @@ def test_apply_if_finite_recovers_behind_propagate():
 def one_step(grads, params=None, steps=1, **options):
     number = next(iter(grads.values())).shape[0]
     options = {"warmup_steps": 0, "granularity": "tensor"} | options
-    tx = eagc(number, **options)
+    tx = eagc(number, preset="article", **options)
     if params is None:
         params = {name: np.zeros_like(value[0]) for name, value in grads.items()}
     state, update = tx.init(params), jax.jit(tx.update)
@@ -341,6 +349,7 @@ def weighted_runner(granularity):
     def run(grads, weights):
         tx = eagc(
             2,
+            preset="article",
             energy=energy,
             granularity=granularity,
             weights=weights,
@@ -419,7 +428,7 @@ def test_float64_leaves(granularity):
         }
         params = {name: np.ones_like(value[0]) for name, value in grads.items()}
         options = {"energy": MIXTURE, "granularity": granularity, "warmup_steps": 0}
-        tx = eagc(2, descent_guard=0.1, slew=0.5, **options)
+        tx = eagc(2, preset="article", descent_guard=0.1, slew=0.5, **options)
         state = tx.init(params)
         updates, new_state = jax.jit(tx.update)(grads, state, params)
         oracle = Oracle(
@@ -435,7 +444,7 @@ def test_float64_leaves(granularity):
         assert all(dtype.itemsize <= 4 for dtype in dtypes)
         # A plain sum of float64 leaves is one in float64.
         weights = np.asarray([0.5, 2.0])
-        plain = eagc(2, floor=1.0, weights=weights)
+        plain = eagc(2, preset="article", floor=1.0, weights=weights)
         updates, _ = jax.jit(plain.update)(grads, plain.init(params), params)
         np.testing.assert_array_equal(
             updates["a"], 0.5 * grads["a"][0] + 2.0 * grads["a"][1]
@@ -465,7 +474,7 @@ def test_scalars_and_leaves_without_entries(granularity):
 
 
 def test_a_tree_without_leaves():
-    tx = eagc(2, energy=MIXTURE, descent_guard=0.1)
+    tx = eagc(2, preset="article", energy=MIXTURE, descent_guard=0.1)
     for tree in ({}, {"a": None}, ()):
         state = tx.init(tree)
         updates, _ = jax.jit(tx.update)(tree, state, tree)

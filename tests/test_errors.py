@@ -1,5 +1,6 @@
 """Wrong use raises ValueError while tracing, and says what was found and what to do."""
 
+import functools
 import re
 
 import jax
@@ -49,7 +50,8 @@ def update(tx, updates, params=PARAMS, init=PARAMS, **extra_args):
 
 # --- arguments, at once -------------------------------------------------------------
 
-FACTORIES = [eagc, assess_energy, soft_gate]
+GATED = functools.partial(eagc, preset="article")
+FACTORIES = [eagc, GATED, assess_energy, soft_gate]
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
@@ -88,7 +90,7 @@ def test_weights_of_sum_objectives(weights):
 NAN = float("nan")
 
 
-@pytest.mark.parametrize("factory", [eagc, soft_gate])
+@pytest.mark.parametrize("factory", [GATED, soft_gate])
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
@@ -108,7 +110,6 @@ NAN = float("nan")
         ("descent_guard", -0.1),
         ("descent_guard", 1.1),
         ("granularity", "layer"),
-        ("granularity", None),
     ],
 )
 def test_arguments_of_the_gate(factory, argument, value):
@@ -116,13 +117,12 @@ def test_arguments_of_the_gate(factory, argument, value):
         factory(2, **{argument: value})
 
 
-@pytest.mark.parametrize("factory", [eagc, assess_energy])
+@pytest.mark.parametrize("factory", [GATED, assess_energy])
 @pytest.mark.parametrize(
     ("argument", "value", "words"),
     [
         ("energy", "loudness", ["energy", "magnitude", "'loudness'"]),
         ("energy", {}, ["energy", "mapping"]),
-        ("energy", None, ["energy", "None"]),
         ("energy", {"loudness": 1.0}, ["energy", "'loudness'"]),
         ("energy", {"fisher": -1.0}, ["'fisher'", ">= 0", "-1.0"]),
         ("energy", {"fisher": NAN}, ["'fisher'", ">= 0", "nan"]),
@@ -143,6 +143,16 @@ def test_arguments_of_the_assessment(factory, argument, value, words):
 
 
 @pytest.mark.parametrize(
+    ("factory", "argument"),
+    [(soft_gate, "granularity"), (assess_energy, "energy")],
+)
+def test_what_may_be_none_for_eagc_alone(factory, argument):
+    with raises(argument, "None"):
+        factory(2, **{argument: None})
+    GATED(2, **{argument: None})  # the preset's own
+
+
+@pytest.mark.parametrize(
     "arguments", [(0.0, 1.0), (1.0, -1.0), (1.0, 1.0, 2.0), (1.0, 1.0, -0.1)]
 )
 def test_arguments_of_minimum_temperature(arguments):
@@ -153,7 +163,7 @@ def test_arguments_of_minimum_temperature(arguments):
 # --- updates, when traced -----------------------------------------------------------
 
 TRANSFORMATIONS = {
-    "eagc": lambda: eagc(2),
+    "eagc": lambda: eagc(2, preset="article"),
     "assess_energy": lambda: assess_energy(2),
     "soft_gate": lambda: soft_gate(2),
     "sum_objectives": lambda: sum_objectives([1.0, 1.0]),
@@ -222,14 +232,14 @@ def test_without_params_a_missing_axis_does_not_broadcast_into_the_state(
 
 
 def test_without_params_a_remembering_gate_per_element_sees_it_too():
-    tx = eagc(2, granularity="element")
+    tx = eagc(2, preset="article", granularity="element")
     with raises("'w'", "(2,)", "(2, 2)"):
         update(tx, {"w": jnp.ones(2)}, params=None, init={"w": jnp.ones(2)})
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
 def test_a_parameter_that_changed_its_shape(granularity):
-    tx = eagc(2, granularity=granularity)
+    tx = eagc(2, preset="article", granularity=granularity)
     with raises("leaf", "state", "init"):
         update(tx, {"w": jnp.ones((2, 3))}, params=None, init={"w": jnp.ones((3, 3))})
 
@@ -237,14 +247,14 @@ def test_a_parameter_that_changed_its_shape(granularity):
 @pytest.mark.parametrize("energy", ["sensitivity", "snip", {"sensitivity": 0.5}])
 def test_sensitivity_needs_params(energy):
     with raises("'sensitivity'", "params", "update(updates, state, params)"):
-        update(eagc(2, energy=energy), gradients(), params=None)
+        update(eagc(2, preset="article", energy=energy), gradients(), params=None)
 
 
 def test_energies_that_need_a_keyword_argument():
-    tx = eagc(2, energy="fisher", moment_decay=None)
+    tx = eagc(2, preset="article", energy="fisher", moment_decay=None)
     with raises("'fisher'", "second_moment", "second_moment=..."):
         update(tx, gradients())
-    tx = eagc(2, energy="exploratory", direction_decay=None)
+    tx = eagc(2, preset="article", energy="exploratory", direction_decay=None)
     with raises("'exploratory'", "direction", "direction=..."):
         update(tx, gradients())
     with raises("'layer/bias'", "direction", "(2, 4)", "(4,)"):
@@ -270,7 +280,7 @@ def test_one_granularity_for_both_stages(assessed, gated):
 
 
 def test_a_granularity_function_that_names_an_axis_too_many():
-    tx = eagc(2, granularity=lambda path, shape: (0, 1))
+    tx = eagc(2, preset="article", granularity=lambda path, shape: (0, 1))
     with raises("granularity", "(0, 1)", "'layer/bias'", "(4,)"):
         update(tx, gradients())
 
@@ -291,10 +301,10 @@ def test_errors_are_raised_by_jit_too_and_before_anything_runs():
     @jax.jit
     def step(updates, state):
         jax.debug.callback(lambda: ran.append(1))
-        return eagc(2).update(updates, state, PARAMS)
+        return eagc(2, preset="article").update(updates, state, PARAMS)
 
     with raises("objective axis first"):
-        step(PARAMS, eagc(2).init(PARAMS))
+        step(PARAMS, eagc(2, preset="article").init(PARAMS))
     assert ran == []
 
 
@@ -404,10 +414,14 @@ def test_report_without_a_coordinator():
 
 def test_report_of_traced_values():
     with raises("outside of jit", "optax.tree.get"):
-        jax.jit(lambda state: diagnostics.report(state).count)(eagc(2).init(PARAMS))
+        jax.jit(lambda state: diagnostics.report(state).count)(
+            eagc(2, preset="article").init(PARAMS)
+        )
 
 
 def test_report_of_a_batch_of_states():
-    states = jax.tree.map(lambda x: jnp.stack([x] * 3), eagc(2).init(PARAMS))
+    states = jax.tree.map(
+        lambda x: jnp.stack([x] * 3), eagc(2, preset="article").init(PARAMS)
+    )
     with raises("vmap", "jax.tree.map"):
         diagnostics.report(states)

@@ -45,10 +45,11 @@ def test_quickstart_trains_and_says_what_the_gate_did(form, tmp_path):
     assert losses["large"] < 20  # from 97
     assert losses["small"] < 0.02  # from 0.24
     rows = {line.split()[0]: line.split()[1:] for line in table}
-    assert list(rows) == ["layer", "bias", "kernel"]
-    gates = np.array(rows["kernel"][2:4], float)
-    np.testing.assert_allclose(gates.sum(), 2, rtol=1e-3)  # four digits are shown
-    assert gates[0] != gates[1]
+    assert list(rows) == ["layer", "global"]
+    energies, gates = np.array(rows["global"][:4], float).reshape(2, 2)
+    assert energies[0] > 10 * energies[1]
+    assert gates[0] < 1 < gates[1]  # brought together
+    np.testing.assert_allclose(gates @ energies, energies.sum(), rtol=2e-3)
 
 
 def test_the_page_shows_the_quickstart():
@@ -105,6 +106,6 @@ def test_toy_pcgrad_is_the_sum_without_conflict_and_orthogonal_parts_with():
 def test_toy_with_one_block_eagc_is_the_plain_sum():
     # What the program's text says of granularity "channel" on one vector.
     front = jax.vmap(multi_task_toy.losses_fn)(multi_task_toy.pareto_set(21))
-    gated = multi_task_toy.follow(eagc(2), 150, front)
+    gated = multi_task_toy.follow(eagc(2, preset="article"), 150, front)
     plain = multi_task_toy.follow(sum_objectives(), 150, front)
     np.testing.assert_allclose(gated.path, plain.path, atol=1e-4)

@@ -55,6 +55,7 @@ def runner(number, energy, granularity, scale, guarded=False, nonfinite="propaga
     def run(grads, params, options, weights, guard):
         tx = eagc(
             number,
+            preset="article",
             energy=energy,
             granularity=granularity,
             scale=scale,
@@ -190,7 +191,7 @@ def test_equals_the_oracle_without_jit_and_with_plain_numbers(granularity):
     options = {"smoothing": 0.0, "slew": None, "warmup_steps": 2, "floor": 0.1}
     options |= {"granularity": granularity, "temperature": 0.5}
     shapes = {"kernel": (2, 3)}
-    tx, oracle = eagc(2, **options), Oracle(shapes, 2, **options)
+    tx, oracle = eagc(2, preset="article", **options), Oracle(shapes, 2, **options)
     state = tx.init({"kernel": np.zeros((2, 3), np.float32)})
     for g in np.random.default_rng(0).normal(size=(3, 2, 2, 3)).astype(np.float32):
         updates, state = tx.update({"kernel": g}, state)
@@ -663,7 +664,9 @@ def test_a_leaf_named_as_the_global_block_is_a_leaf():
             two: np.asarray([[50.0, 40.0], [0.0, 0.0]], np.float32),
         }
         params = {name: np.zeros(2, np.float32) for name in names}
-        tx = eagc(2, granularity="global", scale="global", warmup_steps=0)
+        tx = eagc(
+            2, preset="article", granularity="global", scale="global", warmup_steps=0
+        )
         updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
         return updates[one], updates[two]
 
@@ -684,7 +687,12 @@ def single_block_runner(number, temperature=None):
         if temperature is not None:
             options = options | {"temperature": temperature}
         tx = eagc(
-            number, scale="global", granularity="tensor", weights=weights, **options
+            number,
+            preset="article",
+            scale="global",
+            granularity="tensor",
+            weights=weights,
+            **options,
         )
 
         def body(state, energy):
@@ -790,7 +798,7 @@ def test_an_absent_objective_keeps_its_average():
     grads = np.full((5, 2, 1), 1.0, np.float32)
     grads[:, 0] = 3.0
     grads[2:4, 1] = 0.0
-    tx = eagc(2, scale="global", granularity="tensor", warmup_steps=0)
+    tx = eagc(2, preset="article", scale="global", granularity="tensor", warmup_steps=0)
     state, gates = tx.init(jnp.zeros(1)), []
     for g in grads:
         _, state = tx.update(g, state)
@@ -805,7 +813,14 @@ def test_an_absent_objective_keeps_its_average():
 def test_works_with_strict_dtype_promotion():
     grads, params = gradient_stream(2, STEPS), parameters()
     with jax.numpy_dtype_promotion("strict"):
-        tx = eagc(2, energy=dict(MIXTURE), slew=0.5, hysteresis=0.1, descent_guard=0.1)
+        tx = eagc(
+            2,
+            preset="article",
+            energy=dict(MIXTURE),
+            slew=0.5,
+            hysteresis=0.1,
+            descent_guard=0.1,
+        )
         state = jax.jit(tx.init)(params)
         g = {name: jnp.asarray(value[0]) for name, value in grads.items()}
         g["vector"] = g["vector"].astype(jnp.bfloat16)

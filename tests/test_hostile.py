@@ -162,7 +162,7 @@ def run(tx, tree, leaves, mask=None):
 def coordinator(name):
     tree, options = EAGC[name]
     options = {"warmup_steps": 0, "weights": WEIGHTS.get(tree), **options}
-    return eagc(NUMBERS[tree], floor=FLOOR, **options)
+    return eagc(NUMBERS[tree], preset="article", floor=FLOOR, **options)
 
 
 def check_policy(policy, tree, updates, states, leaves, finite):

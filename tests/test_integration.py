@@ -64,7 +64,7 @@ FEW = ("default", "tensor", "element")
 
 @functools.cache
 def configured(name):
-    return eagc(2, **CONFIGURATIONS[name])
+    return eagc(2, preset="article", **CONFIGURATIONS[name])
 
 
 @functools.cache
@@ -176,7 +176,7 @@ def test_map_params_leaves_the_state_as_it_is(tx):
 
 
 def test_map_params_maps_what_is_like_params_and_nothing_else():
-    tx = eagc(2, energy={"progress": 1.0, "fisher": 1.0})
+    tx = eagc(2, preset="article", energy={"progress": 1.0, "fisher": 1.0})
     state = tx.init(PARAMS)
     marked = optax.tree.map_params(tx, lambda v: v + 7, state)
     assessed, gate = marked[0], marked[1]
@@ -244,7 +244,7 @@ def test_float64_loses_no_precision():
     with jax.enable_x64(True):
         params = {"w": jnp.zeros(1, jnp.float64)}
         gradients = {"w": jnp.array([[1.0], [1.0 + 1e-12]], jnp.float64)}
-        tx = eagc(2, granularity="tensor", warmup_steps=0)
+        tx = eagc(2, preset="article", granularity="tensor", warmup_steps=0)
         out, _ = jax.jit(lambda g: tx.update(g, tx.init(params), params))(gradients)
         assert abs(float(out["w"][0]) - (2 + 1e-12)) < 1e-15
 
@@ -322,14 +322,16 @@ def test_trains_with_every_configuration(tx):
 
 
 def test_first_in_a_chain():
-    plain = eagc(2)
+    plain = eagc(2, preset="article")
     gated, _ = run(plain, steps=1)
     updates, _ = run(optax.chain(plain, optax.sgd(0.5)), steps=1)
     assert_close(updates, jax.tree.map(lambda g: -0.5 * g, gated))
 
 
 def test_named_chain_gives_access_by_name():
-    tx = optax.named_chain(("coordinate", eagc(2)), ("adam", optax.adam(1e-3)))
+    tx = optax.named_chain(
+        ("coordinate", eagc(2, preset="article")), ("adam", optax.adam(1e-3))
+    )
     _, state = run(tx, steps=2)
     assert diagnostics.report(state["coordinate"]).count == 2
     assert_equal(optax.tree.get(state, "gates"), state["coordinate"][1].gates)
@@ -337,10 +339,16 @@ def test_named_chain_gives_access_by_name():
 
 def partitioned(optimizer=optax.identity):
     groups = {
-        "heads": optax.chain(eagc(2, granularity="tensor"), optimizer()),
-        "trunk": optax.chain(eagc(2, granularity="channel"), optimizer()),
+        "heads": optax.chain(
+            eagc(2, preset="article", granularity="tensor"), optimizer()
+        ),
+        "trunk": optax.chain(
+            eagc(2, preset="article", granularity="channel"), optimizer()
+        ),
         "plain": optax.chain(sum_objectives(), optimizer()),
-        "empty": optax.chain(eagc(2, granularity="global"), optimizer()),
+        "empty": optax.chain(
+            eagc(2, preset="article", granularity="global"), optimizer()
+        ),
     }
     labels = {
         "conv": "trunk",
@@ -360,7 +368,7 @@ def test_partition_with_a_granularity_in_each_group():
     assert report.count == 3
     # Each group is coordinated as if it were alone.
     alone = {"conv": PARAMS["conv"]}
-    inner = eagc(2)
+    inner = eagc(2, preset="article")
     expected = inner.init(alone)
     for step in range(3):
         gradients = {"conv": make_gradients(step)["conv"]}
@@ -386,17 +394,20 @@ def test_partition_map_params_and_counts():
     assert diagnostics.report(state).nonfinite_count.tolist() == [0, 1]
 
 
-STATIC = ("num_objectives", "warmup_steps", "granularity", "energy")
+STATIC = ("num_objectives", "preset", "warmup_steps", "granularity", "energy")
 
 
 def test_inject_hyperparams_changes_the_floor_while_running():
     make = optax.inject_hyperparams(eagc, static_args=STATIC)
-    tx = make(2, granularity="tensor", floor=0.0, warmup_steps=0)
+    tx = make(2, preset="article", granularity="tensor", floor=0.0, warmup_steps=0)
     update = jitted(tx)[1]
     state = tx.init(PARAMS)
     gradients = make_gradients()
     out, after = update(gradients, state, PARAMS)
-    expected, _ = run(eagc(2, granularity="tensor", floor=0.0, warmup_steps=0), steps=1)
+    expected, _ = run(
+        eagc(2, preset="article", granularity="tensor", floor=0.0, warmup_steps=0),
+        steps=1,
+    )
     assert_close(out, expected)
 
     state.hyperparams["floor"] = jnp.asarray(1.0, jnp.float32)
@@ -413,7 +424,7 @@ def test_inject_hyperparams_with_a_schedule_of_the_temperature():
     make = optax.inject_hyperparams(eagc, static_args=STATIC)
     options = {"warmup_steps": 0, "smoothing": 0.0, "floor": 0.0}
     schedule = optax.piecewise_constant_schedule(0.5, {2: 4.0})
-    tx = make(2, temperature=schedule, **options)
+    tx = make(2, preset="article", temperature=schedule, **options)
     update = jitted(tx)[1]
     state = tx.init(SMALL)
     found = []
@@ -422,7 +433,7 @@ def test_inject_hyperparams_with_a_schedule_of_the_temperature():
         found.append(out)
     assert update._cache_size() == 1
     for out, temperature in zip(found, [0.5, 0.5, 2.0, 2.0], strict=True):
-        tx = eagc(2, temperature=temperature, **options)
+        tx = eagc(2, preset="article", temperature=temperature, **options)
         expected, _ = run(tx, steps=1, params=SMALL)
         assert_close(out, expected)
 
@@ -431,7 +442,8 @@ def test_inject_hyperparams_with_a_schedule_of_the_temperature():
 def test_inject_hyperparams_equals_none(name):
     options = dict(CONFIGURATIONS[name])
     static = ("num_objectives", *(o for o in options if callable(options[o])))
-    tx = optax.inject_hyperparams(eagc, static_args=static)(2, **options)
+    make = optax.inject_hyperparams(eagc, static_args=static)
+    tx = make(2, preset="article", **options)
     out, state = run(tx)
     assert types(state) == types(jax.eval_shape(tx.init, PARAMS))
     expected, reference = run(configured(name))
@@ -441,7 +453,7 @@ def test_inject_hyperparams_equals_none(name):
 
 def test_before_multi_steps():
     every = optax.MultiSteps(optax.sgd(1.0), 2).gradient_transformation()
-    tx = optax.chain(eagc(2), every)
+    tx = optax.chain(eagc(2, preset="article"), every)
     update = jitted(tx)[1]
     state = tx.init(PARAMS)
     found = []
@@ -570,7 +582,7 @@ def test_nnx_optimizer(wrap, name):
 
 def test_nnx_equals_plain_arrays():
     model = make_network()
-    tx = optax.chain(eagc(2, warmup_steps=0), optax.sgd(0.1))
+    tx = optax.chain(eagc(2, preset="article", warmup_steps=0), optax.sgd(0.1))
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     pure = nnx.to_pure_dict(params)
 
@@ -602,7 +614,7 @@ def test_linen():
     x, y = BATCH
     model = LinenNetwork()
     params = model.init(jax.random.key(0), x)
-    tx = optax.chain(eagc(2), optax.adam(1e-2))
+    tx = optax.chain(eagc(2, preset="article"), optax.adam(1e-2))
     state = tx.init(params)
 
     @jax.jit
@@ -648,7 +660,9 @@ def test_equinox_with_none_leaves_and_its_output_first_layout():
     params, static = eqx.partition(model, eqx.is_inexact_array)
     assert params.steps is None
     assert params.trunk.bias is None
-    tx = optax.chain(eagc(2, granularity=output_first, floor=0.0), optax.adam(1e-2))
+    tx = optax.chain(
+        eagc(2, preset="article", granularity=output_first, floor=0.0), optax.adam(1e-2)
+    )
     state = tx.init(params)
 
     def losses_fn(params):
@@ -706,7 +720,9 @@ def test_lowers_for_other_platforms(tx):
 
 def test_exports_for_other_platforms():
     """One artefact for three platforms, with K gradients and an optimizer in it."""
-    tx = optax.chain(eagc(2, **CONFIGURATIONS["tensor"]), optax.adamw(1e-3))
+    tx = optax.chain(
+        eagc(2, preset="article", **CONFIGURATIONS["tensor"]), optax.adamw(1e-3)
+    )
     params = {"w": jnp.array([0.5, -2.0])}
 
     def step(params, state):

@@ -13,7 +13,7 @@ import sys
 import pytest
 
 import eagc_jax
-from eagc_jax import diagnostics
+from eagc_jax import coordinator, diagnostics
 
 FUNCTIONS = {
     name: getattr(eagc_jax, name)
@@ -149,13 +149,21 @@ def test_functions_are_annotated():
 
 
 def test_eagc_takes_the_arguments_of_its_stages_with_their_defaults():
-    own = inspect.signature(eagc_jax.eagc).parameters
+    """None stands for them where only preset "article", or an energy, has the stage."""
+    own = dict(inspect.signature(eagc_jax.eagc).parameters)
+    cone = inspect.signature(eagc_jax.aggregators.elastic_cone).parameters
+    assert own.pop("preset").default == "balanced"
+    assert own.pop("memory").default == cone["memory"].default
+    assert own.pop("balance").default is own.pop("stiffness").default is None
+    assert own["energy"].default is None
+    defaults = coordinator._GATE | {"energy": "magnitude", "granularity": "channel"}
     stages = inspect.signature(eagc_jax.assess_energy).parameters | dict(
         inspect.signature(eagc_jax.soft_gate).parameters
     )
     assert set(own) == set(stages)
     for name, parameter in own.items():
-        assert parameter.default == stages[name].default, name
+        found = defaults.get(name) if parameter.default is None else parameter.default
+        assert found == stages[name].default, name
 
 
 def test_types_are_published():

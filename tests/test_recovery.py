@@ -111,7 +111,7 @@ def test_spikes_are_forgotten_within_the_stated_number_of_steps(name):
     steps = steps_to_forget(slew=options.get("slew")) + more
     clean = steady(number, attack + steps)
     spiked = attacked(clean, attack, {("a", 0): 1e6, ("b", 1): 1e6, ("c", 2): 1e-6})
-    tx = eagc(number, **DEFAULTS, **options)
+    tx = eagc(number, preset="article", **DEFAULTS, **options)
     _, calm = run(tx, clean)
     _, states = run(tx, spiked)
     found, expected = gates(states), gates(calm)
@@ -131,7 +131,7 @@ def test_an_objective_absent_for_a_thousand_steps_comes_back():
     stream = steady(number, before + away + after)
     for g in stream.values():
         g[before : before + away, 1] = 0
-    tx = eagc(number, **DEFAULTS)
+    tx = eagc(number, preset="article", **DEFAULTS)
     updates, states = run(tx, stream)
     found, (_, calm) = gates(states), run(tx, steady(number, before + away + after))
     assert np.all(np.isfinite(found))
@@ -149,7 +149,7 @@ def test_an_objective_absent_for_a_thousand_steps_comes_back():
 
 def test_counters_stay_at_the_largest_number():
     """Two billion steps on: a count that wraps would turn the bias correction over."""
-    tx = eagc(3, **DEFAULTS, nonfinite="skip_objective")
+    tx = eagc(3, preset="article", **DEFAULTS, nonfinite="skip_objective")
     stream = steady(3, 300)  # until the average has no bias left
     updates, states = run(tx, stream)
     state = jax.tree.map(lambda x: jnp.asarray(x[-1]), states)
@@ -212,7 +212,13 @@ def test_no_sequence_takes_an_objective_below_its_floor(
 
 @functools.cache
 def silencer(temperature):
-    return eagc(3, weights=(1.0, 0.5, 2.0), temperature=temperature, **DEFAULTS)
+    return eagc(
+        3,
+        preset="article",
+        weights=(1.0, 0.5, 2.0),
+        temperature=temperature,
+        **DEFAULTS,
+    )
 
 
 # --- a hundred thousand steps ---------------------------------------------------------
@@ -259,7 +265,9 @@ def train(tx, steps):
 
 @functools.cache
 def long_run():
-    found = jax.jit(functools.partial(train, eagc(2, **DEFAULTS), LONG))()
+    found = jax.jit(
+        functools.partial(train, eagc(2, preset="article", **DEFAULTS), LONG)
+    )()
     return jax.tree.map(np.asarray, found)
 
 

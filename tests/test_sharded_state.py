@@ -25,9 +25,13 @@ SPECS = {"kernel": P(None, "model"), "bias": P("model"), "out": P("model", None)
 SIZES = {"kernel": (6, 8), "bias": (8,), "out": (8, 4)}
 
 ROWS = {
-    "eagc_progress": lambda: eagc(K, energy="progress"),
-    "eagc_fisher": lambda: eagc(K, energy="fisher", granularity="global"),
-    "eagc_element": lambda: eagc(K, granularity="element", energy="progress"),
+    "eagc_progress": lambda: eagc(K, preset="article", energy="progress"),
+    "eagc_fisher": lambda: eagc(
+        K, preset="article", energy="fisher", granularity="global"
+    ),
+    "eagc_element": lambda: eagc(
+        K, preset="article", granularity="element", energy="progress"
+    ),
     "elastic_projection": lambda: elastic_projection(K, energy="running"),
     "gcond": lambda: aggregators.gcond(K),
     "moco": lambda: aggregators.moco(K),

@@ -79,7 +79,7 @@ def assert_close(left, right):
 
 
 def coordinator(name):
-    return eagc(2, floor=0.0, warmup_steps=0, **CONFIGURATIONS[name])
+    return eagc(2, preset="article", floor=0.0, warmup_steps=0, **CONFIGURATIONS[name])
 
 
 @functools.cache
@@ -172,7 +172,14 @@ def test_no_gradient_is_gathered(name, axis_type):
 
 def test_mean_then_coordinate_equals_one_device_and_the_reverse_does_not():
     """Eight devices, each with its part of the batch, explicit collectives."""
-    tx = eagc(2, granularity="tensor", floor=0.0, smoothing=0.0, warmup_steps=0)
+    tx = eagc(
+        2,
+        preset="article",
+        granularity="tensor",
+        floor=0.0,
+        smoothing=0.0,
+        warmup_steps=0,
+    )
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     params = make_params()
     state = jax.jit(tx.init)(params)

@@ -28,6 +28,7 @@ def distance_to_balance(
     tx = optax.chain(
         eagc(
             2,
+            preset="article",
             scale="global",
             temperature=temperature,
             floor=floor,
@@ -118,6 +119,7 @@ def noisy_descent():
     def one(temperature, smoothing, hysteresis, noise):
         tx = eagc(
             2,
+            preset="article",
             scale="global",
             temperature=temperature,
             floor=0.0,
@@ -185,6 +187,7 @@ def attacked_training(scale, smoothing=0.9):
     noise = 0.5 * rng.normal(size=(STEPS, 2, 12, 8)).astype(np.float32)
     coordinator = eagc(
         2,
+        preset="article",
         scale=scale,
         floor=FLOOR,
         smoothing=smoothing,
@@ -264,7 +267,7 @@ def one_block():
     """jit of: energies (steps, 2), options -> logits (steps, 2)."""
 
     def run(energies, options):
-        tx = eagc(2, scale="global", warmup_steps=0, **options)
+        tx = eagc(2, preset="article", scale="global", warmup_steps=0, **options)
 
         def body(state, energy):
             _, state = tx.update(jnp.sqrt(energy), state)

@@ -23,7 +23,10 @@ OTHER_SHAPE = {"kernel": np.zeros((3, 5), np.float32), "bias": PARAMS["bias"]}
 
 # name: (factory of K, other options that make another state or None)
 PER_OBJECTIVE = {
-    "eagc": (eagc_jax.eagc, {"granularity": "tensor"}),
+    "eagc_article": (
+        lambda number, **other: eagc_jax.eagc(number, preset="article", **other),
+        {"granularity": "tensor"},
+    ),
     "assess_energy": (eagc_jax.assess_energy, {"energy": "fisher"}),
     "assess_energy_direction": (
         lambda number, **other: eagc_jax.assess_energy(
@@ -63,7 +66,7 @@ AGGREGATORS = {
     )
     for name in aggregators.__all__
     if inspect.isfunction(getattr(aggregators, name)) and name not in OF_CLASSES
-}
+} | {"eagc": (eagc_jax.eagc, {"granularity": "tensor"})}
 OF_ONE = {
     "scale_by_adamp": (scaling.scale_by_adamp, None),
     "scale_by_diffgrad": (scaling.scale_by_diffgrad, None),
@@ -152,14 +155,16 @@ def test_of_another_tree(name, params):
 @pytest.mark.parametrize("spoil", [without_target, an_older_versions])
 def test_of_another_version_or_restored_without_a_target(name, spoil):
     state = spoil(jax.eval_shape(made(name).init, PARAMS))
-    if name == "eagc" and spoil is without_target:
+    if name == "eagc_article" and spoil is without_target:
         state = tuple(state)  # optax.chain refuses a list by itself
     with refused():
         update(name, state)
 
 
 WITH_OPTIONS = {
-    n: other for n, (_, other) in {**PER_OBJECTIVE, **OF_ONE}.items() if other
+    n: other
+    for n, (_, other) in {**PER_OBJECTIVE, **AGGREGATORS, **OF_ONE}.items()
+    if other
 }
 
 

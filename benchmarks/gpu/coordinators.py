@@ -20,7 +20,9 @@ GOAL = 0.7  # of the copy bandwidth
 # By the name the tables give them, from K to a transformation.
 COORDINATORS: dict[str, Callable[[int], Any]] = {
     **{
-        f"eagc, {granularity}": functools.partial(eagc, granularity=granularity)
+        f"eagc, {granularity}": functools.partial(
+            eagc, preset="article", granularity=granularity
+        )
         for granularity in ("global", "tensor", "channel")
     },
     "upgrad": aggregators.upgrad,

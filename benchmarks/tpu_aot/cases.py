@@ -63,13 +63,15 @@ def methods() -> dict[str, Method]:
         bounds = {"channel": "by block", "element": "by entry"}.get(
             granularity, "whole"
         )
-        make = functools.partial(eagc, granularity=granularity)
+        make = functools.partial(eagc, preset="article", granularity=granularity)
         found[f"eagc_{granularity}"] = Method(make, bounds)
     for energy in ("progress", "exploratory", "sensitivity", "fisher"):
-        make = functools.partial(eagc, granularity="tensor", energy=energy)
+        make = functools.partial(
+            eagc, preset="article", granularity="tensor", energy=energy
+        )
         bounds = "fisher" if energy == "fisher" else "whole"
         found[f"eagc_tensor_{energy}"] = Method(make, bounds)
-        make = functools.partial(eagc, energy=energy)
+        make = functools.partial(eagc, preset="article", energy=energy)
         found[f"eagc_channel_{energy}"] = Method(make, "by block")
     return found | _aggregators() | _others()
 

@@ -81,8 +81,13 @@ def program(
 def _optimizer(coordinator: str | None) -> optax.GradientTransformationExtraArgs:
     stages = [optax.sgd(0.1, momentum=0.9)]
     if coordinator is not None:
-        factory = eagc if coordinator == "eagc" else getattr(aggregators, coordinator)
-        stages.insert(0, factory(2))
+        gated = coordinator == "eagc"
+        stages.insert(
+            0,
+            eagc(2, preset="article")
+            if gated
+            else getattr(aggregators, coordinator)(2),
+        )
     return optax.with_extra_args_support(optax.chain(*stages))
 
 

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 
 from eagc_jax import eagc, value_and_grads
 
-OPTIMIZER = optax.chain(eagc(num_objectives=2, warmup_steps=10), optax.adam(1e-2))
+OPTIMIZER = optax.chain(eagc(num_objectives=2), optax.adam(1e-2))
 
 
 def losses_fn(params, x):

@@ -44,7 +44,8 @@ def main() -> None:
     height, slope = jnp.sin(x[:, 0]) + x[:, 1], jnp.cos(x[:, 0])
     params, static = eqx.partition(Network(jax.random.key(1)), eqx.is_inexact_array)
     optimizer = optax.chain(
-        eagc(num_objectives=2, granularity=by_output), optax.adam(1e-2)
+        eagc(num_objectives=2, preset="article", granularity=by_output),
+        optax.adam(1e-2),
     )
     state = optimizer.init(params)
 

@@ -27,7 +27,7 @@ def main() -> None:
 
     floor = optax.linear_schedule(0.9, 0.2, STEPS // 2)
     coordinate = optax.inject_hyperparams(eagc, static_args=("num_objectives",))(
-        2, floor=floor, warmup_steps=0
+        2, preset="article", floor=floor, warmup_steps=0
     )
     optimizer = optax.chain(coordinate, optax.adam(1e-2))
 

@@ -36,14 +36,24 @@ BOTH = ("axis_name", "param_specs")
 ROWS = {
     "sum": lambda **place: sum_objectives(),
     "eagc_global": lambda **place: eagc(
-        K, granularity="global", scale="global", descent_guard=0.5, **place
+        K,
+        preset="article",
+        granularity="global",
+        scale="global",
+        descent_guard=0.5,
+        **place,
     ),
-    "eagc_tensor": lambda **place: eagc(K, granularity="tensor", **place),
+    "eagc_tensor": lambda **place: eagc(
+        K, preset="article", granularity="tensor", **place
+    ),
     "eagc_channel": lambda **place: eagc(
-        K, energy={"magnitude": 1.0, "progress": 1.0, "fisher": 1.0}, **place
+        K,
+        preset="article",
+        energy={"magnitude": 1.0, "progress": 1.0, "fisher": 1.0},
+        **place,
     ),
     "eagc_element": lambda **place: eagc(
-        K, granularity="element", energy="sensitivity", **place
+        K, preset="article", granularity="element", energy="sensitivity", **place
     ),
     "elastic_projection": lambda **place: optax.chain(
         elastic_projection(K, eep_weight=1.0, **place), sum_objectives()

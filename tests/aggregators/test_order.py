@@ -29,6 +29,8 @@ ROWS = {
     "mgda": (weightings.mgda, EXACT),
     "upgrad": (weightings.upgrad, EXACT),
     "dualproj": (weightings.dualproj, EXACT),
+    # And the logarithms and exponentials of energies.
+    "elastic_cone": (weightings.elastic_cone, EXACT),
     "cagrad": (weightings.cagrad, EXACT),
     "cagrad_1": (functools.partial(weightings.cagrad, c=1.0), EXACT),
     "imtl_g": (weightings.imtl_g, EXACT),

@@ -196,7 +196,9 @@ def test_dtypes_and_complex_leaves():
 
 def test_in_a_chain_under_scan_and_vmap():
     tx = optax.chain(
-        elastic_projection(K, granularity="channel"), eagc(K), optax.sgd(0.1)
+        elastic_projection(K, granularity="channel"),
+        eagc(K, preset="article"),
+        optax.sgd(0.1),
     )
     stream = {name: jnp.asarray(values) for name, values in STREAM.items()}
 
@@ -250,7 +252,7 @@ def test_messages_when_traced():
         tx.update({"a": jnp.zeros(3)}, state)
     with pytest.raises(ValueError, match="different trees"):
         tx.update({"b": jnp.zeros((2, 3))}, state)
-    chain = optax.chain(eagc(2), tx)
+    chain = optax.chain(eagc(2, preset="article"), tx)
     with pytest.raises(ValueError, match="objective axis first"):
         chain.update({"a": jnp.zeros((2, 3))}, chain.init({"a": jnp.zeros(3)}))
     chain = optax.chain(assess_energy(2), tx, sum_objectives())

@@ -40,7 +40,7 @@ def tiny_run(mesh, change=None, checkpoints=None):
     )()
     options = {"granularity": "tensor", "warmup_steps": 2}
     floor = 0.1 if change == "aggregator" else 0.0
-    aggregation = Aggregation("eagc", {**options, "floor": floor})
+    aggregation = Aggregation("eagc", {"preset": "article", **options, "floor": floor})
     return TrainingRun(
         config,
         sources.pose(few, range(5)),

@@ -26,7 +26,7 @@ def traced(optimizer, params=PARAMS, updates=None, **options):
     [
         aggregators.gradnorm(K, layers="kernel"),
         aggregators.gcond(K),
-        eagc(K),
+        eagc(K, preset="article"),
         optax.chain(aggregators.upgrad(K)),
         optax.inject_hyperparams(aggregators.upgrad, static_args="num_objectives")(K),
         aggregators.accumulate_objectives(aggregators.mean(K), K, every=2),

@@ -64,7 +64,10 @@ def test_settings_come_back_as_they_were_written():
         "all": settings.RunSettings(
             METHODS["rankstats"](),
             config,
-            Aggregation("eagc", {"energy": "exploratory", "temperature": 0.5}),
+            Aggregation(
+                "eagc",
+                {"preset": "article", "energy": "exploratory", "temperature": 0.5},
+            ),
             FeatureCoordination(mode="paper", max_projection=None),
             ReferenceConfig(epochs=3, seed=7),
         ),

@@ -46,7 +46,9 @@ def test_names_are_those_of_the_factories_and_two_more():
 
 
 def test_equal_settings_share_one_object():
-    first, again = (Aggregation("eagc", {"warmup_steps": 2}) for _ in range(2))
+    first, again = (
+        Aggregation("eagc", {"preset": "article", "warmup_steps": 2}) for _ in range(2)
+    )
     assert first.build(WEIGHTS) is again.build(list(WEIGHTS))
     assert first.build(WEIGHTS) is not Aggregation("eagc").build(WEIGHTS)
 

@@ -38,7 +38,9 @@ from tests.gcd.tiny import CONFIG, METHOD, PLAIN, VIT
 AUDITED = RunSettings(
     METHOD,
     dataclasses.replace(CONFIG, evaluate_every=2),
-    Aggregation("eagc", {"warmup_steps": 2, "granularity": "tensor"}),
+    Aggregation(
+        "eagc", {"preset": "article", "warmup_steps": 2, "granularity": "tensor"}
+    ),
     FeatureCoordination(refresh_epochs=2, decay_epochs=4),
     ReferenceConfig(epochs=1, batch_size=8),
 )

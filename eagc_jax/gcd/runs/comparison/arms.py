@@ -76,14 +76,17 @@ ARMS: dict[str, Arm] = {
     ),
     "eagc magnitude": Arm(
         "gates on gradients of parameters",
-        aggregator=Aggregation("eagc", {"energy": "magnitude"}),
+        aggregator=Aggregation("eagc", {"preset": "article", "energy": "magnitude"}),
     ),
     "eagc progress": Arm(
-        "the same", aggregator=Aggregation("eagc", {"energy": "progress"})
+        "the same",
+        aggregator=Aggregation("eagc", {"preset": "article", "energy": "progress"}),
     ),
     "eagc exploratory": Arm(
         "the same",
-        aggregator=Aggregation("eagc", {"energy": "exploratory", "temperature": 0.5}),
+        aggregator=Aggregation(
+            "eagc", {"preset": "article", "energy": "exploratory", "temperature": 0.5}
+        ),
     ),
     "pcgrad": Arm("PCGrad", aggregator=Aggregation("pcgrad")),
     # UPGrad with two objectives is half of PCGrad: the same arm at equal length.
