@@ -5,6 +5,7 @@ The reviewed source is the percent script; the ``.ipynb`` is made from it::
     jupytext --to ipynb notebooks/NAME.py
 """
 
+import runpy
 from pathlib import Path
 
 import jupytext
@@ -48,3 +49,18 @@ def test_notebook_runs_and_ends_in_its_claims(source, tmp_path, monkeypatch):
     NotebookClient(
         notebook, timeout=300, kernel_name="python3", resources=resources
     ).execute()
+
+
+@pytest.mark.slow
+def test_a_recipe_runs_as_a_notebook(tmp_path, monkeypatch):
+    """The one that asks for devices before anything else does."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    path = FOLDER.parent / "docs" / "_site" / "as_notebook.py"
+    recipe = FOLDER.parent / "examples" / "recipes" / "multi_device.py"
+    made = runpy.run_path(str(path))["of_program"](recipe.read_text(encoding="utf-8"))
+    notebook = nbformat.reads(made, as_version=4)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources=resources
+    ).execute()
+    assert "on 8 devices" in notebook.cells[-1].outputs[0].text

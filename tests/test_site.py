@@ -4,12 +4,15 @@
 for every public name in what was built. Here is what needs no Sphinx.
 """
 
+import ast
 import importlib.util
 import json
 import re
+import sys
 import zlib
 from pathlib import Path
 
+import nbformat
 import pytest
 
 import eagc_jax
@@ -21,11 +24,13 @@ SITE = ROOT / "docs" / "_site"
 def load(name):
     spec = importlib.util.spec_from_file_location(name, SITE / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # they import each other, as Sphinx does
     spec.loader.exec_module(module)
     return module
 
 
-check, gallery = load("check"), load("gallery")
+check, as_notebook, gallery = map(load, ("check", "as_notebook", "gallery"))
+RECIPES = sorted((ROOT / "examples" / "recipes").glob("[a-z]*.py"))
 API = {
     path.stem: path.read_text(encoding="utf-8")
     for path in (ROOT / "docs/api").glob("*")
@@ -123,3 +128,32 @@ def test_gallery_pages_hold_what_the_files_hold(tmp_path):
     program.write_text('"""A title.\n\n    a command\n"""\n\nx = 1\n')
     expected = "# A title\n\n    a command\n\n```python\nx = 1\n```"
     assert gallery.from_program(program) == expected
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_s_notebook_is_the_recipe(path):
+    """The same program, in cells; it is linked from the page."""
+    made = gallery.pages()
+    name = f"recipe_{path.stem}"
+    found = nbformat.reads(made[f"{name}.ipynb"], as_version=4)
+    nbformat.validate(found)
+    cells = [c.source for c in found.cells if c.cell_type == "code"]
+    program = ast.parse(path.read_text(encoding="utf-8"))
+    said, program.body = ast.get_docstring(program, clean=False), program.body[1:]
+    assert ast.dump(ast.parse("\n".join(cells))) == ast.dump(program)
+    assert len(cells) > len(functions(program))
+    assert found.cells[0].source.endswith(said.partition("\n")[2].rstrip())
+    assert f"<{name}.ipynb>`" in made[f"{name}.md"]
+
+
+def functions(program):
+    return [one for one in program.body if isinstance(one, ast.FunctionDef)]
+
+
+def test_a_cell_begins_with_its_comment_and_its_decorator():
+    text = '"""A title."""\n\nX = 1\n\n\n# Why.\n@f\ndef g():\n    pass\n\n\nY = g()\n'
+    found = json.loads(as_notebook.of_program(text))["cells"]
+    sources = ["".join(one["source"]) for one in found]
+    assert sources == [
+        *("# A title", "X = 1", "# Why.\n@f\ndef g():\n    pass", "Y = g()")
+    ]

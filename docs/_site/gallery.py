@@ -1,8 +1,13 @@
-"""Makes a page of every example and every notebook, as they are in the repository."""
+"""Makes a page of every example and every notebook, as they are in the repository.
+
+Recipes are notebooks, too: each is made from the program, and its page links to it.
+"""
 
 import ast
 import json
 from pathlib import Path
+
+import as_notebook
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "gallery"  # made, never committed
@@ -28,26 +33,42 @@ def from_program(path):
     return "\n\n".join((f"# {title.rstrip('.')}", rest.strip("\n"), fenced(code)))
 
 
+def from_recipe(path):
+    """The same, and where its notebook lies."""
+    title, _, rest = from_program(path).partition("\n\n")
+    link = f"{{download}}`This page as a notebook <recipe_{path.stem}.ipynb>`"
+    return f"{title}\n\n{link}\n\n{rest}"
+
+
 def fenced(code):
     return f"```python\n{code}\n```"
 
 
-def make(app):
-    """Writes the pages; those that say the same stay, so that builds stay quick."""
-    made = {
-        **{p.stem: from_notebook(p) for p in ROOT.glob("notebooks/*.ipynb")},
-        **{p.stem: from_program(p) for p in ROOT.glob("examples/[a-z]*.py")},
+def pages():
+    """The folder's files by name."""
+    recipes = sorted(ROOT.glob("examples/recipes/[a-z]*.py"))
+    return {
+        **{f"{p.stem}.md": from_notebook(p) for p in ROOT.glob("notebooks/*.ipynb")},
+        **{f"{p.stem}.md": from_program(p) for p in ROOT.glob("examples/[a-z]*.py")},
+        **{f"recipe_{p.stem}.md": from_recipe(p) for p in recipes},
         **{
-            f"recipe_{p.stem}": from_program(p)
-            for p in ROOT.glob("examples/recipes/[a-z]*.py")
+            f"recipe_{p.stem}.ipynb": as_notebook.of_program(
+                p.read_text(encoding="utf-8")
+            )
+            for p in recipes
         },
     }
+
+
+def make(app):
+    """Writes the pages; those that say the same stay, so that builds stay quick."""
+    made = pages()
     PAGES.mkdir(exist_ok=True)
-    for old in PAGES.glob("*.md"):
-        if old.stem not in made:
+    for old in (*PAGES.glob("*.md"), *PAGES.glob("*.ipynb")):
+        if old.name not in made:
             old.unlink()
     for name, text in made.items():
-        page = PAGES / f"{name}.md"
+        page = PAGES / name
         if not page.exists() or page.read_text(encoding="utf-8") != text:
             page.write_text(text, encoding="utf-8")
 
