@@ -33,8 +33,10 @@ class Outcome(NamedTuple):
         return f"{verb}: {ARMS[self.arm].title} {change:+.3g} %, p = {self.p:.3f}"
 
 
-def outcomes(rows: Sequence[Row], split: str) -> dict[tuple[str, str], Outcome]:
-    """By family and task; of the aggregators, those that were trained beside the sum."""
+def outcomes(
+    rows: Sequence[Row], split: str, names: Sequence[str] = AGGREGATED
+) -> dict[tuple[str, str], Outcome]:
+    """By family and task; of the arms named, those that were trained beside the sum."""
     found = {}
     mine = [r for r in rows if (r.split, r.budget) == (split, "steps")]
     for task in dict.fromkeys((row.family, row.task) for row in mine):
@@ -42,7 +44,7 @@ def outcomes(rows: Sequence[Row], split: str) -> dict[tuple[str, str], Outcome]:
         control = errors([row for row in of_task if row.arm == SUM])
         arms = {
             name: compared(errors([r for r in of_task if r.arm == name]), control)
-            for name in AGGREGATED
+            for name in names
             if control and any(row.arm == name for row in of_task)
         }
         tested = {name: one for name, one in arms.items() if not math.isnan(one.p)}
@@ -73,10 +75,10 @@ def section(rows: Sequence[Row], probes: Sequence[Probed]) -> Iterator[str]:
         yield f"\n### Against trainings on {title}\n"
         yield "| task | probes say | trainings say | |"
         yield "| --- | --- | --- | --- |"
-        said = {task: _says(mine[task]) for task in tasks}
+        said = {task: says(mine[task]) for task in tasks}
         for task in tasks:
             hit = "hit" if said[task] == found[task].better else "**miss**"
-            cells = (f"{task[0]}, {task[1]}", _words(mine[task]), found[task].text, hit)
+            cells = (f"{task[0]}, {task[1]}", words(mine[task]), found[task].text, hit)
             yield f"| {' | '.join(cells)} |"
         hits = sum(said[task] == found[task].better for task in tasks)
         yield f"\nThe rules: {hits} of {len(tasks)} tasks.\n"
@@ -90,17 +92,18 @@ def _by_task(probes: Sequence[Probed]) -> dict[tuple[str, str], list[Probed]]:
     return found
 
 
-def _says(probes: Sequence[Probed]) -> bool:
-    """What most seeds say; half of them is enough to try."""
+def says(probes: Sequence[Probed]) -> bool:
+    """Whether a run is worth it: what most seeds say; half of them is enough to try."""
     return 2 * sum(one.worth_a_run for one in probes) >= len(probes)
 
 
-def _words(probes: Sequence[Probed]) -> str:
+def words(probes: Sequence[Probed]) -> str:
+    """For a table."""
     kinds = [one.kind for one in probes]
     most = max(dict.fromkeys(kinds), key=kinds.count)
     raised = np.mean([one.raised for one in probes])
     return (
-        f"{'try' if _says(probes) else 'sum'} ({most}, {kinds.count(most)} of "
+        f"{'try' if says(probes) else 'sum'} ({most}, {kinds.count(most)} of "
         f"{len(kinds)} seeds); {100 * raised:.0f} % of steps raise a loss"
     )
 

@@ -17,6 +17,7 @@ import optax
 from eagc_jax import aggregators, sum_objectives, value_and_grads
 
 LENGTH, WIDTH, HEADS, LAYERS = 28, 48, 4, 2
+STEPS, BATCH, RATE = 250, 16, 3e-3
 LETTERS = "\n abcdefghijklmnopqrstuvwxyz0123456789="
 NUMBER = {letter: index for index, letter in enumerate(LETTERS)}
 
@@ -89,8 +90,12 @@ def loss_of(params, lines):
     return jnp.sum(losses * counts) / jnp.sum(counts)
 
 
-def train(params, losses_fn, aggregator, steps):
-    optimizer = optax.chain(aggregator, optax.adam(3e-3))
+def some(lines, key):
+    return lines[jax.random.choice(key, len(lines), (BATCH,))]
+
+
+def train(params, losses_fn, aggregator, steps=STEPS):
+    optimizer = optax.chain(aggregator, optax.adam(RATE))
 
     @jax.jit
     def run(params):
@@ -111,9 +116,6 @@ def main() -> None:
     general, asked = texts(sentence, 2000, 0), texts(instruction, 2000, 1)
     held_out = texts(sentence, 200, 2), texts(instruction, 200, 3)
 
-    def some(lines, key):
-        return lines[jax.random.choice(key, len(lines), (16,))]
-
     def on_sentences(params, key):
         return [loss_of(params, some(general, key))]
 
@@ -123,7 +125,7 @@ def main() -> None:
     def on_both(params, key):
         return [*on_instructions(params, key), *on_sentences(params, key)]
 
-    known = train(start(jax.random.key(0)), on_sentences, sum_objectives(), 250)
+    known = train(start(jax.random.key(0)), on_sentences, sum_objectives())
     before = [float(loss_of(known, lines)) for lines in held_out]
     print(f"before tuning: sentences {before[0]:.3f}, instructions {before[1]:.3f}")
     found = {}
@@ -131,7 +133,7 @@ def main() -> None:
         ("instructions alone", on_instructions, sum_objectives()),
         ("both, UPGrad", on_both, aggregators.upgrad(2)),
     ):
-        params = train(known, losses_fn, aggregator, 250)
+        params = train(known, losses_fn, aggregator)
         found[name] = [float(loss_of(params, lines)) for lines in held_out]
         told = found[name]
         print(f"{name}: sentences {told[0]:.3f}, instructions {told[1]:.3f}")

@@ -17,6 +17,7 @@ from eagc_jax import aggregators, sum_objectives, value_and_grads
 
 SCALES = np.array([100.0, 10.0, 3.0, 1.0])
 STEPS = 600
+RATE = 1e-2
 
 
 def targets(x):
@@ -31,28 +32,37 @@ def targets(x):
     )
 
 
-def train(aggregator, x, y):
-    keys = jax.random.split(jax.random.key(1), 2)
-    params = {
+def start(key):
+    keys = jax.random.split(key, 2)
+    return {
         "trunk": jax.random.normal(keys[0], (4, 24)) / 2,
         "bias": jnp.zeros(24),
         "heads": jax.random.normal(keys[1], (24, 4)) / 5,
     }
-    optimizer = optax.chain(aggregator, optax.adam(1e-2))
 
-    def losses_fn(params):
-        out = jnp.tanh(x @ params["trunk"] + params["bias"]) @ params["heads"]
-        return jnp.mean(((out - y) * SCALES) ** 2, axis=0)
+
+def losses_fn(params, x, y):
+    out = jnp.tanh(x @ params["trunk"] + params["bias"]) @ params["heads"]
+    return jnp.mean(((out - y) * SCALES) ** 2, axis=0)
+
+
+def variance_left(losses, y):
+    return losses / (SCALES**2 * jnp.var(y, axis=0))
+
+
+def train(aggregator, x, y):
+    params = start(jax.random.key(1))
+    optimizer = optax.chain(aggregator, optax.adam(RATE))
 
     @jax.jit
     def step(carry, _):
         params, state = carry
-        losses, gradients = value_and_grads(losses_fn)(params)
+        losses, gradients = value_and_grads(losses_fn)(params, x, y)
         updates, state = optimizer.update(gradients, state, params)
         return (optax.apply_updates(params, updates), state), losses
 
     _, losses = jax.lax.scan(step, (params, optimizer.init(params)), length=STEPS)
-    return np.asarray(losses[-1], float) / (SCALES**2 * np.var(y, axis=0))
+    return np.asarray(variance_left(losses[-1], y))
 
 
 def main() -> None:

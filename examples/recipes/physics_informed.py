@@ -16,7 +16,7 @@ import optax
 
 from eagc_jax import aggregators, sum_objectives, value_and_grads
 
-STEPS = 2000
+STEPS, POINTS = 2000, 64
 WAVE = 4 * jnp.pi
 
 
@@ -46,23 +46,30 @@ def losses_fn(params, points):
     return {"equation": jnp.mean(residual**2), "boundary": jnp.mean(ends**2)}
 
 
+def adam(steps=STEPS):
+    return optax.adam(optax.cosine_decay_schedule(5e-3, steps))
+
+
+def relative_error(params):
+    x = jnp.linspace(0, 1, 257)
+    off = network(params, x[:, None]) - jnp.sin(WAVE * x)
+    return jnp.sqrt(jnp.mean(off**2) / jnp.mean(jnp.sin(WAVE * x) ** 2))
+
+
 def error_of(aggregator, key):
-    rate = optax.cosine_decay_schedule(5e-3, STEPS)
-    optimizer = optax.chain(aggregator, optax.adam(rate))
+    optimizer = optax.chain(aggregator, adam())
     params = start(key)
 
     def step(carry, key):
         params, state = carry
-        points = jax.random.uniform(key, (64,))
+        points = jax.random.uniform(key, (POINTS,))
         _, gradients = value_and_grads(losses_fn)(params, points)
         updates, state = optimizer.update(gradients, state, params)
         return (optax.apply_updates(params, updates), state), None
 
     carry = params, optimizer.init(params)
     (params, _), _ = jax.lax.scan(step, carry, jax.random.split(key, STEPS))
-    x = jnp.linspace(0, 1, 257)
-    off = network(params, x[:, None]) - jnp.sin(WAVE * x)
-    return jnp.sqrt(jnp.mean(off**2) / jnp.mean(jnp.sin(WAVE * x) ** 2))
+    return relative_error(params)
 
 
 def main() -> None:
