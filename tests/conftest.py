@@ -1,5 +1,6 @@
 """Settings every test shares: eight simulated devices, fixed hypothesis examples."""
 
+import gc
 import os
 
 import hypothesis
@@ -30,6 +31,18 @@ hypothesis.settings.register_profile(
     print_blob=True,
 )
 hypothesis.settings.load_profile("deterministic")
+
+
+def pytest_collection_finish(session):
+    """Garbage is looked for less often, and not among what was imported.
+
+    Tracing makes many objects, and what is compiled stays: the collector went through
+    all of it again and again.
+    """
+    del session
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 10, 10)
 
 
 def pytest_terminal_summary(terminalreporter, config):

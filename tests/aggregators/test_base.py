@@ -173,7 +173,7 @@ def test_an_update_that_cancels_stays_zero_when_rescaled():
 def test_preference():
     updates = {"w": jnp.eye(2)}
     tx = make("upgrad", preference=(3.0, 1.0))
-    found, _ = tx.update(updates, tx.init({"w": jnp.zeros(2)}))
+    found, _ = jax.jit(tx.update)(updates, tx.init({"w": jnp.zeros(2)}))
     np.testing.assert_allclose(found["w"], [0.75, 0.25])
 
 

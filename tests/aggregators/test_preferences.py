@@ -225,9 +225,11 @@ def test_epo_solves_its_linear_program(number, balanced):
 
 
 def test_best_vertex_says_when_there_is_none():
-    rows, bounds = jnp.eye(2), jnp.array([0.8, 0.8])
-    assert not best_vertex(jnp.ones(2), rows, bounds)[1]
-    x, feasible = best_vertex(jnp.ones(1), jnp.ones((1, 1)), jnp.array([-jnp.inf]))
+    solve = jax.jit(best_vertex)
+    rows, bounds = np.eye(2, dtype=np.float32), np.array([0.8, 0.8], np.float32)
+    assert not solve(np.ones(2, np.float32), rows, bounds)[1]
+    one = np.ones((1, 1), np.float32)
+    x, feasible = solve(one[0], one, -np.inf * one[0])
     assert feasible
     assert x == 1
     with pytest.raises(ValueError, match="1 to 6 variables"):
@@ -402,5 +404,6 @@ def test_a_preference_for_the_step_is_checked():
 
 def test_a_chain_with_an_optimizer():
     tx = optax.chain(aggregators.epo(K), optax.adam(0.1))
-    out, _ = tx.update(tree(stream()[0]), tx.init(PARAMS), PARAMS, value=LOSSES[0])
+    update = jax.jit(tx.update)
+    out, _ = update(tree(stream()[0]), tx.init(PARAMS), PARAMS, value=LOSSES[0])
     assert np.all(np.isfinite(flat(out)))
