@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import jax
@@ -72,24 +73,28 @@ def build_model(
     else:
         network = backbone
 
-    # One compilation each; op by op, the first start would take seconds.
-    @nnx.jit
-    def build_head() -> nnx.Module:
-        rngs = nnx.Rngs(config.seed)
-        return method.build_head(network.width, num_classes, rngs=rngs)
-
-    @nnx.jit
-    def build_adapter() -> ResidualAdapter:
-        rngs = nnx.Rngs(params=jax.random.fold_in(jax.random.key(config.seed), 1))
-        return ResidualAdapter(network.width, config.adapter.hidden, rngs=rngs)
-
     model = DiscoveryModel(
         network,
-        build_head(),
+        _new_head(method, network.width, num_classes, config.seed),
         trainable_blocks=config.blocks_that_train,
-        adapter=build_adapter() if config.trains == "adapter" else None,
+        adapter=_new_adapter(network.width, config.adapter.hidden, config.seed)
+        if config.trains == "adapter"
+        else None,
     )
     return model, network.width
+
+
+# One compilation each, which later runs of equal settings share; op by op, a start would
+# take seconds.
+@functools.partial(nnx.jit, static_argnums=(0, 1, 2, 3))
+def _new_head(method: Method, width: int, num_classes: int, seed: int) -> nnx.Module:
+    return method.build_head(width, num_classes, rngs=nnx.Rngs(seed))
+
+
+@functools.partial(nnx.jit, static_argnums=(0, 1, 2))
+def _new_adapter(width: int, hidden: int | None, seed: int) -> ResidualAdapter:
+    rngs = nnx.Rngs(params=jax.random.fold_in(jax.random.key(seed), 1))
+    return ResidualAdapter(width, hidden, rngs=rngs)
 
 
 def build_inputs(

@@ -59,14 +59,8 @@ def train_reference(
             f"{config.batch_size}"
         )
 
-    @nnx.jit
-    def build_head() -> CosineClassifier:
-        rngs = nnx.Rngs(config.seed)
-        return CosineClassifier(backbone.width, records.num_known, rngs=rngs)
-
-    model = DiscoveryModel(
-        backbone, build_head(), trainable_blocks=config.trainable_blocks
-    )
+    head = _new_classifier(backbone.width, records.num_known, config.seed)
+    model = DiscoveryModel(backbone, head, trainable_blocks=config.trainable_blocks)
     graphdef, trainable, frozen = nnx.split(model, model.is_trainable, ...)
     params = nnx.to_pure_dict(trainable)
     images = ImageInputs(images_of(records), config.augmentation)
@@ -96,6 +90,11 @@ def train_reference(
     found = nnx.merge(graphdef, nnx.State(carry[0]), frozen).backbone
     assert not isinstance(found, GivenFeatures)  # a backbone went in
     return found
+
+
+@functools.partial(nnx.jit, static_argnums=(0, 1, 2))
+def _new_classifier(width: int, num_classes: int, seed: int) -> CosineClassifier:
+    return CosineClassifier(width, num_classes, rngs=nnx.Rngs(seed))
 
 
 def _optimizer(config: ReferenceConfig, steps: int) -> optax.GradientTransformation:
