@@ -38,10 +38,10 @@ def probes(kind, worth_a_run):
     [(1, 0.5, "right"), (0, 0.5, "wrong"), (1, 1, "wrong"), (0, 1, "right")],
 )
 def test_right_is_what_the_trainings_say(worth_a_run, factor, said):
-    trained = [*rows("sum", 1), *rows("upgrad", 1), *rows("uncertainty", factor)]
+    trained = [*rows("sum", 1), *rows("eagc", 1), *rows("conflict_free", factor)]
     kind = "weights" if worth_a_run else "sum"
-    found = command.table(probes(kind, worth_a_run), trained, ["upgrad", "uncertainty"])
-    assert [row["method"] for row in found] == ["UPGrad", "uncertainty weighting"]
+    found = command.table(probes(kind, worth_a_run), trained, ["eagc", "conflict_free"])
+    assert [row["method"] for row in found] == ["EAGC", "ConFIG"]
     assert [row["and is"] for row in found] == [said, ""]
     assert {row["named"] for row in found} == ({"yes"} if worth_a_run else {"no"})
     assert found[0]["recipe"] == "multi_task"
@@ -55,17 +55,17 @@ def test_right_is_what_the_trainings_say(worth_a_run, factor, said):
 def test_what_the_probe_recommends_is_trained_besides():
     assert command.methods("language_model", probes("sum", 0)) == ["upgrad"]
     found = command.methods("language_model", probes("aggregator", 1))
-    assert found == ["upgrad", "nash_mtl", "conflict_free"]
+    assert found == ["upgrad", "eagc", "nash_mtl", "conflict_free"]
     found = command.methods("multi_task", probes("weights", 1))
-    assert found == ["upgrad", "nash_mtl", "uncertainty"]
+    assert found == ["upgrad", "nash_mtl", "eagc", "conflict_free"]
     for name in {name for names in command.RECOMMENDED.values() for name in names}:
         assert name in command.METHODS
 
 
 def test_a_method_that_the_probe_does_not_name_makes_it_no_righter():
-    trained = [*rows("sum", 1), *rows("upgrad", 1), *rows("nash_mtl", 0.5)]
-    trained += rows("uncertainty", 1)
-    names = ["upgrad", "nash_mtl", "uncertainty"]
+    trained = [*rows("sum", 1), *rows("eagc", 1), *rows("nash_mtl", 0.5)]
+    trained += rows("conflict_free", 1)
+    names = ["eagc", "nash_mtl", "conflict_free"]
     found = command.table(probes("weights", 1), trained, names)
     assert found[0]["and is"] == "wrong"
     assert [row["named"] for row in found] == ["yes", "no", "yes"]

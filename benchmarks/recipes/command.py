@@ -43,12 +43,12 @@ CLAIMED = {
 # "noise" names, larger batches first, is none.
 RECOMMENDED = {
     "sum": (),
-    "weights": ("uncertainty", "upgrad"),
+    "weights": ("eagc", "conflict_free"),
     "preference": ("chebyshev",),
     "noise": (),
-    "momentum": ("upgrad-step",),
-    "optimizer-aware": ("upgrad-metric", "nash_mtl"),
-    "aggregator": ("upgrad", "nash_mtl", "conflict_free"),
+    "momentum": ("eagc-step",),
+    "optimizer-aware": ("eagc-metric", "upgrad", "nash_mtl"),
+    "aggregator": ("eagc", "upgrad", "nash_mtl", "conflict_free"),
 }
 
 
