@@ -54,6 +54,7 @@ class Method(NamedTuple):
     make: Callable[[int], optax.GradientTransformation]
     bounds: str  # a name in ``bounds.BOUNDS``
     single: bool = False  # one objective's gradient a step
+    whole: bool = False  # it has an optimizer of its own, so that no Adam follows
 
 
 def methods() -> dict[str, Method]:
@@ -118,8 +119,8 @@ def _others() -> dict[str, Method]:
 
     aware_of_all = functools.partial(aware, include_momentum=True, certify=True)
     return {
-        "optimizer_aware": Method(aware, "gradients"),
-        "optimizer_aware_all": Method(aware_of_all, "gradients"),
+        "optimizer_aware": Method(aware, "gradients", whole=True),
+        "optimizer_aware_all": Method(aware_of_all, "gradients", whole=True),
         "upgrad_tensor": Method(by_tensor, "by tensor"),
         "upgrad_channel": Method(by_channel, "grams by block"),
         "momentum_conflict_free": Method(
@@ -195,7 +196,11 @@ def build(
         return trees.feature_program(*given, small=small)
     method = methods()[case.method]
     return trees.update_program(
-        method.make, *given, single=method.single, shapes=trees.shapes_of(small, blocks)
+        method.make,
+        *given,
+        single=method.single,
+        whole=method.whole,
+        shapes=trees.shapes_of(small, blocks),
     )
 
 

@@ -92,6 +92,7 @@ def update_program(
     mesh: Mesh,
     *,
     single: bool = False,
+    whole: bool = False,
     shapes: Any = None,
 ) -> Program:
     """K gradients and K losses to new parameters.
@@ -103,6 +104,7 @@ def update_program(
       placement: "replicated", "first" or "last".
       mesh: of one axis.
       single: whether the method takes one objective's gradient a step, ``(*shape)``.
+      whole: whether the transformation has an optimizer of its own; else Adam follows.
       shapes: the tree of parameters; None for a ViT-B/16's.
     """
     shapes = shapes_of(small=False) if shapes is None else shapes
@@ -112,7 +114,8 @@ def update_program(
     losses = jax.ShapeDtypeStruct(
         (number,), jnp.float32, sharding=NamedSharding(mesh, P())
     )
-    tx = optax.with_extra_args_support(optax.chain(make(number), optax.adam(1e-3)))
+    then = optax.identity() if whole else optax.adam(1e-3)
+    tx = optax.with_extra_args_support(optax.chain(make(number), then))
     state = state_like(jax.eval_shape(tx.init, params), params, mesh)
 
     def step(params, state, gradients, losses):

@@ -159,15 +159,16 @@ def metric_blocks(
     Squares leave float32's range long before the gradients do. So the matrix is computed
     as it is, and only where a diagonal entry is close to that range's ends it is computed
     again, from rows multiplied by a power of two: by the same operations, in a loop that
-    normally runs once, since a second copy of them would take as long to compile.
+    normally runs once, since a second copy of them would take as long to compile. In that
+    loop a metric that leaves nothing of any gradient, as an optimizer's at a learning
+    rate of 0, is replaced by the plain one.
 
     Args:
       leaves: by name, ``(K, *shape)``.
       layout: of the blocks.
       active: ``(K,)`` bool: objectives that take part; the others' entries are ignored.
       names: inside ``shard_map``, the mesh axes over which leaves may be split.
-      metric: None for the plain one, which is taken for one that is 0 everywhere, too:
-        an optimizer's at a learning rate of 0.
+      metric: None for the plain one.
 
     Returns:
       ``Gram`` with leaves (B, K, K), (B, K), (B,), blocks in the layout's order; a
@@ -176,23 +177,35 @@ def metric_blocks(
       over ``scale``, ``(B, K)``, or None.
     """
     number = active.shape[0]
-    by_leaf = None
-    if metric is not None:
-        leaves = leaves | metric.coordinates
-        by_leaf = _plain_if_zero(metric.leaves, leaves, names)
+    by_leaf = None if metric is None else metric.leaves
+    leaves = leaves if metric is None else leaves | metric.coordinates
 
-    def measure(powers):
-        return _block_grams(leaves, layout, powers, names, by_leaf)
+    def measure(powers, plain=None):
+        own = by_leaf
+        if by_leaf and plain is not None:
+            own = {name: one._replace(plain=plain) for name, one in by_leaf.items()}
+        return _block_grams(leaves, layout, powers, names, own)
 
     def body(carry):
-        turn, exponents, powers, _ = carry
-        grams = measure(powers)
-        wanted = jnp.where(active, exponents_for(_squares(grams)), 0)
+        turn, exponents, powers, _, *plain = carry
+        grams = measure(powers, *plain)
+        squares = _squares(grams)
+        wanted = jnp.where(active, exponents_for(squares), 0)
         again = (turn == 0) & jnp.any(wanted != 0)
         exponents = jnp.where(again, wanted, exponents)
         rows = power_of_two(exponents, powers.dtype)
         powers = jnp.broadcast_to(rows[:, None], powers.shape)
-        return jnp.where(again, jnp.int32(1), jnp.int32(2)), exponents, powers, grams
+        turn = jnp.where(again, jnp.int32(1), jnp.int32(2))
+        if not plain:
+            return turn, exponents, powers, grams
+        left = active & (squares > 0) & (squares < jnp.inf)
+        restart = (turn == 2) & ~plain[0] & ~jnp.any(left)
+        found = jax.tree.map(
+            lambda new, old: jnp.where(restart, new, old),
+            start[:3],
+            (turn, exponents, powers),
+        )
+        return *found, grams, plain[0] | restart
 
     ones = jnp.ones((number, number), jnp.float32)
     shape = jax.eval_shape(measure, ones)
@@ -202,7 +215,10 @@ def metric_blocks(
         ones.astype(shape.dtype),
         jnp.zeros(shape.shape, shape.dtype),
     )
-    _, exponents, _, grams = jax.lax.while_loop(lambda carry: carry[0] < 2, body, start)
+    if by_leaf and all(one.diagonal is not None for one in by_leaf.values()):
+        start = (*start, jnp.zeros([], bool))
+    end = jax.lax.while_loop(lambda carry: carry[0] < 2, body, start)
+    exponents, grams = end[1], end[3]
     finite = jnp.isfinite(_squares(grams))
     keep = active & finite
     grams, rest = grams[..., :number], grams[..., number:]
@@ -214,23 +230,6 @@ def metric_blocks(
     some = lengths > 0
     rest = jnp.where(some, rest[..., 0] / jnp.where(some, lengths, 1.0), 0.0)
     return parts, finite | ~active, rest
-
-
-def _plain_if_zero(
-    metric: dict[str, LeafMetric],
-    leaves: dict[str, jax.Array],
-    names: tuple[str, ...],
-) -> dict[str, LeafMetric]:
-    """The same, but ones where every leaf's diagonal is 0."""
-    found = [one.diagonal for one in metric.values() if one.diagonal is not None]
-    if len(found) < len(metric):
-        return metric
-    tops = _shards.alike([jnp.max(diagonal, initial=0.0) for diagonal in found])
-    zero = _shards.max_leaves(tops, list(leaves.values()), names) == 0
-    return {
-        name: one._replace(diagonal=jnp.where(zero, 1.0, diagonal))
-        for (name, one), diagonal in zip(metric.items(), found, strict=True)
-    }
 
 
 def _squares(grams: jax.Array) -> jax.Array:

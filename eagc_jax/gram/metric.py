@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 
 class LeafMetric(NamedTuple):
@@ -14,6 +15,17 @@ class LeafMetric(NamedTuple):
     diagonal: jax.Array | None = None
     # (*shape): one more column, the products of every row with it; None for none.
     rest: jax.Array | None = None
+    # shape=(), bool: ones in place of ``diagonal``; None for never.
+    plain: jax.Array | None = None
+
+    def weigh(self, rows: jax.Array) -> jax.Array:
+        """``(..., *shape)`` times the diagonal."""
+        if self.diagonal is None:
+            return rows
+        lead = tuple(range(rows.ndim - self.diagonal.ndim))
+        found = rows * jnp.expand_dims(self.diagonal.astype(rows.dtype), lead)
+        # Not the diagonal is chosen, which compilers would write out, chosen.
+        return found if self.plain is None else jnp.where(self.plain, rows, found)
 
 
 class Metric(NamedTuple):

@@ -123,22 +123,18 @@ def _entry_by_entry(
     def times(x, factor):
         return x if factor is None else x * expand_to(factor.astype(x.dtype), x.ndim)
 
-    def weighed(x):
-        # Behind the powers: what doesn't change from one turn of a loop to the next is
-        # taken out of it, and written out.
-        if metric.diagonal is None:
-            return x
-        diagonal = metric.diagonal.astype(x.dtype)
-        return x * jnp.expand_dims(diagonal, tuple(range(x.ndim - diagonal.ndim)))
-
     of_left, of_right = (None, None) if powers is None else (powers, powers.T)
     left, right = times(wide[:, None], of_left), times(wide[None], of_right)
-    found = jnp.sum(weighed(left) * right, axis=tuple(axis + 1 for axis in axes))
+    # The metric comes behind the powers: what doesn't change from one turn of a loop to
+    # the next is taken out of it, and written out.
+    found = jnp.sum(metric.weigh(left) * right, axis=tuple(axis + 1 for axis in axes))
     if metric.rest is None:
         return found
     # A sum of its own: joined with the rows the rest would be written out with them.
     left = times(wide, None if powers is None else powers[:, 0])
-    column = jnp.sum(weighed(left) * metric.rest.astype(wide.dtype)[None], axis=axes)
+    column = jnp.sum(
+        metric.weigh(left) * metric.rest.astype(wide.dtype)[None], axis=axes
+    )
     return jnp.concatenate([found, column[:, None]], axis=1)
 
 
@@ -152,7 +148,7 @@ def _product(
     summed = tuple(axis for axis in range(1, leaf.ndim) if axis not in kept)
     wide = scaled(leaf, powers)
     found = jax.lax.dot_general(
-        _weighed(wide, metric),
+        metric.weigh(wide),
         _with_rest(wide, metric),
         ((summed, summed), (kept, kept)),
         precision=HIGHEST,
@@ -185,13 +181,15 @@ def _on_cpu(
         shape = (rows, leaf.size // (number * rows))
         block, pairs = _CHANNEL_ROWS, number <= _PAIRS_OF_CHANNELS
         kernel = _pairs if pairs else _column_grams
-    given = [(name, x) for name, x in metric._asdict().items() if x is not None]
+    own = {"diagonal": metric.diagonal, "rest": metric.rest}
+    given = [(name, x) for name, x in own.items() if x is not None]
 
     def of_block(part, *others):
         part = scaled(part, powers)
         names = [name for name, _ in given]
-        own = LeafMetric(**{n: x[0] for n, x in zip(names, others, strict=True)})
-        return kernel(_weighed(part, own), _with_rest(part, own))
+        own = {n: x[0] for n, x in zip(names, others, strict=True)}
+        own = LeafMetric(**own, plain=metric.plain)
+        return kernel(own.weigh(part), _with_rest(part, own))
 
     found = sum_over_blocks(
         [leaf, *[x for _, x in given]],
@@ -202,13 +200,6 @@ def _on_cpu(
     found = _square(found, number) if pairs else found
     sizes = tuple(leaf.shape[axis] for axis in kept)
     return found.reshape(*found.shape[:2], *sizes)
-
-
-def _weighed(rows: jax.Array, metric: LeafMetric) -> jax.Array:
-    """The left factor of every product."""
-    if metric.diagonal is None:
-        return rows
-    return rows * metric.diagonal.astype(rows.dtype)[None]
 
 
 def _with_rest(rows: jax.Array, metric: LeafMetric) -> jax.Array:

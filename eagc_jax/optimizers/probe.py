@@ -29,6 +29,8 @@ Gain = DiagonalGain | MatrixGain
 
 # Where the K gradients cancel, the next one is expected to be this share of their sizes.
 _LEFT_OVER = 0.01
+# Entries of a leaf that is summed over its objectives in one operation.
+_FEW = 2**16
 
 
 class Expected(NamedTuple):
@@ -54,7 +56,8 @@ def expect(
       weights: an aggregator's, ``(K,)`` or by leaf ``(K, *block)``.
       active: ``(K,)`` bool.
       always: a bool that is True, but not known to be while compiling: with it the
-        gradients are read for this once, not again for whatever is made of it.
+        gradients are read for this once on CPU, not again for whatever is made of it.
+        Elsewhere :func:`probe` sees to that.
     """
     leaves = named_leaves(updates)
 
@@ -67,13 +70,10 @@ def expect(
 
         return jax.lax.cond(always, compute, never)
 
-    def elsewhere():
-        return jax.lax.optimization_barrier(compute())
-
     if always is None:
         found = compute()
     else:
-        found = jax.lax.platform_dependent(cpu=on_cpu, default=elsewhere)
+        found = jax.lax.platform_dependent(cpu=on_cpu, default=compute)
     trees = zip(*found.values(), strict=True)
     return Expected(
         *[jax.tree.unflatten(jax.tree.structure(updates), t) for t in trees]
@@ -93,8 +93,13 @@ def _expect_leaf(
         wide = widened(row)
         return jnp.where(kept & jnp.isfinite(wide), wide * weight.astype(wide.dtype), 0)
 
-    mean = sum_by_row(term, leaf, own, kept)
-    sizes = sum_by_row(lambda *row: jnp.abs(term(*row)), leaf, own, kept)
+    def total(function):
+        # The TPU's compiler makes three programs of a vector's rows, taken one by one.
+        if leaf.size <= _FEW:
+            return jnp.sum(function(leaf, own, kept), axis=0)
+        return sum_by_row(function, leaf, own, kept)
+
+    mean, sizes = total(term), total(lambda *row: jnp.abs(term(*row)))
     far = jnp.maximum(jnp.abs(mean), _LEFT_OVER * sizes)
     return jnp.where(mean < 0, -far, far), sizes
 
@@ -132,6 +137,8 @@ def probe(
             f"'{next(iter(signed))}', is a sign. Use certify=True without it."
         )
     _check(update, state, params, expected, signed, matrices)
+    if matrices:  # their programs are many, and each would read the K gradients
+        expected = jax.lax.optimization_barrier(expected)
     nowhere = None if params is None else jax.tree.map(jnp.zeros_like, params)
     alone, after_alone = update(expected.gradient, without_means(state), nowhere)
     whole, _ = update(expected.gradient, state, params)
@@ -154,7 +161,9 @@ def probe(
         full = whole[name] if include_momentum else None
         return diagonal.of_probe(mine, alone[name], full)
 
-    return {name: of_leaf(name) for name in gradient}
+    # What is read of the gradients ends here: one program a leaf, from K gradients to its
+    # gain, is not made a part of the products that follow.
+    return jax.lax.optimization_barrier({name: of_leaf(name) for name in gradient})
 
 
 def _widened(leaf: jax.Array) -> jax.Array:

@@ -38,7 +38,7 @@ def oracle(leaves, metric):
     found, extra = 0.0, 0.0
     for name, leaf in leaves.items():
         g = np.asarray(leaf, np.float64).reshape(len(leaf), -1)
-        p, e = (np.asarray(x, np.float64).ravel() for x in metric[name])
+        p, e = (np.asarray(x, np.float64).ravel() for x in metric[name][:2])
         found, extra = found + (g * p) @ g.T, extra + (g * p) @ e
     return found, extra
 
