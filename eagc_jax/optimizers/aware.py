@@ -90,8 +90,8 @@ def optimizer_aware(
     entry, on accelerators, c may be a read of its own, which is the compiler's choice.
     The optimizer is run on one gradient up to three times more, without reading the K.
     ``certify`` reads them once more, and another time in steps that it corrects. Memory:
-    for P, d' and r a copy of the parameters each; for Muon's matrices one of the
-    gradients.
+    for P and r a copy of the parameters each, on CPU for d', too; for Muon's matrices one
+    of the gradients.
 
     Args:
       aggregator: from :mod:`eagc_jax.aggregators`, one that works on the Gram matrix;

@@ -101,13 +101,16 @@ def test_squares_that_leave_the_range(size):
     )
 
 
-def test_a_metric_of_zeros_is_the_plain_one():
-    leaves, metric = problem(3)
+@pytest.mark.parametrize("size", [1.0, 0.0, 1e-24, np.nan])
+def test_a_metric_of_zeros_is_the_plain_one(size):
+    """Whatever one of the objectives is: absent, below the range of squares, broken."""
+    leaves, metric = problem(3, np.array([1.0, size, 1.0]))
     zeros = {n: gram.LeafMetric(jnp.zeros_like(m.diagonal)) for n, m in metric.items()}
-    found, _, rest = measured(leaves, zeros)
+    found, finite, rest = measured(leaves, zeros)
     layout = blocks.layout_of_updates("global", leaves)
-    plain, _ = gram.gram_blocks(leaves, layout, jnp.ones((3,), bool))
+    plain, of_plain = gram.gram_blocks(leaves, layout, jnp.ones((3,), bool))
     assert rest is None
+    np.testing.assert_array_equal(finite, of_plain)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=4 * EPS), found, plain
     )
