@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from benchmarks.tpu_aot import __main__ as program
-from benchmarks.tpu_aot import bounds, cases, collectives, compiling, worker
+from benchmarks.tpu_aot import bounds, cases, collectives, compiling, where, worker
 
 # As compilers write it: layouts with parentheses, comments, asynchronous pairs.
 HLO = """
@@ -235,3 +235,34 @@ def test_in_a_process_of_its_own(tmp_path):
     (row,) = json.loads(target.read_text())
     assert row["row"] == NAMES[0]
     assert row["missed"] == []
+
+
+def test_where_the_time_goes():
+    """By programs, of which those of one operation are one row."""
+    files = [
+        where.Written("17-TLP-hlo.txt", 12.0),
+        where.Written("18-TLP-03-original.txt", 13.0),
+        where.Written("19-multiply_fusion.2-00-fingerprints.txt", 13.5),
+        where.Written("19-multiply_fusion.2-07-final_bundles.txt", 15.0),
+        where.Written("20-multiply_fusion.11-00-fingerprints.txt", 17.0),
+        where.Written("21-copy-00-fingerprints.txt", 20.0),
+    ]
+    found = where.seconds_by_program(files[::-1], 10.0)
+    assert found == {
+        "passes over the whole": 2.0,
+        "the program that calls the others": 1.0,
+        "multiply_fusion.2": 2.0,
+        "multiply_fusion.11": 2.0,
+        "copy": 3.0,
+    }
+    text = "".join(
+        f'%multiply_fusion.{n} = f32[8] fusion(), metadata={{op_name="jit(step)/mul"}}\n'
+        for n in (2, 11)
+    )
+    rows = where.by_kind(found, text)
+    assert rows[0] == {"programs": 2, "kind": "multiply_fusion (mul)", "share": 0.4}
+    assert [row["kind"] for row in rows[1:]] == [
+        "copy",
+        "passes over the whole",
+        "the program that calls the others",
+    ]

@@ -21,5 +21,6 @@ row may cost. A row that costs more makes the program exit with 1.
 
 Rooms: ``cases`` names the rows, ``trees``, ``ways`` and ``simgcd`` build their programs,
 ``compiling`` compiles one, ``collectives`` reads the compiled text, ``bounds`` judges,
-``worker`` is the process that compiles, ``__main__`` starts it, collects and prints.
+``worker`` is the process that compiles, ``__main__`` starts it, collects and prints;
+``where`` tells where the compiler's time goes in one row.
 """
