@@ -29,21 +29,7 @@ from eagc_jax.typing import PyTree
 Preset = Literal["balanced", "article"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 
-
-# What the gate does where nothing else is asked for.
-_GATE: dict[str, object] = {
-    "scale": "objective",
-    "temperature": 1.0,
-    "floor": 0.2,
-    "smoothing": 0.9,
-    "hysteresis": 0.0,
-    "slew": None,
-    "warmup_steps": 100,
-    "descent_guard": None,
-    "alignment_floor": 0.5,
-    "eps": 1e-8,
-    "param_specs": None,
-}
+# By preset, where nothing else is asked for.
 _BALANCED: dict[Preset, float] = {"balanced": 0.5, "article": 0.0}
 _STIFF: dict[Preset, float] = {"balanced": 1.0, "article": 0.0}
 
@@ -226,14 +212,16 @@ def eagc(
             nonfinite=nonfinite,
             axis_name=axis_name,
         )
-    gate = {n: _GATE[n] if value is None else value for n, value in asked.items()}
+    # The stages' own defaults serve for what isn't asked for.
+    gate = {name: value for name, value in asked.items() if value is not None}
     shared = {
         "granularity": "channel" if granularity is None else granularity,
         "weights": weights,
         "axis_name": axis_name,
-        "param_specs": gate.pop("param_specs"),
+        "param_specs": gate.pop("param_specs", None),
     }
-    assessing = {name: gate.pop(name) for name in ("scale", "alignment_floor", "eps")}
+    names = ("scale", "alignment_floor", "eps")
+    assessing = {name: gate.pop(name) for name in names if name in gate}
     return optax.chain(
         assess_energy(
             number,

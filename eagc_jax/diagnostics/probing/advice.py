@@ -100,7 +100,7 @@ def _judged(found: ProbeReport, family: Family, reason: str) -> Verdict:
     )
     cost = {
         "sum": "none",
-        "weights": "a run for each weight that is tried, nothing in a step",
+        "weights": f"a run for each weight that is tried; of a method, {of_a_step}",
         "preference": "a run for each weight that is tried, nothing in a step",
         "noise": "of larger batches",
     }
