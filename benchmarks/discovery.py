@@ -30,6 +30,8 @@ from eagc_jax.gcd.training.settings import FeatureCoordination, WarmStart
 CONTROL = "warm start"
 FIRST = "first answer"  # an arm without training: k-means, with the seed's starts
 NEIGHBOURS = 10
+AGGREGATORS = ("upgrad", "pcgrad", "conflict_free", "nash_mtl", "mgda", "cagrad")
+ARTICLE = {"preset": "article", "energy": "exploratory", "temperature": 0.5}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,19 +85,16 @@ def arms(epochs: int = 20) -> dict[str, RunSettings]:
         changed = dataclasses.replace(training, **changes)
         return dataclasses.replace(control, training=changed)
 
+    def with_aggregator(name: str, **options) -> RunSettings:
+        return dataclasses.replace(control, aggregator=Aggregation(name, options))
+
     return {
         CONTROL: control,
         "cold": with_training(warm_start=None),
         "prototypes": with_training(warm_start=WarmStart(epochs=0)),
         "neighbours": on_features(epochs=epochs, neighbours=NEIGHBOURS),
-        "pcgrad": dataclasses.replace(control, aggregator=Aggregation("pcgrad")),
-        "eagc": dataclasses.replace(
-            control,
-            aggregator=Aggregation(
-                "eagc",
-                {"preset": "article", "energy": "exploratory", "temperature": 0.5},
-            ),
-        ),
+        **{name: with_aggregator(name) for name in ("eagc", *AGGREGATORS)},
+        "eagc, article": with_aggregator("eagc", **ARTICLE),
         "EEP": dataclasses.replace(
             control,
             coordination=FeatureCoordination(aga_weight=0.0, mode="unsupervised_only"),

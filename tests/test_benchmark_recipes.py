@@ -28,7 +28,7 @@ def rows(arm, factor):
 
 
 def probes(kind, worth_a_run):
-    numbers = (0.9, 0.0, 0.4, -0.3, 1.0, 0.8, -0.1)
+    numbers = (0.9, 0.0, 0.4, -0.3, 1.0, 0.8, -0.1, 0.9, 0.2)
     one = Probed("multitask", "multi_task", 0, 12, worth_a_run, kind, *numbers)
     return [one, one]
 

@@ -13,13 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.evidence.removal import removal
 from benchmarks.evidence.task import Draw, Task
 from eagc_jax import diagnostics
 from eagc_jax.diagnostics import ProbeReport
 
 # Beside the rules, what one number alone might tell. Larger is held to speak for an
 # aggregator, or smaller: that is learned from the other tasks.
-STATISTICS = ("raised", "memory", "opposed", "cosine", "imbalance", "signal", "across")
+STATISTICS = (
+    *("raised", "memory", "opposed", "cosine", "imbalance", "signal", "across"),
+    *("persistent", "removal"),
+)
 
 
 class Probed(NamedTuple):
@@ -40,9 +44,13 @@ class Probed(NamedTuple):
     )
     signal: float  # the least mean cosine of an objective's gradients of two batches
     across: float  # the least mean cosine of a gradient with the next batch's sum
+    # Of the pair that opposes most: minus its mean cosine in the optimizer's metric over
+    # its mean size; 1 for a conflict in every step, 0 for one that comes and goes.
+    persistent: float
+    removal: float  # what taking conflicts away gains on draws kept back
 
 
-_TYPES = (str, str, int, int, int, str, *[float] * 7)
+_TYPES = (str, str, int, int, int, str, *[float] * 9)
 
 
 def probe(task: Task, seed: int) -> Probed:
@@ -60,7 +68,9 @@ def probe(task: Task, seed: int) -> Probed:
         run_steps=task.steps,
         names=task.objectives,
     )
-    return Probed(task.family, task.name, seed, len(found.losses), *_numbers(found))
+    steps = len(found.losses)
+    removed = removal(task, seed, steps)
+    return Probed(task.family, task.name, seed, steps, *_numbers(found), removed)
 
 
 def _draws(task: Task, key: jax.Array) -> Iterator[Draw]:
@@ -84,6 +94,9 @@ def _numbers(found: ProbeReport) -> Iterator[float | str]:
     yield math.log10(max(_median(found.norm_ratio[kept]), 1.0))
     yield float(np.min(found.signal))
     yield float(np.min(_mean_over_steps(found.progress_across)))
+    pairs = applied.cosines[kept][:, first, second]
+    size = np.abs(pairs).mean(axis=0)
+    yield float(np.max(-pairs.mean(axis=0) / np.where(size > 0, size, 1), initial=-1))
 
 
 def _mean(values: np.ndarray) -> float:

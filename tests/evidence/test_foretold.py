@@ -22,7 +22,7 @@ def trained(task, arm, ratio, *, spread=0.01):
 
 
 def probed(task, seed=0, *, worth_a_run=1, raised=0.9):
-    numbers = (raised, 0.5, 0.4, -0.3, 1.0, 0.8, -0.1)
+    numbers = (raised, 0.5, 0.4, -0.3, 1.0, 0.8, -0.1, 0.9, 0.2)
     return probing.Probed("physics", task, seed, 60, worth_a_run, "weights", *numbers)
 
 
