@@ -60,6 +60,7 @@ def assert_transformation(
     tolerance: float = 1e-4,
     steps: int = 3,
     seed: int = 0,
+    rounding: Collection[str] = (),
 ) -> Checked:
     """Asserts that an Optax transformation works in everything that JAX does with it.
 
@@ -83,6 +84,9 @@ def assert_transformation(
         XLA orders and contracts operations as it likes.
       steps: that are compared, from a fresh state.
       seed: of the first step's gradients, which are normal.
+      rounding: names of fields or keys of the state that hold rounding errors, as a
+        solver's residual: 0 in one order of operations, 1e-8 in another. Their numbers
+        are not compared.
 
     Returns:
       What held and what was left out, with the reason: ``sharding`` on one device.
@@ -104,6 +108,8 @@ def assert_transformation(
     wanted = [*TRANSFORMATION_PROPERTIES] if properties is None else properties
     _check_names("properties", wanted)
     _check_names("leave_out", leave_out)
+    if isinstance(rounding, str):
+        raise ValueError(f"rounding must be a collection of names, got {rounding!r}.")
     subject = Subject(
         transformation,
         number,
@@ -113,6 +119,7 @@ def assert_transformation(
         steps,
         seed,
         params is not None,
+        rounding,
     )
     held: list[TransformationProperty] = []
     left_out: dict[TransformationProperty, str] = {}

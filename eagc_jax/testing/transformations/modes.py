@@ -28,7 +28,11 @@ def _differs(
         what = f"step {index}: updates"
         wrong = wrong or differing_numbers(one, other, subject.tolerance, what)
     return wrong or differing_numbers(
-        expected.state, found.state, subject.tolerance, "last state"
+        expected.state,
+        found.state,
+        subject.tolerance,
+        "last state",
+        subject.rounding,
     )
 
 

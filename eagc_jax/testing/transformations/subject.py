@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -87,6 +87,7 @@ class Subject:
     steps: int
     seed: int
     own: bool  # whether the parameters are the caller's own.
+    rounding: Collection[str] = ()  # names of what in the state measures rounding.
 
     def step(
         self, updates: PyTree, state: PyTree, params: PyTree
