@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from benchmarks.evidence import foretold, probing
+from benchmarks.evidence import discovered, foretold, probing
 from benchmarks.evidence.arms import ARMS, STATIC, SUM, TUNED
 from benchmarks.evidence.figures import draw
 from benchmarks.evidence.probing import Probed
@@ -131,6 +131,7 @@ def write(rows: Sequence[Row], table: pathlib.Path, page: pathlib.Path) -> int:
                     title = f"{family}, {_BUDGETS[budget]}, {_SPLITS[split]}"
                     parts.append(f"![{title}]({folder.name}/{path.name})\n")
                 parts += sections(shown)
+    parts += discovered.section(table, folder)
     probes = probing.read(probing.beside(table))
     lines = list(foretold.section(rows, probes))
     if lines:

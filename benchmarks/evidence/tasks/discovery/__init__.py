@@ -1,1 +1,0 @@
-"""Category discovery: no task yet; ``benchmarks/discovery.py`` has its own program."""
