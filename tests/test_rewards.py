@@ -164,6 +164,13 @@ def test_coordinated_advantages_per_prompt_are_those_of_each():
         np.testing.assert_allclose(weights[:, prompt], w, **CLOSE)
 
 
+def test_coordinated_advantages_without_jit():
+    values = np.asarray(compiled["group"](rewards()))
+    found, weights = coordinated_advantages(values, weightings.mean)
+    np.testing.assert_allclose(found, values.mean(0), **CLOSE)
+    np.testing.assert_allclose(weights, np.full(K, 1 / K), rtol=1e-6)
+
+
 def test_it_is_the_aggregator_where_scores_are_orthogonal():
     """A policy with one free log probability an answer: its scores are unit vectors."""
     values = compiled["group"](rewards())
@@ -176,8 +183,7 @@ def test_it_is_the_aggregator_where_scores_are_orthogonal():
         return tx.update(losses_fn(logits)[1], tx.init(logits))[0]
 
     update = step(logits)
-    # Not compiled, once.
-    found, _ = coordinated_advantages(values, weightings.upgrad)
+    found, _ = compiled["coordinated"](values, weightings.upgrad)
     np.testing.assert_allclose(update, -found / logits.size, rtol=1e-4, atol=1e-6)
 
 

@@ -88,7 +88,7 @@ def test_many_problems_with_one_matrix():
 
 
 def test_nnqp_ends_on_nan():
-    x, info = nnqp(np.full((3, 3), np.nan, np.float32), np.ones(3, np.float32))
+    x, info = jax.jit(nnqp)(np.full((3, 3), np.nan), np.ones(3))
     assert np.all(np.isnan(x))
     assert int(info.iterations) == 2  # one a round
     x, _ = nnqp(np.full((2, 2), np.nan, np.float32), np.ones(2, np.float32))
