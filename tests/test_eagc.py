@@ -28,24 +28,27 @@ BALANCE = coordinator._BALANCED["balanced"]
 STIFFNESS = coordinator._STIFF["balanced"]
 
 
-@functools.cache
-def program(tx):
-    """jit of: a stream of gradients -> updates and the last state."""
+def over(tx, stream, extra=None):
+    """Updates of every step and the last state, inside of jit."""
 
-    def run(stream, extra):
-        def body(state, g):
-            return tx.update(g, state, PARAMS, **extra)[::-1]
+    def body(state, g):
+        return tx.update(g, state, PARAMS, **(extra or {}))[::-1]
 
-        return jax.lax.scan(body, tx.init(PARAMS), stream)[::-1]
+    return jax.lax.scan(body, tx.init(PARAMS), stream)[::-1]
 
-    return jax.jit(run)
+
+program = functools.cache(lambda tx: jax.jit(functools.partial(over, tx)))
+
+
+def shown(found):
+    """As NumPy, updates ``(steps, 10)``."""
+    outs, state = jax.device_get(found)
+    outs = [outs[name].reshape(len(outs[name]), -1) for name in PARAMS]
+    return np.float64(np.concatenate(outs, axis=1)), state
 
 
 def run(tx, gradients, **extra):
-    """Updates ``(steps, 10)`` and the last state."""
-    outs, state = jax.device_get(program(tx)(tree(gradients), extra))
-    outs = [outs[name].reshape(len(gradients), -1) for name in PARAMS]
-    return np.float64(np.concatenate(outs, axis=1)), state
+    return shown(program(tx)(tree(gradients), extra))
 
 
 def in_units(gradients):
@@ -56,14 +59,20 @@ def in_units(gradients):
 # --- balanced -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weights", [None, [1.0, 3.0], [0.2, 0.0]])
-def test_the_default_is_the_elastic_cone_with_weights_of_their_size(weights):
-    gradients = in_units(stream(steps=6, number=2))
-    found, state = run(eagc(2, weights=weights, memory=4.0), gradients)
+@jax.jit
+def both(stream, weights):
     plain = elastic_cone(
         2, preference=weights, balance=BALANCE, stiffness=STIFFNESS, memory=4.0
     )
-    expected, other = run(plain, gradients)
+    return over(eagc(2, weights=weights, memory=4.0), stream), over(plain, stream)
+
+
+@pytest.mark.parametrize(
+    "weights", [None, np.float32([1.0, 3.0]), np.float32([0.2, 0.0])]
+)
+def test_the_default_is_the_elastic_cone_with_weights_of_their_size(weights):
+    gradients = in_units(stream(steps=6, number=2))
+    (found, state), (expected, other) = map(shown, both(tree(gradients), weights))
     size = 1.0 if weights is None else np.sum(weights) / 2
     longest = np.abs(expected).max()
     np.testing.assert_allclose(found, size * expected, rtol=2e-5, atol=2e-6 * longest)
@@ -157,13 +166,18 @@ def test_with_an_energy_the_gate_comes_first():
     np.testing.assert_array_equal(run(same, gradients)[0], found)
 
 
+@jax.jit
+def gated_and_plain(stream, balance):
+    options = {"weights": [1.0, 3.0], "balance": balance, "memory": 3.0}
+    gated = eagc(2, energy="magnitude", floor=1.0, **options)
+    return over(gated, stream), over(eagc(2, **options), stream)
+
+
 @pytest.mark.parametrize("balance", [0.0, 1.0])
 def test_balance_does_not_take_weights_for_units(balance):
     """Behind a gate at rest it is what it is without one, weights included."""
     gradients = in_units(stream(steps=5, number=2))
-    options = {"weights": [1.0, 3.0], "balance": balance, "memory": 3.0}
-    gated = eagc(2, energy="magnitude", floor=1.0, **options)
-    found, expected = run(gated, gradients)[0], run(eagc(2, **options), gradients)[0]
+    found, expected = (shown(x)[0] for x in gated_and_plain(tree(gradients), balance))
     size = np.abs(expected).max()
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6 * size)
 

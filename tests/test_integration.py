@@ -541,7 +541,7 @@ BATCH = tuple(x.astype(np.float32) for x in BATCH)
 def test_nnx_optimizer(wrap, name):
     model = make_network()
     tx = optax.chain(configured(name), optax.adam(1e-2))
-    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    optimizer = nnx.jit(lambda model: nnx.Optimizer(model, tx, wrt=nnx.Param))(model)
     if wrap == "nnx.jit":
         step = nnx.jit(nnx_step, donate_argnames=("model", "optimizer"))
         losses = [step(model, optimizer, *BATCH) for _ in range(4)]

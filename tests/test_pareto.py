@@ -45,7 +45,7 @@ def test_hypervolume_is_the_sum_of_its_cells(points, number):
 def test_hypervolume_in_closed_form():
     # Of the points of x + y = 1 in steps of 1/n: 1/2 less the steps' half squares.
     x = np.linspace(0, 1, 11)
-    found = jax.jit(hypervolume)(np.stack([x, 1 - x], axis=1), np.ones(2))
+    found = hypervolume(np.stack([x, 1 - x], axis=1), np.ones(2))
     np.testing.assert_allclose(found, 0.5 - 10 * 0.1**2 / 2, rtol=1e-5)
 
 
@@ -54,7 +54,7 @@ def test_hypervolume_of_points_that_do_not_count():
     losses = np.array([[2.0, 0.0], [np.nan, 0.0], [1.0, 0.0]])
     assert hypervolume(losses, reference) == 0
     more = np.concatenate([losses, [[0.5, 0.5]]])
-    np.testing.assert_allclose(jax.jit(hypervolume)(more, reference), 0.25)
+    np.testing.assert_allclose(hypervolume(more, reference), 0.25)
 
 
 def test_non_dominated_is_its_definition():
@@ -98,20 +98,25 @@ def front(method, steps=600, **options):
 
 def test_a_front_is_the_loop_over_its_preferences():
     found = jax.device_get(front("epo", steps=20))
-    losses_and_grads = jax.jit(value_and_grads(concave))
-    for index, r in enumerate(RAYS):
-        tx = optax.chain(aggregators.epo(2, preference=r), optax.sgd(0.1))
-        x, state = START, jax.jit(tx.init)(START)
-        update = jax.jit(tx.update)
+
+    def along(ray):
+        return optax.chain(aggregators.epo(2, preference=ray), optax.sgd(0.1))
+
+    @jax.jit
+    def moved(x, state, ray):
+        losses, grads = value_and_grads(concave)(x)
+        value = jnp.stack([losses["one"], losses["two"]])
+        out, state = along(ray).update(grads, state, x, value=value)
+        return optax.apply_updates(x, out), state, value
+
+    for index, ray in enumerate(RAYS.astype(np.float32)):
+        x, state = START, jax.jit(lambda x, ray: along(ray).init(x))(START, ray)
         for step in range(20):
-            losses, grads = losses_and_grads(x)
-            value = np.stack([losses["one"], losses["two"]])
+            x, state, value = moved(x, state, ray)
             # Twenty steps, each a choice of a vertex: roundings of the same choices.
             np.testing.assert_allclose(
                 found.history[index, step], value, rtol=2e-5, atol=1e-6
             )
-            out, state = update(grads, state, x, value=value)
-            x = x + np.asarray(out)
         np.testing.assert_allclose(found.params[index], x, rtol=1e-4, atol=1e-5)
     assert found.preferences.shape == (5, 2)
 
