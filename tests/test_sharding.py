@@ -57,11 +57,13 @@ def losses_fn(params, x):
 
 
 def steps(tx, params, x, state, number=3):
-    for _ in range(number):
+    def body(carry, _):
+        params, state = carry
         _, gradients = value_and_grads(losses_fn)(params, x)
         updates, state = tx.update(gradients, state, params)
-        params = optax.apply_updates(params, updates)
-    return params, state
+        return (optax.apply_updates(params, updates), state), None
+
+    return jax.lax.scan(body, (params, state), length=number)[0]
 
 
 def sharded(mesh):
