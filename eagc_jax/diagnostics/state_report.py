@@ -153,9 +153,9 @@ def _merge(groups: list[ByLeaf]) -> dict[str, np.ndarray]:
         if not isinstance(group, ByLeaf):  # the stand-in of a tree without leaves
             continue
         # NumPy before leaves are taken out of it: each would be a JAX operation.
-        groups = tuple(_array(values) for values in group.groups)
-        for name, value in ByLeaf(groups, group.places).items():
-            merged[_free(name, merged)] = value
+        arrays: PyTree = tuple(_array(values) for values in group.groups)
+        for name, value in ByLeaf(arrays, group.places).items():
+            merged[_free(name, merged)] = np.asarray(value)
     return merged
 
 
