@@ -76,9 +76,8 @@ class ByLeaf(Mapping[str, jax.Array]):
         group, shape = self.groups[place.group], place.shape
         own = _own_shape(place)
         lead = group.ndim - 1 - len(own)
-        found = group[(slice(None),) * lead + (position,)]
-        ones = range(lead, lead + len(shape) - len(own))
-        return jnp.expand_dims(found, tuple(ones))
+        ones = (None,) * (len(shape) - len(own))
+        return group[(slice(None),) * lead + (position, *ones)]
 
     def __iter__(self) -> Iterator[str]:
         return (place.name for place in self.places)

@@ -79,15 +79,19 @@ def draw(data):
 
 def test_the_tasks_are_the_recipes():
     task = BUILDERS["multi_task"](None)
-    params = task.init(jax.random.key(1), task.data)
+    params = jax.jit(task.init)(jax.random.key(1), task.data)
     assert task.steps == multi_task.STEPS
-    np.testing.assert_array_equal(
-        np.stack(task.losses(params, draw(task.data))),
-        multi_task.losses_fn(params, *task.data),
-    )
+    # Both in one program: nothing but another computation makes a difference.
+    of_task, of_recipe = jax.jit(
+        lambda p: (task.losses(p, draw(task.data)), multi_task.losses_fn(p, *task.data))
+    )(params)
+    np.testing.assert_array_equal(np.stack(of_task), of_recipe)
     task = BUILDERS["physics_informed"](None)
-    params = physics_informed.start(jax.random.key(1))
-    assert task.evaluate(params, ())["error"] == physics_informed.relative_error(params)
+    params = jax.jit(physics_informed.start)(jax.random.key(1))
+    of_task, of_recipe = jax.jit(
+        lambda p: (task.evaluate(p, ())["error"], physics_informed.relative_error(p))
+    )(params)
+    assert of_task == of_recipe
 
 
 def test_it_needs_pairs(capsys):

@@ -1,7 +1,6 @@
 """One shape for what gates, aggregators and projections decide."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -10,20 +9,19 @@ from flax import nnx
 from eagc_jax import aggregators, diagnostics, eagc, elastic_projection, sum_objectives
 
 K = 3
-PARAMS = {"b": {"w": jnp.ones((2, 4))}, "a": jnp.ones(4)}
+PARAMS = {"b": {"w": np.ones((2, 4), np.float32)}, "a": np.ones(4, np.float32)}
 
 
-def gradients(params=None):
+def gradients():
     rng = np.random.default_rng(0)
     return jax.tree.map(
-        lambda p: jnp.asarray(rng.normal(size=(K, *p.shape)), jnp.float32),
-        PARAMS if params is None else params,
+        lambda p: rng.normal(size=(K, *p.shape)).astype(np.float32), PARAMS
     )
 
 
-def after(tx, params=None):
-    params = PARAMS if params is None else params
-    return tx.update(gradients(params), tx.init(params), params)[1]
+def after(tx):
+    """The state after one step; compiled as a whole, not operation by operation."""
+    return jax.jit(lambda g: tx.update(g, tx.init(PARAMS), PARAMS)[1])(gradients())
 
 
 def test_gates_are_those_of_the_report():
@@ -55,7 +53,7 @@ def test_weights_by_block_are_means():
     (found,) = diagnostics.decisions(state)
     assert found.layers == ("a", "b/w")
     for index, name in enumerate(found.layers):
-        expected = state.weights[name].reshape(K, -1).mean(axis=1)
+        expected = np.reshape(state.weights[name], (K, -1)).mean(axis=1)
         np.testing.assert_allclose(found.values[:, index], expected, rtol=1e-6)
 
 
@@ -80,7 +78,7 @@ def test_wrapped_states():
 
 
 def test_an_optimizer_of_flax():
-    model = nnx.Linear(2, 4, rngs=nnx.Rngs(0))
+    model = nnx.jit(lambda: nnx.Linear(2, 4, rngs=nnx.Rngs(0)))()
     for granularity, layers in (
         ("global", ("global",)),
         ("tensor", ("bias", "kernel")),
@@ -133,7 +131,7 @@ def test_inside_of_jit():
 @pytest.mark.parametrize("granularity", ["global", "tensor"])
 def test_a_batch_of_states_is_refused_and_vmapped(granularity):
     tx = aggregators.mean(K, granularity=granularity)
-    state = jax.vmap(lambda _: tx.init(PARAMS))(jnp.arange(2))
+    state = jax.jit(jax.vmap(lambda _: tx.init(PARAMS)))(np.arange(2))
     with pytest.raises(ValueError, match="batch of states"):
         diagnostics.decisions(state)
     found = jax.vmap(lambda s: diagnostics.decisions(s)[0].values)(state)

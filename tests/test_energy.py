@@ -30,12 +30,21 @@ PARAMS = {
 # Mean squares: a (9, 2), b (1, 16), head (49, 0); over the shared leaves (5, 9).
 
 
-def energies_of(steps=1, grads=GRADS, extra=None, **options):
-    tx = assess_energy(2, granularity="tensor", **options)
-    state = tx.init(PARAMS)
-    for _ in range(steps):
-        _, state = tx.update(grads, state, PARAMS, **(extra or {}))
-    return {name: np.ravel(value) for name, value in state.energies.items()}, state
+def energies_of(*cases):
+    """Energies and state of each case, options and steps; one program for all."""
+
+    def run(steps=1, extra=None, **options):
+        tx = assess_energy(2, granularity="tensor", **options)
+        state = tx.init(PARAMS)
+        for _ in range(steps):
+            _, state = tx.update(GRADS, state, PARAMS, **(extra or {}))
+        return state
+
+    states = jax.device_get(jax.jit(lambda: [run(**case) for case in cases])())
+    return [
+        ({name: np.ravel(value) for name, value in state.energies.items()}, state)
+        for state in states
+    ]
 
 
 def check(found, **expected):
@@ -44,41 +53,42 @@ def check(found, **expected):
 
 
 def test_magnitude_is_relative_to_the_shared_leaves():
-    found, state = energies_of()
+    (found, state), (wide, _) = energies_of({}, {"scale": "global"})
     check(found, a=[9 / 5, 2 / 9], b=[1 / 5, 16 / 9], head=[49 / 5, 0.0])
     check(state.gradient_rms, a=[3.0, 2**0.5], b=[1.0, 4.0], head=[7.0, 0.0])
-    found, _ = energies_of(scale="global")  # the mean of 5 and 9
-    check(found, a=[9 / 7, 2 / 7], b=[1 / 7, 16 / 7], head=[7.0, 0.0])
+    # The mean of 5 and 9.
+    check(wide, a=[9 / 7, 2 / 7], b=[1 / 7, 16 / 7], head=[7.0, 0.0])
 
 
 def test_sensitivity_is_the_mean_square_of_gradient_times_parameter():
     # a: (9 + 36) / 2 and (4 + 0) / 2; b: 0.25 / 2 and 4 / 2; shared: 11.3125 and 2.
-    for name in ("sensitivity", "snip"):
-        found, _ = energies_of(energy=name)
+    for found, _ in energies_of({"energy": "sensitivity"}, {"energy": "snip"}):
         check(found, a=[22.5 / 11.3125, 1.0], b=[0.125 / 11.3125, 1.0])
 
 
 def test_progress_and_exploratory_follow_the_direction_of_the_steps_before():
-    found, state = energies_of(energy="progress")  # no direction yet: cosine 0
+    # The same direction from outside: none is kept then.
+    direction = {"a": [5, 3], "b": [5, 3], "head": [1]}
+    direction = {name: np.float32(value) for name, value in direction.items()}
+    outside = {"direction_decay": None, "extra": {"direction": direction}}
+    (found, state), *others = energies_of(
+        {"energy": "progress"},
+        {"energy": "progress", "steps": 2},
+        {"energy": "progress", **outside},
+        {"energy": "exploratory", "steps": 2, "alignment_floor": 0.2},
+    )
+    # No direction yet: cosine 0.
     check(found, a=[0.75, 0.75], b=[0.75, 0.75], head=[0.75, 0.0])
     check(state.direction, a=[0.5, 0.3], b=[0.5, 0.3], head=[0.7])
     # Cosines with (0.5, 0.3) in a and b, whose length is sqrt(0.34).
     length = 0.34**0.5
     a = np.asarray([0.8 / (2**0.5 * length), 0.5 / length])
     b = np.asarray([0.2 / (2**0.5 * length), 0.8 / (2**0.5 * length)])
-    found, _ = energies_of(steps=2, energy="progress")
-    check(found, a=0.5 + 0.25 * (1 + a), b=0.5 + 0.25 * (1 + b), head=[1.0, 0.0])
-    found, _ = energies_of(steps=2, energy="exploratory", alignment_floor=0.2)
+    for found, _ in others[:2]:
+        check(found, a=0.5 + 0.25 * (1 + a), b=0.5 + 0.25 * (1 + b), head=[1.0, 0.0])
+    assert others[1][1].direction == ()
+    found, _ = others[2]
     check(found, a=0.2 + 0.8 * (1 - a**2), b=0.2 + 0.8 * (1 - b**2), head=[0.2, 0.0])
-    # The same direction from outside; none is kept then.
-    direction = {"a": PARAMS["a"] * 0 + [5.0, 3.0], "b": PARAMS["b"] * 0 + [5.0, 3.0]}
-    direction = {"head": np.ones(1, np.float32)} | direction
-    direction = {name: np.float32(value) for name, value in direction.items()}
-    found, state = energies_of(
-        energy="progress", direction_decay=None, extra={"direction": direction}
-    )
-    check(found, a=0.5 + 0.25 * (1 + a), b=0.5 + 0.25 * (1 + b), head=[1.0, 0.0])
-    assert state.direction == ()
 
 
 def test_fisher_divides_by_the_second_moment_of_the_weighted_sum():
@@ -89,27 +99,26 @@ def test_fisher_divides_by_the_second_moment_of_the_weighted_sum():
     }
     reference = (expected["a"] + expected["b"]) / 2
     expected = {name: value / reference for name, value in expected.items()}
-    for steps in (1, 3):
-        found, state = energies_of(steps=steps, energy="fisher")
-        check(found, **expected)
-    check(state.second_moment, a=np.asarray([25.0, 9.0]) * (1 - 0.999**3))
-    moment = {
-        "a": np.float32([25, 9]),
-        "b": np.float32([25, 9]),
-        "head": np.float32([1]),
-    }
-    found, state = energies_of(
-        energy="fisher", moment_decay=None, extra={"second_moment": moment}
+    moment = {"a": [25, 9], "b": [25, 9], "head": [1]}
+    moment = {name: np.float32(value) for name, value in moment.items()}
+    outside = {"moment_decay": None, "extra": {"second_moment": moment}}
+    one, three, other = energies_of(
+        {"energy": "fisher"},
+        {"energy": "fisher", "steps": 3},
+        {"energy": "fisher", **outside},
     )
-    check(found, **expected)
-    assert state.second_moment == ()
+    for found, _ in (one, three, other):
+        check(found, **expected)
+    check(three[1].second_moment, a=np.asarray([25.0, 9.0]) * (1 - 0.999**3))
+    assert other[1].second_moment == ()
 
 
 def test_a_mixture_is_a_product_of_powers():
     names = ("magnitude", "progress", "exploratory", "sensitivity", "fisher")
-    parts = [energies_of(steps=2, energy=name)[0] for name in names]
     powers = (1.0, 2.0, 0.5, 0.25, 0.0)
-    mixed, _ = energies_of(steps=2, energy=dict(zip(names, powers, strict=True)))
+    mixture = dict(zip(names, powers, strict=True))
+    found = energies_of(*({"steps": 2, "energy": e} for e in (*names, mixture)))
+    *parts, mixed = (energies for energies, _ in found)
     for name in ("a", "b"):
         expected = np.prod(
             [part[name] ** power for part, power in zip(parts, powers, strict=True)],
@@ -279,18 +288,19 @@ def test_apply_if_finite_recovers_behind_propagate():
         eagc(2, preset="article", granularity="tensor"),
         optax.apply_if_finite(optax.adam(0.1), 5),
     )
-    step = jax.jit(tx.update)
     clean = np.asarray([[1.0, 2.0], [3.0, -1.0]], np.float32)
     bad = clean.copy()
     bad[1, 0] = np.nan
 
+    @jax.jit
+    def step(carry, g):
+        params, state = carry
+        updates, state = tx.update(g, state, params)
+        return optax.apply_updates(params, updates), state
+
     def train(stream):
-        params = jnp.ones(2)
-        state = tx.init(params)
-        for g in stream:
-            updates, state = step(g, state, params)
-            params = optax.apply_updates(params, updates)
-        return params, state
+        params = np.ones(2, np.float32)
+        return functools.reduce(step, stream, (params, jax.jit(tx.init)(params)))
 
     params, state = train([clean, bad, bad, 2 * clean])
     expected, _ = train([clean, 2 * clean])
@@ -310,9 +320,16 @@ def one_step(grads, params=None, steps=1, **options):
     tx = eagc(number, preset="article", **options)
     if params is None:
         params = {name: np.zeros_like(value[0]) for name, value in grads.items()}
-    state, update = tx.init(params), jax.jit(tx.update)
-    for _ in range(steps):
-        updates, state = update(grads, state, params)
+
+    @jax.jit
+    def run(grads, params):
+        def body(state, _):
+            return tx.update(grads, state, params)[::-1]
+
+        state, updates = jax.lax.scan(body, tx.init(params), length=steps)
+        return jax.tree.map(lambda u: u[-1], updates), state
+
+    updates, state = jax.device_get(run(grads, params))
     for leaf in jax.tree.leaves((updates, state)):
         assert np.all(np.isfinite(np.asarray(leaf, np.complex64)))
     return updates, state
@@ -396,11 +413,11 @@ def test_half_precision_leaves_have_float32_energies_and_keep_their_dtype():
     dtypes = {"a": jnp.bfloat16, "b": jnp.float16, "c": jnp.float32}
     # f16 squares overflow above 256 and vanish below 1e-4: both occur here.
     grads = {
-        name: jnp.asarray(scale * rng.normal(size=(2, 4)), dtypes[name])
+        name: (scale * rng.normal(size=(2, 4))).astype(dtypes[name])
         for name, scale in (("a", 1.0), ("b", 1e3), ("c", 1e-5))
     }
     wide = {name: np.asarray(value, np.float32) for name, value in grads.items()}
-    params = {name: jnp.zeros(4, dtype) for name, dtype in dtypes.items()}
+    params = {name: np.zeros(4, dtype) for name, dtype in dtypes.items()}
     options = {"energy": {"magnitude": 1.0, "progress": 1.0}, "descent_guard": 0.1}
     updates, state = one_step(grads, params, steps=2, **options)
     expected, expected_state = one_step(wide, steps=2, **options)
@@ -429,7 +446,7 @@ def test_float64_leaves(granularity):
         params = {name: np.ones_like(value[0]) for name, value in grads.items()}
         options = {"energy": MIXTURE, "granularity": granularity, "warmup_steps": 0}
         tx = eagc(2, preset="article", descent_guard=0.1, slew=0.5, **options)
-        state = tx.init(params)
+        state = jax.jit(tx.init)(params)
         updates, new_state = jax.jit(tx.update)(grads, state, params)
         oracle = Oracle(
             {"a": (3, 2), "b": (3,)}, 2, descent_guard=0.1, slew=0.5, **options
@@ -445,7 +462,8 @@ def test_float64_leaves(granularity):
         # A plain sum of float64 leaves is one in float64.
         weights = np.asarray([0.5, 2.0])
         plain = eagc(2, preset="article", floor=1.0, weights=weights)
-        updates, _ = jax.jit(plain.update)(grads, plain.init(params), params)
+        step = jax.jit(lambda g, p: plain.update(g, plain.init(p), p))
+        updates, _ = step(grads, params)
         np.testing.assert_array_equal(
             updates["a"], 0.5 * grads["a"][0] + 2.0 * grads["a"][1]
         )
@@ -503,7 +521,8 @@ def test_soft_gate_alone_assesses_magnitudes():
     alone = optax.chain(
         soft_gate(2, granularity="tensor", warmup_steps=0), sum_objectives()
     )
-    updates, _ = alone.update(grads, alone.init(jax.tree.map(lambda g: g[0], grads)))
+    params = jax.tree.map(lambda g: g[0], grads)
+    updates, _ = jax.jit(lambda g: alone.update(g, alone.init(params)))(grads)
     expected, _ = one_step(grads)
     for name, value in expected.items():
         np.testing.assert_allclose(updates[name], value, rtol=1e-6)

@@ -4,6 +4,7 @@ Float32 sums in another order: each entry is compared to 1e-5 of the largest of 
 about a hundred roundings.
 """
 
+import functools
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eagc_jax import stack_objectives, value_and_grads, value_and_grads_at_feature
+from eagc_jax import value_and_grads, value_and_grads_at_feature
 from eagc_jax.gradients import (
     StaleWeightsState,
     init_stale_weights,
@@ -27,14 +28,14 @@ from eagc_jax.gradients import (
 )
 
 DEPTH, WIDTH, NUMBER = 3, 5, 3
-X = jax.random.normal(jax.random.key(7), (6, WIDTH))
+X = np.random.default_rng(7).normal(size=(6, WIDTH)).astype(np.float32)
 
 
 def make_params(dtype=jnp.float32):
-    keys = iter(jax.random.split(jax.random.key(0), 8))
+    rng = np.random.default_rng(0)
 
     def normal(*shape):
-        return (jax.random.normal(next(keys), shape) / WIDTH**0.5).astype(dtype)
+        return (rng.normal(size=shape) / WIDTH**0.5).astype(dtype)
 
     return {
         "layers": {
@@ -82,16 +83,24 @@ def first_row(gram):
     return gram[0] / root / jnp.maximum(root[0], root)
 
 
+compiled_norms = jax.jit(equal_norms)
+
+
+@functools.cache
+def jacobian_and_losses(losses_fn):
+    def vector(params, *args):
+        losses = losses_fn(params, *args)
+        return jnp.stack(jax.tree.leaves(losses)), losses
+
+    return jax.jit(jax.jacrev(vector, has_aux=True))
+
+
 def oracle(losses_fn, params, *args):
     """Losses, Gram matrix in float64 and K gradients, by jax.jacrev."""
-
-    def vector(params):
-        return jnp.stack(jax.tree.leaves(losses_fn(params, *args)))
-
-    jacobian = jax.jit(jax.jacrev(vector))(params)
+    jacobian, losses = jacobian_and_losses(losses_fn)(params, *args)
     rows = [np.asarray(j, np.float64) for j in jax.tree.leaves(jacobian)]
     rows = np.concatenate([r.reshape(r.shape[0], -1) for r in rows], axis=1)
-    return losses_fn(params, *args), rows @ rows.T, jacobian
+    return losses, rows @ rows.T, jacobian
 
 
 def combined(jacobian, weights):
@@ -128,7 +137,7 @@ def assert_is_the_weighted_gradient(out, tolerance=1e-5):
     losses, gradient, weights = out
     assert list(losses) == ["a", "b", "c"]
     assert_near(losses, LOSSES)
-    expected = np.asarray(equal_norms(jnp.asarray(GRAM, jnp.float32)))
+    expected = compiled_norms(GRAM.astype(np.float32))
     # Weights of the rounded Gram matrix: as exact as its worst cosine.
     np.testing.assert_allclose(weights, expected, rtol=10 * tolerance)
     assert_near(gradient, combined(JACOBIAN, weights), tolerance)
@@ -186,8 +195,8 @@ def test_two_phase_through_a_custom_backward_pass(gram):
     def losses_fn(w):
         return jnp.stack([jnp.sum(doubled(w) ** 2), jnp.sum(w)])
 
-    w = jnp.array([1.0, 2.0])
-    _, found = value_and_gram(losses_fn, gram=gram)(w)
+    w = np.float32([1, 2])
+    _, found = jax.jit(value_and_gram(losses_fn, gram=gram))(w)
     assert found.tolist() == [[80.0, 12.0], [12.0, 2.0]]
 
 
@@ -211,7 +220,7 @@ def test_low_precision_parameters(way):
     assert weights.dtype == jnp.float32
     # Two backward passes that XLA fuses differently round bfloat16 (2^-8) differently,
     # at about ten places one after the other.
-    expected = np.asarray(first_row(gram))
+    expected = np.asarray(jax.jit(first_row)(gram))
     np.testing.assert_allclose(weights, expected, rtol=0, atol=0.05)
     for leaf, expected in zip(
         jax.tree.leaves(gradient), jax.tree.leaves(params), strict=True
@@ -221,14 +230,15 @@ def test_low_precision_parameters(way):
 
 
 def test_many_objectives_and_no_objective_axis_in_the_result():
-    scales = jnp.arange(1.0, 21.0)
+    scales = np.arange(1, 21, dtype=np.float32)
 
     def losses_fn(w):
         return jnp.sum(jnp.sin(w[None, :] * scales[:, None]), axis=1)
 
-    w = jnp.array([0.3, -0.7])
-    jacobian = np.asarray(scales)[:, None] * np.cos(np.outer(scales, w))
-    losses, gradient, weights = two_phase(losses_fn, lambda g: g[0] / g[0, 0])(w)
+    w = np.float32([0.3, -0.7])
+    jacobian = scales[:, None] * np.cos(np.outer(scales, w))
+    step = two_phase(losses_fn, lambda g: g[0] / g[0, 0])
+    losses, gradient, weights = jax.jit(step)(w)
     assert losses.shape == weights.shape == (20,)
     expected = (jacobian @ jacobian.T)[0] / (jacobian[0] @ jacobian[0])
     np.testing.assert_allclose(weights, expected, rtol=0, atol=1e-4)
@@ -266,7 +276,8 @@ def test_taps_give_a_gram_matrix_for_every_layer():
     fn = tapped_grams(losses_fn, {"layers": (DEPTH,), "rest": ()})
     _, found = jax.jit(fn)(PARAMS, X)
     assert found["layers"].shape == (DEPTH, 2, 2)
-    jacobian = jax.jacrev(lambda p: jnp.stack(losses_fn(p, None, X)))(PARAMS)
+    _, _, jacobian = oracle(lambda p: losses_fn(p, None, X), PARAMS)
+    jacobian = jax.tree.map(np.asarray, jacobian)
     for layer in range(DEPTH):
         rows = np.concatenate(
             [
@@ -293,9 +304,8 @@ def test_tied_weights_tapped_at_every_use_give_another_matrix():
     w = PARAMS["tied"]
     gram = oracle(lambda w: losses_fn(w, None, X, True), w)[1]
     for once in (True, False):
-        found = tapped_grams(lambda w, p, x, once=once: losses_fn(w, p, x, once))(w, X)[
-            1
-        ]
+        fn = tapped_grams(lambda w, p, x, once=once: losses_fn(w, p, x, once))
+        _, found = jax.jit(fn)(w, X)
         error = np.abs(found / gram - 1).max()
         assert error < 1e-4 if once else error > 0.01
 
@@ -307,8 +317,7 @@ def test_taps_keep_other_leaves_and_do_nothing_in_a_plain_backward_pass():
         assert tree["none"] is None
         return jnp.sum(tree["w"] ** 2)
 
-    w = jnp.array([1.0, 2.0])
-    by_w, by_probe = jax.grad(loss, argnums=(0, 1))(w, jnp.zeros(2))
+    by_w, by_probe = jax.grad(loss, argnums=(0, 1))(np.float32([1, 2]), np.zeros(2))
     assert by_w.tolist() == [2.0, 4.0]
     assert by_probe.tolist() == [0.0, 0.0]
 
@@ -321,15 +330,17 @@ def test_taps_around_a_model_that_maps_over_examples_itself():
         return jnp.mean(out**2), jnp.mean(out**3)
 
     gram = oracle(lambda w: losses_fn(w, None, X), PARAMS["head"])[1]
-    assert_gram_near(tapped_grams(losses_fn)(PARAMS["head"], X)[1], gram)
+    _, found = jax.jit(tapped_grams(losses_fn))(PARAMS["head"], X)
+    assert_gram_near(found, gram)
 
 
 def test_tapped_two_phase_under_vmap_equals_a_loop():
     step = tapped_two_phase(model, equal_norms)
-    batch = jnp.stack([X, X[::-1] * 1.5])
+    batch = np.stack([X, X[::-1] * np.float32(1.5)])
     together = jax.jit(jax.vmap(step, in_axes=(None, 0)))(PARAMS, batch)
     compiled = jax.jit(step)
-    alone = stack_objectives([compiled(PARAMS, x) for x in batch])
+    alone = [compiled(PARAMS, x) for x in batch]
+    alone = jax.tree.map(lambda *leaves: np.stack(leaves), *alone)
     assert_near(together, alone, 1e-4)
 
 
@@ -349,7 +360,7 @@ def features(trunk, x):
 
 @pytest.mark.parametrize("weighted_heads", [False, True])
 def test_weights_of_the_representation(weighted_heads):
-    trunk = {"tied": PARAMS["tied"], "bias": jnp.arange(3.0)}
+    trunk = {"tied": PARAMS["tied"], "bias": np.arange(3, dtype=np.float32)}
     step = value_and_grad_from_representation(
         features, HEAD_LOSSES, equal_norms, weighted_heads=weighted_heads
     )
@@ -358,13 +369,11 @@ def test_weights_of_the_representation(weighted_heads):
     def of_z(z):
         return {n: HEAD_LOSSES[n](HEADS, z, X) for n in "abc"}
 
-    _, gram, _ = oracle(of_z, features(trunk, X))
-    np.testing.assert_allclose(
-        weights, equal_norms(jnp.asarray(gram, jnp.float32)), rtol=1e-4
-    )
-    exact, (trunks, heads) = value_and_grads_at_feature(features, HEAD_LOSSES)(
-        trunk, HEADS, X
-    )
+    _, gram, _ = oracle(of_z, jax.jit(features)(trunk, X))
+    expected = compiled_norms(gram.astype(np.float32))
+    np.testing.assert_allclose(weights, expected, rtol=1e-4)
+    fn = jax.jit(value_and_grads_at_feature(features, HEAD_LOSSES))
+    exact, (trunks, heads) = fn(trunk, HEADS, X)
     assert_near(losses, exact)
     assert_near(at_trunk, combined(trunks, weights))
     plain = np.ones(NUMBER)
@@ -386,7 +395,8 @@ def test_the_representation_takes_a_sequence_and_one_backward_pass_of_the_trunk(
     trunk.defvjp(lambda w, x: (x * w, (w, x)), backward)
     losses = [lambda h, z, x, k=k: h * jnp.sum(z) * (k + 1) for k in range(5)]
     step = value_and_grad_from_representation(trunk, losses, lambda g: jnp.ones(5))
-    found, (by_trunk, _), _ = step(jnp.array(2.0), jnp.array(3.0), jnp.ones(4))
+    args = np.float32(2), np.float32(3), np.ones(4, np.float32)
+    found, (by_trunk, _), _ = jax.jit(step)(*args)
     assert isinstance(found, tuple)
     assert len(calls) == 1
     assert float(by_trunk) == 3.0 * 4 * 15
@@ -400,13 +410,13 @@ def test_stale_weights_change_every_n_steps():
     exact = jax.jit(two_phase(losses_of, equal_norms))
     state = init_stale_weights(NUMBER)
     for index in range(5):
-        x = X * (1 + 0.1 * index)
+        x = X * np.float32(1 + 0.1 * index)
         losses, gradient, state = step(PARAMS, state, x)
         if index % 3 == 0:
             weights = exact(PARAMS, x)[2]
         np.testing.assert_allclose(state.weights, weights, rtol=1e-6)
-        _, _, jacobian = oracle(losses_of, PARAMS, x)
-        assert_near(losses, losses_of(PARAMS, x))
+        expected, _, jacobian = oracle(losses_of, PARAMS, x)
+        assert_near(losses, expected)
         assert_near(gradient, combined(jacobian, weights))
     assert int(state.count) == 2
 
@@ -418,7 +428,7 @@ def test_stale_weights_that_are_not_finite_are_due_again():
         recompute_every=10,
         has_aux=True,
     )
-    state = StaleWeightsState(jnp.int32(4), jnp.array([1.0, jnp.nan]))
+    state = StaleWeightsState(np.int32(4), np.float32([1, np.nan]))
     (losses, aux), gradient, state = step(1.0, state)
     assert state.weights.tolist() == [4.0, 1.0]
     assert (float(losses[0]), float(aux["w"]), float(gradient)) == (1.0, 1.0, 9.0)
@@ -433,7 +443,7 @@ def test_the_gradient_of_one():
     for k in range(NUMBER):
         losses, gradient = fn(PARAMS, k, X)
         assert_near(losses, LOSSES)
-        assert_near(gradient, jax.tree.map(lambda j, k=k: j[k], JACOBIAN))
+        assert_near(gradient, jax.tree.map(lambda j, k=k: np.asarray(j)[k], JACOBIAN))
     assert fn._cache_size() == 1
     assert_near(fn(PARAMS, 99, X)[1], gradient)  # as the last
 
@@ -444,7 +454,7 @@ def test_the_gradient_of_one_of_k_functions_computes_only_that():
         "a": lambda w, x: jnp.log(-jnp.sum(w)),  # NaN, and not computed
     }
     fn = jax.jit(value_and_grad_of_one(functions))
-    loss, gradient = fn(jnp.array([1.0, 2.0]), 1, jnp.array([3.0, 4.0]))
+    loss, gradient = fn(np.float32([1, 2]), 1, np.float32([3, 4]))
     assert float(loss) == 11.0
     assert gradient.tolist() == [3.0, 4.0]
 
@@ -487,9 +497,9 @@ def test_memory_over_the_summed_loss(scan):
     taps up to three times (as made, and as the two factors of a matrix product).
     """
     layers, width = 12, 128
-    kernels = [jnp.zeros((width, width))] * layers
-    params = jnp.stack(kernels) if scan else kernels
-    x = jnp.zeros((4, width))
+    kernels = [np.zeros((width, width), np.float32)] * layers
+    params = np.stack(kernels) if scan else kernels
+    x = np.zeros((4, width), np.float32)
     n = 4 * layers * width**2
 
     def losses_fn(params, x):

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import hypothesis
 import hypothesis.strategies as st
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import optax
@@ -137,7 +136,7 @@ def assert_same(left, right):
 def runner(tx, tree):
     """jit of: a stream of gradients -> updates and states after each step."""
     params = params_of(tree)
-    losses = jnp.ones(NUMBERS[tree])
+    losses = np.ones(NUMBERS[tree], np.float32)
 
     def run(leaves, mask):
         def body(state, inputs):

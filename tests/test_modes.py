@@ -117,7 +117,10 @@ EAGER = ("jit",)
 
 
 def assert_in_every_mode(name, leave_out):
-    row, extra = TRANSFORMATIONS[name], {"value": jnp.linspace(0.5, 2.0, K)}
+    row, extra = (
+        TRANSFORMATIONS[name],
+        {"value": np.linspace(0.5, 2.0, K, dtype=np.float32)},
+    )
     with jax.debug_nans(True):
         return testing.assert_transformation(
             row.transformation,

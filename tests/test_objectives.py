@@ -59,21 +59,21 @@ def test_stacking_undoes_unstacking(leaf):
 
 
 def test_dicts_of_trees_are_in_the_order_of_their_names():
-    trees = {"b": {"w": jnp.array(2.0)}, "a": {"w": jnp.array(1.0)}}
+    trees = {"b": {"w": np.float32(2)}, "a": {"w": np.float32(1)}}
     stacked = stack_objectives(trees)
     assert stacked["w"].tolist() == [1.0, 2.0]
     assert_same(unstack_objectives(stacked, names=sorted(trees)), trees)
 
 
 def test_stacking_keeps_dtypes():
-    tree = {"half": jnp.ones(2, jnp.bfloat16), "whole": jnp.ones(2)}
+    tree = {"half": np.ones(2, jnp.bfloat16), "whole": np.ones(2, np.float32)}
     stacked = stack_objectives([tree, tree])
     assert stacked["half"].dtype == jnp.bfloat16
     assert stacked["whole"].dtype == jnp.float32
 
 
 def test_stacking_and_unstacking_under_jit():
-    trees = [{"w": jnp.arange(3.0)}, {"w": jnp.arange(3.0) + 1}]
+    trees = [{"w": np.arange(3, dtype=np.float32) + k} for k in range(2)]
     assert_same(jax.jit(stack_objectives)(trees), stack_objectives(trees))
     updates = stack_objectives(trees)
     assert_same(jax.jit(unstack_objectives)(updates), unstack_objectives(updates))
@@ -81,13 +81,13 @@ def test_stacking_and_unstacking_under_jit():
 
 def test_leaves_are_named_by_their_paths():
     Pair = collections.namedtuple("Pair", "left right")
-    tree = {"layers": [Pair(jnp.ones(1), None), {"kernel": jnp.ones(1)}]}
+    tree = {"layers": [Pair(np.ones(1), None), {"kernel": np.ones(1)}]}
     assert list(named_leaves(tree)) == ["layers/0/left", "layers/1/kernel"]
-    assert list(named_leaves(jnp.ones(1))) == ["params"]
+    assert list(named_leaves(np.ones(1))) == ["params"]
 
 
 def test_two_leaves_of_one_name_are_kept_apart():
-    tree = {"a": {"b": jnp.zeros(1)}, "a/b": jnp.ones(1)}
+    tree = {"a": {"b": np.zeros(1)}, "a/b": np.ones(1)}
     named = named_leaves(tree)
     assert len(named) == 2
     assert sorted(float(leaf[0]) for leaf in named.values()) == [0.0, 1.0]
@@ -146,19 +146,20 @@ def test_float64_is_summed_in_float64():
 
 def test_sum_has_no_state_and_ignores_what_it_does_not_know():
     tx = sum_objectives()
-    params = {"w": jnp.ones(3), "none": None}
+    params = {"w": np.ones(3, np.float32), "none": None}
     state = tx.init(params)
     assert jax.tree.leaves(state) == []
-    updates = {"w": jnp.ones((2, 3)), "none": None}
+    updates = {"w": np.ones((2, 3), np.float32), "none": None}
     out, _ = tx.update(updates, state, params, unknown="anything")
-    assert_same(out, {"w": jnp.full(3, 2.0), "none": None})
+    assert_same(out, {"w": np.full(3, 2, np.float32), "none": None})
 
 
 def test_sum_takes_assessed_updates():
     tx = optax.chain(assess_energy(2), sum_objectives([1.0, 3.0]))
-    params = {"w": jnp.ones(3)}
-    out, _ = tx.update({"w": jnp.ones((2, 3))}, tx.init(params), params)
-    assert_same(out, {"w": jnp.full(3, 4.0)})
+    params = {"w": np.ones(3, np.float32)}
+    step = jax.jit(lambda g: tx.update(g, tx.init(params), params)[0])
+    out = step({"w": np.ones((2, 3), np.float32)})
+    assert_same(out, {"w": np.full(3, 4, np.float32)})
 
 
 def test_sum_of_a_tree_without_leaves():

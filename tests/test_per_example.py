@@ -21,11 +21,11 @@ EXAMPLES, WIDTH, CLASSES = 6, 5, 3
 
 
 def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 PARAMS = {
-    "scale": 1 + 0.1 * normal(0, WIDTH),
+    "scale": 1 + np.float32(0.1) * normal(0, WIDTH),
     "first": {"kernel": normal(1, WIDTH, 7), "bias": normal(2, 7)},
     "second": {"kernel": normal(3, 7, CLASSES)},
 }
@@ -55,10 +55,14 @@ def equal_norms(gram):
     return 1 / jnp.sqrt(jnp.diagonal(gram))
 
 
+of_params = jax.grad(lambda p, x, y: of_one(p, None, x, y))
+jacobian_of = jax.jit(jax.vmap(of_params, in_axes=(None, 0, 0)))
+losses_of = jax.jit(lambda p, x, y: mapped(p, None, x, y))
+
+
 def oracle(params, x, y, names):
     """Every example's gradient by vmap(grad), and the Gram matrix in float64."""
-    of_params = jax.grad(lambda p, x, y: of_one(p, None, x, y))
-    jacobian = jax.jit(jax.vmap(of_params, in_axes=(None, 0, 0)))(params, x, y)
+    jacobian = jacobian_of(params, x, y)
     chosen = jax.tree.leaves({name: jacobian[name] for name in names})
     rows = [np.asarray(j, np.float64).reshape(len(x), -1) for j in chosen]
     rows = np.concatenate(rows, axis=1)
@@ -96,7 +100,7 @@ def test_equals_the_gradients_of_the_examples(form, positions):
     # Float32 sums in another order: 1e-5 of the norms is about a hundred roundings.
     cosines, scale = gram / np.outer(root, root), np.outer(root, root)
     np.testing.assert_allclose(found / scale, cosines, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(losses, mapped(PARAMS, None, x, y), rtol=1e-5)
+    np.testing.assert_allclose(losses, losses_of(PARAMS, x, y), rtol=1e-5)
     np.testing.assert_allclose(weights, 1 / root, rtol=1e-5)
     # What isn't tapped, the scale on batches, is trained by the weighted loss too.
     for leaf, rows in zip(
@@ -120,14 +124,16 @@ def test_the_gram_matrix_of_a_dense_layer(shape, bias):
         rows = np.concatenate([rows, wide_d.sum(1)], axis=1)
     expected = rows @ rows.T
     bound = 1e-5 * np.diagonal(expected).max()
-    found = dense_gram(a, d, bias=bias)
+    # Compiled, and once not.
+    call = dense_gram if shape == (2,) else jax.jit(dense_gram, static_argnames="bias")
+    found = call(a, d, bias=bias)
     np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
 
 
 def test_low_precision_inputs_have_a_float32_gram_matrix():
     """Exactly that of the rounded inputs: sums are made in float32."""
     a, d = normal(0, 4, 64).astype(jnp.bfloat16), normal(1, 4, 64).astype(jnp.bfloat16)
-    found = dense_gram(a, d)
+    found = jax.jit(dense_gram)(a, d)
     assert found.dtype == jnp.float32
     a, d = np.asarray(a, np.float64), np.asarray(d, np.float64)
     np.testing.assert_allclose(found, (a @ a.T + 1) * (d @ d.T), rtol=1e-4, atol=1e-3)
@@ -137,23 +143,25 @@ def test_parameters_tapped_on_a_constant_input():
     """A layer that doesn't see the example: its cotangents are still one for each."""
 
     def loss(params, probe, x):
-        constant = jnp.ones(2)
+        constant = np.ones(2, np.float32)
         out = tap_dense(constant @ params, constant, probe, bias=False)
         return jnp.sum(out * x)
 
     x = normal(0, 4, 3)
     losses_fn = jax.vmap(loss, in_axes=(None, 0, 0))
-    found, _ = gram_and_step(losses_fn, jnp.ones((2, 3)), x)
+    found, _ = gram_and_step(losses_fn, np.ones((2, 3), np.float32), x)
     np.testing.assert_allclose(found, 2 * x @ x.T, rtol=1e-4, atol=1e-5)
 
 
 def test_flax_layers_by_their_dot_general():
     """A layer of a framework is tapped where it multiplies: no change to the model."""
-    model = nnx.Sequential(
-        nnx.Linear(WIDTH, 7, rngs=nnx.Rngs(0)),
-        nnx.relu,
-        nnx.Linear(7, CLASSES, rngs=nnx.Rngs(1)),
-    )
+
+    @nnx.jit
+    def make():
+        first = nnx.Linear(WIDTH, 7, rngs=nnx.Rngs(0))
+        return nnx.Sequential(first, nnx.relu, nnx.Linear(7, CLASSES, rngs=nnx.Rngs(1)))
+
+    model = make()
     graphdef, params = nnx.split(model, nnx.Param)
 
     def losses_fn(params, probe, x, y):
@@ -170,7 +178,7 @@ def test_flax_layers_by_their_dot_general():
 
     x, y = batch(None)
     found, (_, gradient, weights) = gram_and_step(losses_fn, params, x, y)
-    jacobian = jax.jacrev(lambda p: losses_fn(p, None, x, y))(params)
+    jacobian = jax.jit(jax.jacrev(lambda p: losses_fn(p, None, x, y)))(params)
     rows = [np.asarray(j, np.float64) for j in jax.tree.leaves(jacobian)]
     rows = np.concatenate([r.reshape(EXAMPLES, -1) for r in rows], axis=1)
     bound = 1e-5 * np.abs(rows @ rows.T).max()
@@ -194,8 +202,8 @@ def test_aux_and_jit():
 def test_the_work_is_less_than_twice_a_plain_step():
     """By operations: two backward passes, one of them without gradients of weights."""
     sizes = [128, 256, 256, 256, 10]
-    params = [jnp.zeros(shape) for shape in itertools.pairwise(sizes)]
-    x = jnp.zeros((64, 128))
+    params = [np.zeros(shape, np.float32) for shape in itertools.pairwise(sizes)]
+    x = np.zeros((64, 128), np.float32)
 
     def losses_fn(params, probe, x):
         for kernel in params:
@@ -216,7 +224,7 @@ def raises(*words):
 
 def test_wrong_use_is_named():
     probe = ExampleProbe(jnp.zeros((4, 4)))
-    x, y = jnp.ones((4, 3)), jnp.ones((4, 2))
+    x, y = np.ones((4, 3), np.float32), np.ones((4, 2), np.float32)
     assert tap_dense(y, x, None) is y
     with raises("per_example_two_phase", "Array", "tap"):
         tap_dense(y, x, jnp.zeros(4))

@@ -61,13 +61,14 @@ CASES = {
 def test_conv_gram_is_that_of_the_gradients(name):
     shape, options, out = CASES[name]
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(B, *shape)), jnp.float32)
+    x = rng.normal(size=(B, *shape)).astype(np.float32)
     axes = len(shape) - 1
     window = options["window"]
     window = (window,) * axes if isinstance(window, int) else window
     kernel_shape = (*window, shape[-1] // options.get("groups", 1), out)
-    kernel = jnp.asarray(rng.normal(size=kernel_shape), jnp.float32)
-    aim = jnp.asarray(rng.normal(size=conv(x, kernel, options).shape), jnp.float32)
+    kernel = rng.normal(size=kernel_shape).astype(np.float32)
+    y = jax.eval_shape(lambda x: conv(x, kernel, options), x)
+    aim = rng.normal(size=y.shape).astype(np.float32)
 
     def loss(params, x, aim):
         y = conv(x[None], params[0], options)[0] + params[1]
@@ -76,14 +77,22 @@ def test_conv_gram_is_that_of_the_gradients(name):
     def cotangent(x, aim):
         return jnp.cos(conv(x[None], kernel, options)[0]) * aim
 
-    gradients = jax.vmap(jax.grad(loss), (None, 0, 0))((kernel, jnp.zeros(out)), x, aim)
-    d = jax.vmap(cotangent)(x, aim)
-    with_bias = jax.jit(lambda x, d: conv_gram(x, d, **options))(x, d)
+    @jax.jit
+    def by_examples(params, x, aim):
+        gradients = jax.vmap(jax.grad(loss), (None, 0, 0))(params, x, aim)
+        return gradients, jax.vmap(cotangent)(x, aim)
+
+    def grams(x, d):
+        return [conv_gram(x, d, bias=bias, **options) for bias in (True, False)]
+
+    params = kernel, np.zeros(out, np.float32)
+    gradients, d = by_examples(params, x, aim)
+    # Not compiled once: operation by operation is what takes the time.
+    with_bias, without = (grams if name == "line" else jax.jit(grams))(x, d)
     # Sums of some hundred products of order 1 in float32, relative to the largest.
     expected = flat_gram(gradients)
     size = np.abs(expected).max()
     np.testing.assert_allclose(with_bias, expected, atol=1e-5 * size)
-    without = conv_gram(x, d, bias=False, **options)
     np.testing.assert_allclose(without, flat_gram(gradients[0]), atol=1e-5 * size)
 
 
@@ -94,16 +103,16 @@ def network():
     rng = np.random.default_rng(1)
 
     def normal(*shape):
-        return jnp.asarray(rng.normal(size=shape) / np.sqrt(shape[-2]), jnp.float32)
+        return np.float32(rng.normal(size=shape) / np.sqrt(shape[-2]))
 
     return {
-        "one": {"kernel": normal(3, 3, 2, 4), "bias": jnp.zeros(4)},
+        "one": {"kernel": normal(3, 3, 2, 4), "bias": np.zeros(4, np.float32)},
         "two": {"kernel": normal(3, 3, 4, 6)},
-        "head": {"kernel": normal(6, 3), "bias": jnp.ones(3)},
+        "head": {"kernel": normal(6, 3), "bias": np.ones(3, np.float32)},
     }
 
 
-IMAGES = jnp.asarray(np.random.default_rng(2).normal(size=(B, 8, 8, 2)), jnp.float32)
+IMAGES = np.random.default_rng(2).normal(size=(B, 8, 8, 2)).astype(np.float32)
 
 
 def logits_of(params, probe, x):
@@ -138,7 +147,7 @@ def expected_gram(losses_fn, params, x):
     def one(params, x):
         return losses_fn(params, None, x[None])[0]
 
-    return flat_gram(jax.vmap(jax.grad(one), (None, 0))(params, x))
+    return flat_gram(jax.jit(jax.vmap(jax.grad(one), (None, 0)))(params, x))
 
 
 MAPPED = jax.vmap(loss_of_one, in_axes=(None, 0, 0))
@@ -156,12 +165,13 @@ def test_the_weighted_gradient_of_a_convolutional_network():
     params = network()
     step = per_example_two_phase(losses_of, lambda gram: 1 / jnp.diagonal(gram))
     losses, gradient, weights = jax.jit(step)(params, IMAGES)
-    np.testing.assert_allclose(losses, losses_of(params, None, IMAGES), rtol=1e-5)
 
     def weighted(params):
-        return jnp.sum(weights * losses_of(params, None, IMAGES))
+        losses = losses_of(params, None, IMAGES)
+        return jnp.sum(weights * losses), losses
 
-    expected = jax.grad(weighted)(params)
+    expected, expected_losses = jax.jit(jax.grad(weighted, has_aux=True))(params)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
@@ -193,12 +203,12 @@ def test_attention(tokens):
     rng = np.random.default_rng(3)
     params = {
         name: {
-            "kernel": jnp.asarray(rng.normal(size=(WIDTH, WIDTH)) / 2, jnp.float32),
-            "bias": jnp.asarray(rng.normal(size=WIDTH), jnp.float32),
+            "kernel": np.float32(rng.normal(size=(WIDTH, WIDTH)) / 2),
+            "bias": np.float32(rng.normal(size=WIDTH)),
         }
         for name in ("q", "k", "v", "out")
     }
-    x = jnp.asarray(rng.normal(size=(B, tokens, WIDTH)), jnp.float32)
+    x = rng.normal(size=(B, tokens, WIDTH)).astype(np.float32)
     found = jax.jit(lambda p, x: found_gram(attention_losses, p, x))(params, x)
     expected = expected_gram(attention_losses, params, x)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * expected.max())
@@ -206,7 +216,7 @@ def test_attention(tokens):
 
 # --- arguments ----------------------------------------------------------------------
 
-X, Y = jnp.ones((B, 8, 8, 2)), jnp.ones((B, 8, 8, 4))
+X, Y = np.ones((B, 8, 8, 2), np.float32), np.ones((B, 8, 8, 4), np.float32)
 PROBE = ExampleProbe(jnp.zeros((B, B)))
 
 

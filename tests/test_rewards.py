@@ -32,6 +32,17 @@ def rewards(seed=0):
     return found.astype(np.float32)
 
 
+compiled = {
+    "decoupled": jax.jit(
+        decoupled_advantages, static_argnames=("preference", "normalize_batch")
+    ),
+    "group": jax.jit(group_advantages),
+    "coordinated": jax.jit(
+        coordinated_advantages, static_argnums=1, static_argnames="per"
+    ),
+}
+
+
 def grpo_oracle(groups, eps=0.0):
     out = np.zeros(groups.shape)
     for index in np.ndindex(groups.shape[:-1]):
@@ -43,7 +54,7 @@ def grpo_oracle(groups, eps=0.0):
 
 @pytest.mark.parametrize("eps", [0.0, 0.1])
 def test_grpo_is_its_equations(eps):
-    found = jax.jit(lambda r: group_advantages(r, eps=eps))(rewards())
+    found = compiled["group"](rewards(), eps=eps)
     np.testing.assert_allclose(found, grpo_oracle(rewards(), eps), **CLOSE)
     assert np.all(found[0, 1] == 0)
     centred = rewards() - rewards().mean(-1, keepdims=True)
@@ -54,9 +65,11 @@ def test_grpo_is_its_equations(eps):
 @pytest.mark.parametrize("preference", [None, (1.0, 0.5, 2.0)])
 @pytest.mark.parametrize("batch", [True, False])
 def test_gdpo_is_its_equations(preference, batch):
-    found = decoupled_advantages(
-        rewards(), preference=preference, normalize_batch=batch
+    # As it is by default, not compiled.
+    call = (
+        decoupled_advantages if batch and preference is None else compiled["decoupled"]
     )
+    found = call(rewards(), preference=preference, normalize_batch=batch)
     u = np.ones(K) if preference is None else np.array(preference)
     total = np.tensordot(u, grpo_oracle(rewards()), 1)
     if batch:
@@ -66,26 +79,21 @@ def test_gdpo_is_its_equations(preference, batch):
 
 def test_one_reward_is_grpo():
     one = rewards()[1:2]
-    expected = group_advantages(one[0])
-    np.testing.assert_array_equal(
-        decoupled_advantages(one, normalize_batch=False), expected
-    )
+    expected = compiled["group"](one[0])
+    found = compiled["decoupled"](one, normalize_batch=False)
+    np.testing.assert_array_equal(found, expected)
     # Every group differs here: the batch has mean 0 and deviation 1 already.
-    np.testing.assert_allclose(decoupled_advantages(one), expected, **CLOSE)
+    np.testing.assert_allclose(compiled["decoupled"](one), expected, **CLOSE)
 
 
 def test_the_batch_makes_up_for_groups_that_say_nothing():
     one = rewards()[:1]  # one of four groups is constant
-    expected = group_advantages(one[0]) / np.sqrt(3 / 4)
-    np.testing.assert_allclose(decoupled_advantages(one), expected, **CLOSE)
+    expected = compiled["group"](one[0]) / np.sqrt(3 / 4)
+    np.testing.assert_allclose(compiled["decoupled"](one), expected, **CLOSE)
 
 
 numbers = st.floats(-4, 4, width=32, allow_nan=False, allow_subnormal=False)
 groups = hnp.arrays(np.float32, (K, 2, GROUP), elements=numbers)
-compiled = {
-    "decoupled": jax.jit(decoupled_advantages),
-    "group": jax.jit(group_advantages),
-}
 
 
 @hypothesis.settings(**SETTINGS)
@@ -120,13 +128,12 @@ def test_groups_without_spread_say_exactly_nothing(value):
 
 
 def test_rewards_of_any_size_and_type():
-    huge = jnp.array([1e30, 3e30, -1e30])
-    np.testing.assert_allclose(
-        group_advantages(huge), grpo_oracle(np.array([1.0, 3.0, -1.0])), atol=1e-6
-    )
-    assert group_advantages(jnp.ones(3, jnp.bfloat16)).dtype == jnp.float32
+    huge, group = np.float32([1e30, 3e30, -1e30]), compiled["group"]
+    expected = grpo_oracle(np.array([1.0, 3.0, -1.0]))
+    np.testing.assert_allclose(group(huge), expected, atol=1e-6)
+    assert group(np.ones(3, jnp.bfloat16)).dtype == jnp.float32
     with jax.enable_x64(True):
-        assert group_advantages(jnp.arange(3.0)).dtype == jnp.float64
+        assert group(np.arange(3.0)).dtype == jnp.float64
 
 
 # --- conflict -----------------------------------------------------------------------
@@ -134,11 +141,9 @@ def test_rewards_of_any_size_and_type():
 
 @pytest.mark.parametrize("per", ["batch", "prompt"])
 def test_coordinated_advantages_raise_every_reward(per):
-    values = group_advantages(rewards())
-    values = values.at[1].set(0.3 * values[1] - values[0])  # in conflict
-    found, weights = jax.jit(
-        lambda a: coordinated_advantages(a, weightings.upgrad, per=per)
-    )(values)
+    values = np.array(compiled["group"](rewards()))
+    values[1] = np.float32(0.3) * values[1] - values[0]  # in conflict
+    found, weights = compiled["coordinated"](values, weightings.upgrad, per=per)
     axes = "kpg,pg->k" if per == "batch" else "kpg,pg->kp"
     products = np.einsum(axes, np.float64(values), np.float64(found))
     assert products.min() > -1e-5
@@ -148,22 +153,37 @@ def test_coordinated_advantages_raise_every_reward(per):
 
 
 def test_coordinated_advantages_per_prompt_are_those_of_each():
-    values = group_advantages(rewards())
-    found, weights = coordinated_advantages(values, weightings.mgda, per="prompt")
+    values, coordinated = (
+        np.asarray(compiled["group"](rewards())),
+        compiled["coordinated"],
+    )
+    found, weights = jax.device_get(coordinated(values, weightings.mgda, per="prompt"))
     for prompt in range(PROMPTS):
-        one, w = coordinated_advantages(values[:, prompt], weightings.mgda)
+        one, w = coordinated(values[:, prompt], weightings.mgda)
         np.testing.assert_allclose(found[prompt], one, **CLOSE)
         np.testing.assert_allclose(weights[:, prompt], w, **CLOSE)
 
 
+def test_coordinated_advantages_without_jit():
+    values = np.asarray(compiled["group"](rewards()))
+    found, weights = coordinated_advantages(values, weightings.mean)
+    np.testing.assert_allclose(found, values.mean(0), **CLOSE)
+    np.testing.assert_allclose(weights, np.full(K, 1 / K), rtol=1e-6)
+
+
 def test_it_is_the_aggregator_where_scores_are_orthogonal():
     """A policy with one free log probability an answer: its scores are unit vectors."""
-    values = group_advantages(rewards())
-    logits = jnp.zeros((PROMPTS, GROUP))
-    _, grads = value_and_grads(lambda x: surrogate_losses(x, values, clip=None))(logits)
+    values = compiled["group"](rewards())
+    logits = np.zeros((PROMPTS, GROUP), np.float32)
     tx = aggregators.upgrad(K)
-    update, _ = tx.update(grads, tx.init(logits))
-    found, _ = coordinated_advantages(values, weightings.upgrad)
+
+    @jax.jit
+    def step(logits):
+        losses_fn = value_and_grads(lambda x: surrogate_losses(x, values, clip=None))
+        return tx.update(losses_fn(logits)[1], tx.init(logits))[0]
+
+    update = step(logits)
+    found, _ = compiled["coordinated"](values, weightings.upgrad)
     np.testing.assert_allclose(update, -found / logits.size, rtol=1e-4, atol=1e-6)
 
 
@@ -171,9 +191,8 @@ def test_surrogate_losses_are_ppos():
     rng = np.random.default_rng(1)
     new, old = rng.normal(size=(2, PROMPTS, GROUP)) / 4
     values = rng.normal(size=(K, PROMPTS, GROUP))
-    found = surrogate_losses(
-        jnp.float32(new), jnp.float32(values), old_log_probs=jnp.float32(old), clip=0.2
-    )
+    new, old, values = np.float32(new), np.float32(old), np.float32(values)
+    found = surrogate_losses(new, values, old_log_probs=old, clip=0.2)
     ratio = np.exp(new - old)
     gains = np.minimum(ratio * values, np.clip(ratio, 0.8, 1.2) * values)
     assert np.any(gains != ratio * values)
@@ -209,16 +228,20 @@ def test_multipliers_settle_where_the_constraint_holds():
         slope = weights[0] * -2 * x + weights[1]
         return (x + 0.05 * slope, state), None
 
-    start = jnp.array(0.0), constrained.init()
-    (x, state), _ = jax.lax.scan(step, start, length=3000)
+    @jax.jit
+    def settled():
+        return jax.lax.scan(step, (0.0, constrained.init()), length=3000)[0]
+
+    x, state = settled()
     np.testing.assert_allclose(x, 1.0, atol=1e-3)
     np.testing.assert_allclose(state.multipliers, [0, 2], atol=5e-3)
 
 
 def test_a_batch_that_is_not_finite_moves_no_multiplier():
     constrained = lagrangian(2, [None, 1.0])
-    _, state = constrained.update(jnp.zeros((2, 3)), constrained.init())
-    weights, after = constrained.update(jnp.full((2, 3), jnp.nan), state)
+    zeros = np.zeros((2, 3), np.float32)
+    _, state = constrained.update(zeros, constrained.init())
+    weights, after = constrained.update(zeros + np.nan, state)
     np.testing.assert_array_equal(after.multipliers, state.multipliers)
     assert np.all(np.isfinite(weights))
 
@@ -229,28 +252,28 @@ def test_a_batch_that_is_not_finite_moves_no_multiplier():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: group_advantages(jnp.array(1.0)), "the group last"),
-        (lambda: group_advantages(jnp.arange(3)), "floating point"),
-        (lambda: group_advantages(jnp.ones(3), eps=-1.0), "eps must be"),
-        (lambda: decoupled_advantages(jnp.ones(3)), r"\(K, \.\.\., group\)"),
+        (lambda: group_advantages(np.array(1.0)), "the group last"),
+        (lambda: group_advantages(np.arange(3)), "floating point"),
+        (lambda: group_advantages(np.ones(3), eps=-1.0), "eps must be"),
+        (lambda: decoupled_advantages(np.ones(3)), r"\(K, \.\.\., group\)"),
         (
-            lambda: decoupled_advantages(jnp.ones((2, 3)), preference=(1.0,)),
+            lambda: decoupled_advantages(np.ones((2, 3)), preference=(1.0,)),
             "preference must have one entry",
         ),
         (
-            lambda: coordinated_advantages(jnp.ones((2, 3)), weightings.mgda, per="x"),
+            lambda: coordinated_advantages(np.ones((2, 3)), weightings.mgda, per="x"),
             "per must be one of",
         ),
         (
-            lambda: coordinated_advantages(jnp.ones((2, 3)), lambda gram: gram),
+            lambda: coordinated_advantages(np.ones((2, 3)), lambda gram: gram),
             "real weights of shape",
         ),
         (
-            lambda: surrogate_losses(jnp.ones(4), jnp.ones((2, 3))),
+            lambda: surrogate_losses(np.ones(4), np.ones((2, 3))),
             "shape of one reward's",
         ),
         (
-            lambda: surrogate_losses(jnp.ones(3), jnp.ones((2, 3)), clip=2.0),
+            lambda: surrogate_losses(np.ones(3), np.ones((2, 3)), clip=2.0),
             "clip must lie",
         ),
         (lambda: lagrangian(2, [1.0, 1.0]), "None for a reward without"),
@@ -270,7 +293,7 @@ def test_a_batch_that_is_not_finite_moves_no_multiplier():
         ),
         (
             lambda: lagrangian(2, [None, 1.0]).update(
-                jnp.ones((3, 2)), lagrangian(2, [None, 1.0]).init()
+                np.ones((3, 2)), lagrangian(2, [None, 1.0]).init()
             ),
             "must be of 2 kinds",
         ),

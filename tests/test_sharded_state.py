@@ -213,7 +213,7 @@ def placed_net():
     """Parameters drawn on the devices that hold them, as their metadata says."""
     mesh = wide_mesh()
     with jax.set_mesh(mesh):
-        return Net(nnx.Rngs(0)), mesh
+        return nnx.jit(lambda: Net(nnx.Rngs(0)))(), mesh
 
 
 @pytest.mark.parametrize("name", ["eagc_element", "moco"])

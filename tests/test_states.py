@@ -177,8 +177,8 @@ def test_of_other_options(name):
 
 # --- states that are no transformation's ------------------------------------------------
 
-Z = jnp.ones((6, 4))
-MASK = jnp.arange(6) < 3
+Z = np.ones((6, 4), np.float32)
+MASK = np.arange(6) < 3
 
 
 def coordinated(state):
@@ -204,7 +204,7 @@ def fed(state):
     return features.add_features(state, Z)
 
 
-COORDINATOR = features.init_coordinator(jnp.eye(4), 0.5)
+COORDINATOR = features.init_coordinator(np.eye(4, dtype=np.float32), 0.5)
 FUNCTIONS = {
     "coordinate": (coordinated, COORDINATOR),
     "coordinate_gradients": (edited, COORDINATOR),
@@ -224,7 +224,7 @@ def test_functions_refuse_it_too(name, spoil):
 
 
 def test_of_features_of_another_width():
-    narrow = features.init_coordinator(jnp.eye(3), 0.5)
+    narrow = features.init_coordinator(np.eye(3, dtype=np.float32), 0.5)
     for function in (coordinated, edited, refreshed):
         with pytest.raises(ValueError, match=r"channels|as the moment is"):
             jax.eval_shape(function, narrow)

@@ -117,7 +117,11 @@ def _add(values: dict[str, jax.Array], name: str, value: jax.Array) -> None:
 
 def _decision(kind: Kind, values: dict[str, jax.Array]) -> Decision:
     layers = tuple(sorted(values))
-    means = [
-        jnp.mean(values[n].reshape(values[n].shape[0], -1), axis=1) for n in layers
-    ]
-    return Decision(kind, layers, jnp.stack(means, axis=1).astype(jnp.float32))
+    return Decision(kind, layers, _means([values[name] for name in layers]))
+
+
+@jax.jit  # one program, not four operations a layer
+def _means(values: list[jax.Array]) -> jax.Array:
+    """``(K, L)``: means over the blocks of each ``(K, *block)``."""
+    means = [jnp.mean(value.reshape(value.shape[0], -1), axis=1) for value in values]
+    return jnp.stack(means, axis=1).astype(jnp.float32)

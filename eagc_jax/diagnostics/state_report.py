@@ -152,8 +152,10 @@ def _merge(groups: list[ByLeaf]) -> dict[str, np.ndarray]:
     for group in groups:
         if not isinstance(group, ByLeaf):  # the stand-in of a tree without leaves
             continue
-        for name, value in group.items():
-            merged[_free(name, merged)] = _array(value)
+        # NumPy before leaves are taken out of it: each would be a JAX operation.
+        arrays: PyTree = tuple(_array(values) for values in group.groups)
+        for name, value in ByLeaf(arrays, group.places).items():
+            merged[_free(name, merged)] = np.asarray(value)
     return merged
 
 

@@ -50,10 +50,7 @@ def hypervolume(
             f"{np.shape(reference)}."
         )
     dtype = compute_dtype(losses.dtype)
-    points, reference = losses.astype(dtype), reference.astype(dtype)
-    counts = jnp.all(points < reference[None], axis=1)
-    # At the reference a point dominates nothing.
-    return _volume(jnp.where(counts[:, None], points, reference[None]), reference)
+    return _below(losses.astype(dtype), reference.astype(dtype))
 
 
 def non_dominated(losses: jax.typing.ArrayLike) -> jax.Array:
@@ -79,9 +76,24 @@ def non_dominated(losses: jax.typing.ArrayLike) -> jax.Array:
     """
     losses = jnp.asarray(losses)
     _check(losses, "losses")
+    return _unbeaten(losses)
+
+
+# One program each, where they are called outside of jit.
+
+
+@jax.jit
+def _unbeaten(losses: jax.Array) -> jax.Array:
     left, right = losses[:, None], losses[None, :]
     beaten = jnp.all(right <= left, axis=2) & jnp.any(right < left, axis=2)
     return ~jnp.any(beaten, axis=1) & ~jnp.any(jnp.isnan(losses), axis=1)
+
+
+@jax.jit
+def _below(points: jax.Array, reference: jax.Array) -> jax.Array:
+    counts = jnp.all(points < reference[None], axis=1)
+    # At the reference a point dominates nothing.
+    return _volume(jnp.where(counts[:, None], points, reference[None]), reference)
 
 
 def _check(losses: jax.Array, name: str) -> None:

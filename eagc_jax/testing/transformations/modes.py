@@ -67,6 +67,7 @@ def scan(subject: Subject) -> Violation | None:
 
     whole = jax.jit(lambda state, updates: jax.lax.scan(body, state, updates))
     state, outs = whole(subject.start, _stacked(subject.given()))
+    outs = jax.device_get(outs)
     found = [jax.tree.map(lambda x, i=i: x[i], outs) for i in range(subject.steps)]
     return _differs(subject, Run(found, state))
 
@@ -75,7 +76,7 @@ def donation(subject: Subject) -> Violation | None:
     """State and parameters can be donated, from ``init`` on: no buffer is in both."""
     # Parameters that the update doesn't read are donated too: a training step would.
     step = jax.jit(subject.step, donate_argnums=(1, 2), keep_unused=True)
-    params = jax.tree.map(jnp.array, subject.params)
+    params = _copied(subject.params)
     state, found = subject.tx.init(params), []
     with warnings.catch_warnings():
         # What isn't read, or has no output of its kind, can't be used.
@@ -83,7 +84,7 @@ def donation(subject: Subject) -> Violation | None:
         for updates in subject.given():
             out, state = step(updates, state, params)
             found.append(out)
-            params = jax.tree.map(jnp.array, subject.params)
+            params = _copied(subject.params)
     return _differs(subject, Run(found, state))
 
 
@@ -151,7 +152,14 @@ def _saved_and_loaded(leaf: jax.Array) -> jax.Array:
     )
 
 
-def _stacked(
-    trees: list[PyTree] | tuple[PyTree, ...],
-) -> PyTree:
+# Compiled as a whole: operation by operation, each shape would be compiled by itself.
+
+
+@jax.jit
+def _stacked(trees: list[PyTree] | tuple[PyTree, ...]) -> PyTree:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+@jax.jit
+def _copied(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.copy, tree)

@@ -45,7 +45,7 @@ def example_params(dtypes: Sequence[str] = ("float32",)) -> PyTree:
     shapes, structure = jax.tree.flatten(SHAPES, is_leaf=_is_shape)
     kinds = [jnp.dtype(dtypes[index % len(dtypes)]) for index in range(len(shapes))]
     pairs = zip(shapes, kinds, strict=True)
-    return jax.tree.unflatten(structure, [jnp.ones(s, d) for s, d in pairs])
+    return jax.tree.unflatten(structure, [jnp.asarray(np.ones(s, d)) for s, d in pairs])
 
 
 def example_updates(
