@@ -432,17 +432,18 @@ def test_a_problem_names_what_a_method_reads():
 
     def solve(problem):
         seen.append(problem)
-        return problem.preference
+        return problem.values
 
     def reads(extra_args):
         return {"current": extra_args.get("current", 0)}
 
     tx = aggregators.from_weighting(2, stateless("x", "mean", solve, reads=reads))
-    grads = {"w": jnp.ones((2, 3))}
-    state = tx.init({"w": jnp.zeros(3)})
-    tx.update(grads, state, value=jnp.array([3.0, 4.0]), current=1, other="ignored")
+    state = tx.init({"w": np.zeros(3, np.float32)})
+    update = jax.jit(functools.partial(tx.update, current=1, other="ignored"))
+    grads = {"w": np.ones((2, 3), np.float32)}
+    _, state = update(grads, state, value=np.array([3.0, 4.0], np.float32))
     (problem,) = seen
-    np.testing.assert_array_equal(problem.values, [3, 4])
+    np.testing.assert_array_equal(state.weights, [3, 4])
     assert problem.current == 1
     assert problem.cross_gram is None
 
