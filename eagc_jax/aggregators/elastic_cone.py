@@ -104,17 +104,16 @@ def elastic_cone(
       ValueError: bad arguments (at once); updates that don't fit (when traced).
 
     Examples:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax.numpy as jnp
       >>> from eagc_jax.aggregators import elastic_cone
       >>> tx = elastic_cone(2, balance=1.0)
       >>> grads = {"w": jnp.array([[3.0, 0.0], [0.0, 1.0]])}
-      >>> update, state = jax.jit(tx.update)(grads, tx.init({"w": jnp.zeros(2)}))
+      >>> update, state = tx.update(grads, tx.init({"w": jnp.zeros(2)}))
       >>> update["w"].round(4)  # both as long as the mean of the two
       Array([2., 2.], dtype=float32)
       >>> tx = elastic_cone(2, balance=0.0, stiffness=0.5)
       >>> grads = {"w": jnp.array([[1.0, 0.0], [-1.0, 1.0]])}
-      >>> update, state = jax.jit(tx.update)(grads, tx.init({"w": jnp.zeros(2)}))
-      >>> update["w"].round(4)
+      >>> tx.update(grads, tx.init({"w": jnp.zeros(2)}))[0]["w"].round(4)
       Array([0.25, 1.25], dtype=float32)
 
     References:

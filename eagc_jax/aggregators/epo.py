@@ -72,12 +72,12 @@ def epo(
       ValueError: bad arguments (at once); no ``value`` (when traced).
 
     Examples:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax.numpy as jnp
       >>> from eagc_jax.aggregators import epo
       >>> tx = epo(2)
       >>> grads = {"w": jnp.eye(2)}
-      >>> update, _ = jax.jit(tx.update)(grads, tx.init({"w": jnp.zeros(2)}),
-      ...                                value=jnp.array([1.0, 4.0]))
+      >>> update, _ = tx.update(grads, tx.init({"w": jnp.zeros(2)}),
+      ...                       value=jnp.array([1.0, 4.0]))
       >>> update["w"]  # the larger loss first
       Array([0., 1.], dtype=float32)
 

@@ -62,11 +62,11 @@ def krum(
       ValueError: bad arguments (at once); updates that don't fit (when traced).
 
     Examples:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax.numpy as jnp
       >>> from eagc_jax.aggregators import krum
       >>> tx = krum(4)
       >>> grads = {"w": jnp.array([[1.0], [1.2], [1.3], [1e6]])}
-      >>> jax.jit(tx.update)(grads, tx.init({"w": jnp.zeros(1)}))[0]["w"]
+      >>> tx.update(grads, tx.init({"w": jnp.zeros(1)}))[0]["w"]
       Array([1.2], dtype=float32)
 
     References:

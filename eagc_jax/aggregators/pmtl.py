@@ -92,12 +92,12 @@ def pmtl(
       ValueError: bad arguments (at once); no ``value`` (when traced).
 
     Examples:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax.numpy as jnp
       >>> from eagc_jax.aggregators import pmtl
       >>> tx = pmtl(2, preferences=[[1.0, 0.0], [0.0, 1.0]])
       >>> grads = {"w": jnp.eye(2)}
-      >>> update, _ = jax.jit(tx.update)(grads, tx.init({"w": jnp.zeros(2)}),
-      ...                                value=jnp.array([1.0, 4.0]))
+      >>> update, _ = tx.update(grads, tx.init({"w": jnp.zeros(2)}),
+      ...                       value=jnp.array([1.0, 4.0]))
       >>> update["w"]  # the second loss should be the smaller one: it goes first
       Array([-1.,  1.], dtype=float32)
 

@@ -27,7 +27,7 @@ from eagc_jax import (
 from eagc_jax.features import elastic_projection
 
 K = 5  # krum needs that many
-# A closed form in its place of the loops that upgrad has, which it is made of.
+# A closed form in place of loops that upgrad, with certify, has in the same place.
 NUMBERS = {"optimizer_aware": 2}
 EPS = float(np.finfo(np.float32).eps)
 STEPS = 6  # momentum_conflict_free sees one objective a step

@@ -405,7 +405,7 @@ def test_a_preference_for_the_step_is_checked():
 
 
 def test_a_chain_with_an_optimizer():
-    tx = optax.chain(aggregators.epo(K), optax.adam(0.1))
-    update = jax.jit(tx.update)
-    out, _ = update(tree(stream()[0]), tx.init(PARAMS), PARAMS, value=LOSSES[0])
+    tx = optax.chain(aggregators.epo(2), optax.adam(0.1))
+    g, state = tree(stream(number=2)[0]), tx.init(PARAMS)
+    out, _ = jax.jit(tx.update)(g, state, PARAMS, value=LOSSES[0, :2])
     assert np.all(np.isfinite(flat(out)))
