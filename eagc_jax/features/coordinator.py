@@ -189,7 +189,7 @@ def coordinate(
       >>> def loss(z):
       ...   z, _, _ = coordinate(z, z, unlabeled, state)
       ...   return jnp.sum(z)
-      >>> jax.grad(loss)(z).round(3).tolist()
+      >>> jax.jit(jax.grad(loss))(z).round(3).tolist()
       [[0.5, 1.0], [1.0, 1.0]]
 
     References:

@@ -58,12 +58,13 @@ def tap(tree: PyTree, probe: jax.Array | ExampleProbe | None) -> PyTree:
       ValueError: a probe that isn't ``(K,)``.
 
     Examples:
-      >>> import jax.numpy as jnp
+      >>> import jax, jax.numpy as jnp
       >>> from eagc_jax.gradients import tap, tapped_grams
       >>> def losses_fn(w, probe, x):
       ...   w = tap(w, probe)  # once, before both uses
       ...   return jnp.sum(w * x), jnp.sum(w**2)
-      >>> losses, gram = tapped_grams(losses_fn)(jnp.array([1.0, 2.0]), jnp.ones(2))
+      >>> grams_fn = jax.jit(tapped_grams(losses_fn))
+      >>> losses, gram = grams_fn(jnp.array([1.0, 2.0]), jnp.ones(2))
       >>> gram.tolist()
       [[2.0, 6.0], [6.0, 20.0]]
     """
@@ -197,7 +198,7 @@ def tap_dense(
       >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
       >>> x, y = jnp.ones((4, 3)), jnp.zeros((4, 2))
       >>> step = per_example_two_phase(losses_fn, lambda gram: jnp.ones(4) / 4)
-      >>> losses, gradient, weights = step(params, x, y)
+      >>> losses, gradient, weights = jax.jit(step)(params, x, y)
       >>> gradient["kernel"].shape
       (3, 2)
     """

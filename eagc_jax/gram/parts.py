@@ -41,6 +41,7 @@ def split_gram(gram: jax.typing.ArrayLike) -> Gram:
     return from_scaled(0.5 * (gram + gram.T), exponents)
 
 
+@jax.jit  # traced once for a size, and one program where it is called by itself
 def from_scaled(gram: jax.Array, exponents: jax.Array) -> Gram:
     """Parts of the Gram matrix of rows that were multiplied by ``2^exponents``."""
     squares = jnp.diagonal(gram)

@@ -355,7 +355,7 @@ def may_be_sharded(leaf: jax.Array) -> bool:
         return not mesh.are_all_axes_manual
     if isinstance(leaf, Tracer):
         return jax.device_count() > 1
-    return len(leaf.sharding.device_set) > 1
+    return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
 
 
 def explicit(leaf: jax.Array, kept: tuple[int, ...] = ()) -> NamedSharding | None:

@@ -86,8 +86,17 @@ def nnqp(
       Portugal, Judice, Vicente, "A comparison of block pivoting and interior-point
       algorithms for linear least squares problems with nonnegative variables", 1994.
     """
-    matrix, (high, low) = jnp.asarray(matrix), two_float.of(linear)
-    check_shapes(matrix, high, 1)
+    matrix, target = jnp.asarray(matrix), two_float.of(linear)
+    check_shapes(matrix, target.high, 1)
+    return _solve(matrix, target, max_iterations)
+
+
+# Traced once for a size, however many programs solve one.
+@partial(jax.jit, static_argnums=2)
+def _solve(
+    matrix: jax.Array, linear: TwoFloat, max_iterations: int | None
+) -> tuple[jax.Array, SolveInfo]:
+    high, low = linear
     dtype = np.promote_types(np.promote_types(matrix.dtype, high.dtype), np.float32)
     matrix, high, low = (x.astype(dtype) for x in (matrix, high, low))
     number = high.shape[0]

@@ -42,11 +42,19 @@ def best_vertex(
       >>> best_vertex(jnp.array([1.0, 2.0]), one, jnp.array([0.25]))[0]
       Array([0.25, 0.75], dtype=float32)
     """
-    number, dtype = cost.shape[0], cost.dtype
+    number = cost.shape[0]
     if number > LARGEST:
         raise ValueError(
             f"best_vertex looks at 1 to {LARGEST} variables, got {number}."
         )
+    return _best(cost, matrix, bounds)
+
+
+@jax.jit  # many small operations, in a program of their own where nothing else is
+def _best(
+    cost: jax.Array, matrix: jax.Array, bounds: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    number, dtype = cost.shape[0], cost.dtype
     counts = bounds > -jnp.inf
     size = jnp.max(jnp.abs(matrix), axis=1)
     size = jnp.maximum(size, jnp.where(counts, jnp.abs(bounds), 0))

@@ -53,4 +53,4 @@ def run(pair, gradients):
         out, state = update(tree(g), state, PARAMS, active_mask=active)
         outs.append(flat(out))
         states.append(state)
-    return np.array(outs), states
+    return np.array(outs), jax.device_get(states)

@@ -26,7 +26,7 @@ class Row:
     properties: frozenset | None = None  # None for those of CLAIMS.
     single: Callable | None = None  # (g, norm) -> A([g]); None: as claimed
     identical: Callable | None = lambda g, n, number: g  # A([g] * number)
-    # Rows g (B, K, n), zero but for the first K - 1 -> the direction, (B, n).
+    # Rows g (B, K, n), zero but for the first two -> the direction, (B, n).
     zero_row: Callable | None = None
     opposed: str | None = "zero"  # (g, -g): "zero", or None where not promised.
 
@@ -37,14 +37,13 @@ class Row:
 
 
 def mean_of_the_rest(weights, rows):
-    """The mean over all K, of which the last is zero: ``(K-1)/K`` of A(the others)."""
-    number = rows.shape[1]
-    return weights(rows[:, :-1]) * (number - 1) / number
+    """The mean over all K, of which two aren't zero: ``2/K`` of A(the two)."""
+    return weights(rows[:, :2]) * 2 / rows.shape[1]
 
 
 def of_the_rest(weights, rows):
-    """A zero row changes nothing: A(the others)."""
-    return weights(rows[:, :-1])
+    """Zero rows change nothing: A(the two that aren't)."""
+    return weights(rows[:, :2])
 
 
 ROWS = [

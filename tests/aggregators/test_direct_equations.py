@@ -63,10 +63,10 @@ def test_graddrop_leaks():
     def leaking(leak):
         return aggregators.graddrop(K, leak=leak).update(tree(g), tx.init(PARAMS))[0]
 
-    outs = flat(leaking(jnp.ones(K)))
+    outs = flat(leaking(np.ones(K, np.float32)))
     np.testing.assert_allclose(outs, g.sum(0), rtol=1e-5, atol=1e-6)
     plain, _ = run((tx, compiled("graddrop")[1]), [g])  # the seed is the state's
-    leaky = flat(leaking(jnp.array([1.0, 0.0, 0.25])))
+    leaky = flat(leaking(np.float32([1.0, 0.0, 0.25])))
     positive = np.isclose(plain[0], np.maximum(g, 0).sum(0), rtol=1e-5)
     kept = np.where(positive, np.maximum(g, 0), np.minimum(g, 0))
     leaks = np.array([1.0, 0.0, 0.25])[:, None]
@@ -76,13 +76,13 @@ def test_graddrop_leaks():
 
 def test_graddrop_draws_anew_in_each_step_and_leaf():
     tx = aggregators.graddrop(2)
-    params = {"a": jnp.zeros(200), "b": jnp.zeros(200)}
-    g = {n: jnp.stack([jnp.ones(200), -jnp.ones(200)]) for n in params}
+    params = {n: np.zeros(200, np.float32) for n in "ab"}
+    g = {n: np.stack([x + 1, x - 1]) for n, x in params.items()}
     update, state = jax.jit(tx.update), tx.init(params)
     first, state = update(g, state)
     second, _ = update(g, state)
     for left, right in ((first["a"], first["b"]), (first["a"], second["a"])):
-        assert 50 < int(jnp.sum(left == right)) < 150
+        assert 50 < np.sum(np.asarray(left) == np.asarray(right)) < 150
     again, _ = update(g, tx.init(params))
     np.testing.assert_array_equal(first["a"], again["a"])
 
@@ -146,15 +146,15 @@ def test_similarity_of_norms():
     similarity = jax.jit(norm_similarity)
 
     def of(*norms):
-        return float(similarity(jnp.array(norms, jnp.float32)))
+        return float(similarity(np.float32(norms)))
 
     assert of(2.0, 2.0) == 1.0
     assert of(0.0, 0.0) == 1.0
     assert of(0.0, 1.0) == 0.0
     assert of(3.0) == 1.0
     np.testing.assert_allclose(of(1e-30, 2e-30), 0.8, rtol=1e-6)
-    active = jnp.array([True, True, False])
-    assert float(similarity(jnp.array([1.0, 1.0, 9.0]), active)) == 1.0
+    active = np.array([True, True, False])
+    assert float(similarity(np.float32([1.0, 1.0, 9.0]), active)) == 1.0
 
 
 # --- MoCo ---------------------------------------------------------------------------
@@ -194,13 +194,14 @@ def test_moco_is_its_equations(relative, projection):
 
 def test_moco_settles_at_the_least_norm():
     tx = aggregators.moco(2, tracking_rate=0.5, weight_rate=0.2)
-    g = {"w": jnp.array([[2.0, 0.0], [0.0, 1.0]])}
+    g = {"w": np.float32([[2.0, 0.0], [0.0, 1.0]])}
 
     def body(state, _):
         out, state = tx.update(g, state)
         return state, out["w"]
 
-    _, outs = jax.lax.scan(body, tx.init({"w": jnp.zeros(2)}), length=200)
+    start = tx.init({"w": np.zeros(2, np.float32)})
+    outs = np.asarray(jax.lax.scan(body, start, length=200)[1])
     np.testing.assert_allclose(outs[-1], [0.4, 0.8], rtol=1e-4)
 
 
@@ -211,7 +212,7 @@ def test_moco_of_an_absent_objective_waits():
     for g in stream(steps=3):
         _, state = update(tree(g), state, PARAMS, active_mask=everyone)
     out, after = update(tree(stream(1)[0]), state, PARAMS, active_mask=two)
-    old, new = state.method, after.method
+    old, new = jax.device_get((state.method, after.method))
     assert new.weights[2] == old.weights[2]
     np.testing.assert_allclose(new.weights.sum(), 1.0, rtol=1e-6)
     np.testing.assert_array_equal(new.tracked["a"][2], old.tracked["a"][2])
@@ -283,7 +284,8 @@ def test_krum_sees_differences_that_the_gram_matrix_has_lost():
     g[[0, 1], [0, 1]] += 2.0**-11
     g[3, :] += 2.0**-9
     tx = aggregators.krum(4)
-    _, state = jax.jit(tx.update)({"w": g}, tx.init({"w": jnp.zeros(50)}))
+    state = tx.init({"w": np.zeros(50, np.float32)})
+    _, state = jax.jit(tx.update)({"w": g}, state)
     np.testing.assert_array_equal(state.weights, [0.0, 0.0, 1.0, 0.0])
 
 

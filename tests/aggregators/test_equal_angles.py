@@ -159,7 +159,7 @@ def test_imtl_is_the_papers_form():
 
 
 def test_imtl_and_config_share_their_direction():
-    matrices = matrices_of(5, seed=4)
+    matrices = matrices_of(8, seed=4)
     _, one = properties.solve(batched("imtl_g"), matrices)
     _, other = properties.solve(batched("conflict_free"), matrices)
     cosine = properties.cosines(one[:, None], other)
@@ -192,9 +192,9 @@ def test_nash_is_fairgrad_of_alpha_one():
 
 
 def test_nash_has_the_length_of_its_number():
-    matrices = matrices_of(5, ratio=1e4)
+    matrices = matrices_of(3, ratio=1e4)
     _, direction = properties.solve(batched("nash_mtl"), matrices)
-    np.testing.assert_allclose(np.linalg.norm(direction, axis=1) ** 2, 5, rtol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(direction, axis=1) ** 2, 3, rtol=1e-4)
 
 
 def test_bargaining_power():
@@ -206,7 +206,8 @@ def test_bargaining_power():
 
 
 def test_fairgrad_of_alpha_zero_is_the_sum():
-    found = weightings.fairgrad(jnp.eye(3), alpha=0.0)
+    zero = functools.partial(weightings.fairgrad, alpha=0.0)  # not traced: not Newton
+    found = jax.jit(zero)(np.eye(3, dtype=np.float32))
     np.testing.assert_array_equal(found, np.ones(3))
 
 
@@ -240,7 +241,7 @@ def test_aligned_rows_are_orthogonal_and_equally_long():
 
 
 def test_aligned_drops_directions_below_its_tolerance():
-    gram = jnp.diag(jnp.array([1.0, 1e-3]))
+    gram = np.diag(np.float32([1.0, 1e-3]))
     kept = jitted("aligned_mtl")(gram, rel_tol=1e-4)
     np.testing.assert_allclose(kept, [0.5 * 1e-3**0.5, 0.5], rtol=1e-5)
     dropped = jitted("aligned_mtl")(gram, rel_tol=1e-2)
@@ -277,7 +278,7 @@ def test_aligned_closed_form_of_two():
 
 @pytest.mark.parametrize("name", ["imtl_g", "conflict_free"])
 def test_a_duplicate_leaves_the_direction(name):
-    matrices = matrices_of(3, seed=9, ratio=5.0)
+    matrices = matrices_of(2, seed=9, ratio=5.0)
     doubled = np.concatenate([matrices, matrices[:, :1]], axis=1)
     _, one = properties.solve(batched(name), matrices)
     _, other = properties.solve(batched(name), doubled)
@@ -286,10 +287,12 @@ def test_a_duplicate_leaves_the_direction(name):
 
 
 def test_opposed_of_unequal_length_is_zero():
-    gram = jnp.array([[4.0, -2.0], [-2.0, 1.0]])
-    np.testing.assert_allclose(jitted("imtl_g")(gram), [1 / 3, 2 / 3], rtol=1e-6)
-    np.testing.assert_array_equal(jitted("conflict_free")(gram), [0.0, 0.0])
-    np.testing.assert_array_equal(jitted("nash_mtl")(gram), [0.0, 0.0])
+    gram = np.repeat(np.float32([[[4.0, -2.0], [-2.0, 1.0]]]), BATCH, axis=0)
+    np.testing.assert_allclose(
+        batched("imtl_g")(gram), [[1 / 3, 2 / 3]] * BATCH, rtol=1e-6
+    )
+    np.testing.assert_array_equal(batched("conflict_free")(gram), 0.0)
+    np.testing.assert_array_equal(batched("nash_mtl")(gram), 0.0)
 
 
 def test_nash_and_fairgrad_stop_at_a_stationary_point():
@@ -311,18 +314,25 @@ def test_imtl_falls_back_where_weights_would_explode():
 # -- scale and size --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "method", [imtl_g, nash_mtl, fairgrad, conflict_free, aligned_mtl]
-)
-def test_direction_is_exact_at_any_scale(method):
+def test_direction_is_exact_at_any_scale():
     """From gradients of 1e-15 to 1e15: powers of two, so that only the method rounds."""
-    tx = method(3)
-    rows = jnp.array([[1.0, 0.0, 0.5], [-0.8, 0.6, 0.0], [0.3, 0.9, 0.3]])
-    state = tx.init({"w": jnp.zeros(3)})
-    update = jax.jit(lambda factor: tx.update({"w": factor * rows}, state)[0]["w"])
-    plain = np.asarray(update(1.0))
+    methods = imtl_g, nash_mtl, fairgrad, conflict_free, aligned_mtl
+    rows = np.float32([[1.0, 0.0, 0.5], [-0.8, 0.6, 0.0], [0.3, 0.9, 0.3]])
+    params = {"w": np.zeros(3, np.float32)}
+
+    @jax.jit
+    def first(factor):
+        def of(tx):
+            return tx.update({"w": factor * rows}, tx.init(params))[0]["w"]
+
+        return {method.__name__: of(method(3)) for method in methods}
+
+    plain = first(1.0)
     for factor in (2.0**-50, 2.0**50):
-        np.testing.assert_allclose(update(factor) / factor, plain, rtol=4 * EPS)
+        for name, found in jax.device_get(first(factor)).items():
+            np.testing.assert_allclose(
+                found / factor, plain[name], rtol=4 * EPS, err_msg=name
+            )
 
 
 @pytest.mark.slow
@@ -371,9 +381,13 @@ def test_bad_arguments(make, message):
 
 
 def test_nash_takes_the_length_of_the_mean_unless_told():
-    grads = {"w": jnp.array([[4.0, 0.0], [0.0, 2.0]])}
-    state = nash_mtl(2).init({"w": jnp.zeros(2)})
-    update, _ = jax.jit(nash_mtl(2).update)(grads, state)
-    np.testing.assert_allclose(np.linalg.norm(update["w"]), 5**0.5, rtol=1e-6)
-    native, _ = jax.jit(nash_mtl(2, rescale="native").update)(grads, state)
-    np.testing.assert_allclose(np.linalg.norm(native["w"]), 2**0.5, rtol=1e-6)
+    params = {"w": np.zeros(2, np.float32)}
+    every = nash_mtl(2), nash_mtl(2, rescale="native")
+
+    @jax.jit
+    def first(grads):
+        return [tx.update(grads, tx.init(params))[0]["w"] for tx in every]
+
+    found, native = first({"w": np.float32([[4.0, 0.0], [0.0, 2.0]])})
+    np.testing.assert_allclose(np.linalg.norm(found), 5**0.5, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(native), 2**0.5, rtol=1e-6)

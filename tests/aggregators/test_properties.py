@@ -75,8 +75,9 @@ def test_identical(row):
 
 @those(lambda row: row.zero_row is not None)
 def test_zero_row(row):
+    """Two of four, against the program of two: where K is 2 many are a closed form."""
     matrices = samplers.conflicting(np.random.default_rng(4), BATCH, 4, SIZE)
-    matrices[:, -1] = 0.0
+    matrices[:, 2:] = 0.0
 
     def direction(rows):
         return properties.solve(batched(row), rows)[1]

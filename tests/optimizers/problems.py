@@ -60,7 +60,7 @@ def tree(seed, *lead, ratio=1.0):
         if lead:
             sizes = float(ratio) ** (np.arange(lead[0]) - 1.0)
             x = x * sizes.reshape(-1, *(1,) * len(shape))
-        return jnp.asarray(x, jnp.float32)
+        return np.asarray(x, np.float32)
 
     return {name: leaf(shape) for name, shape in SHAPES.items()}
 

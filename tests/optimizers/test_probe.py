@@ -1,5 +1,7 @@
 """The measured preconditioner against the optimizer's own step, and against formulas."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,18 +24,25 @@ from tests.optimizers.problems import (
 )
 
 PARAMS = tree(0)
-ALL = jnp.ones((K,), bool)
-WEIGHTS = jnp.asarray([0.5, 2.0, 0.0])
+ALL = np.ones((K,), bool)
+WEIGHTS = np.array([0.5, 2.0, 0.0], np.float32)
 
 
-def after_some_steps(optimizer, steps=3):
+@functools.cache
+def after_some_steps(name, steps=3):
+    """The jitted update, and a state."""
+    optimizer = (OPTIMIZERS | NOT_LINEAR)[name]()
     state, update = optimizer.init(PARAMS), jax.jit(optimizer.update)
     for seed in range(steps):
         _, state = update(tree(seed + 1), state, PARAMS)
-    return state
+    return update, state
 
 
-def probed(optimizer, state, updates, include_momentum=True):
+@functools.cache
+def probing(name, include_momentum=True):
+    """Jitted: the expected gradient and the gains."""
+    optimizer = (OPTIMIZERS | NOT_LINEAR)[name]()
+
     def run(state, updates):
         expected = expect(updates, WEIGHTS, ALL)
         gains = probe(
@@ -41,17 +50,16 @@ def probed(optimizer, state, updates, include_momentum=True):
         )
         return expected.gradient, gains
 
-    return jax.jit(run)(state, updates)
+    return jax.jit(run)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_gain_times_gradient_and_rest_is_the_step(name):
     """Momentum, weight decay, bias corrections: of whatever Optax does, all is there."""
-    optimizer = OPTIMIZERS[name]()
-    state = after_some_steps(optimizer)
-    expected, gains = probed(optimizer, state, gradients(1))
-    step, _ = jax.jit(optimizer.update)(expected, state, PARAMS)
-    expected = named_leaves(expected)
+    update, state = after_some_steps(name)
+    expected, gains = probing(name)(state, gradients(1))
+    step, _ = update(expected, state, PARAMS)
+    expected, gains, step = jax.device_get((named_leaves(expected), gains, step))
     for leaf, own in named_leaves(step).items():
         gain = gains[leaf]
         found = gain.factor * (gain.rest + expected[leaf])
@@ -63,13 +71,12 @@ def test_gain_times_gradient_and_rest_is_the_step(name):
 @pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "partition"])
 def test_the_gain_does_not_depend_on_how_momentum_points(name):
     """Not only at the probe: the step is affine in momentum, at another momentum too."""
-    optimizer = OPTIMIZERS[name]()
-    state = after_some_steps(optimizer)
-    _, gains = probed(optimizer, state, gradients(1))
+    _, state = after_some_steps(name)
+    _, gains = probing(name)(state, gradients(1))
     field = {"rmsprop": "trace"}.get(name, "mu")
-    means = jax.tree.map(lambda x: -3 * x, optax.tree.get(state, field))
+    means = jax.tree.map(lambda x: -3 * np.asarray(x), optax.tree.get(state, field))
     turned = optax.tree.set(state, **{field: means})
-    _, others = probed(optimizer, turned, gradients(1))
+    _, others = probing(name)(turned, gradients(1))
     for leaf, gain in gains.items():
         np.testing.assert_array_equal(gain.factor, others[leaf].factor)
 
@@ -77,10 +84,9 @@ def test_the_gain_does_not_depend_on_how_momentum_points(name):
 def test_adam_by_its_formula():
     """float64: P is the learning rate's, the bias corrections' and the new root's."""
     lr, b1, b2, eps, root, count = 0.1, 0.8, 0.95, 1e-3, 1e-5, 4
-    optimizer = OPTIMIZERS["adam"]()
-    state = after_some_steps(optimizer, count - 1)
+    _, state = after_some_steps("adam", count - 1)
     updates = gradients(2)
-    _, gains = probed(optimizer, state, updates)
+    _, gains = probing("adam")(state, updates)
     d = np.asarray(WEIGHTS, np.float64) @ rows(updates)
     m, v = (flat(optax.tree.get(state, name)) for name in ("mu", "nu"))
     v = (b2 * v + (1 - b2) * d**2) / (1 - b2**count)
@@ -96,12 +102,11 @@ def test_adam_by_its_formula():
 @pytest.mark.parametrize("name", ["lion", "muon", "muon_tall"])
 def test_what_is_not_linear_at_the_expected_step(name):
     """Lion: the sign times 1 / |m|. Muon: the factor times M gives an orthogonal one."""
-    optimizer = NOT_LINEAR[name]()
-    state = after_some_steps(optimizer)
+    update, state = after_some_steps(name)
     updates = gradients(1)
-    expected, gains = probed(optimizer, state, updates, include_momentum=False)
-    nowhere = jax.tree.map(jnp.zeros_like, PARAMS)
-    step, new = optimizer.update(expected, state, nowhere)
+    expected, gains = probing(name, include_momentum=False)(state, updates)
+    nowhere = jax.tree.map(np.zeros_like, PARAMS)
+    step, new = update(expected, state, nowhere)
     if name == "lion":
         mean = named_leaves(optax.tree.get(new, "mu"))
         sizes = {
@@ -123,7 +128,7 @@ def test_what_is_not_linear_at_the_expected_step(name):
     u, s, vt = np.linalg.svd(np.asarray(mean, np.float64), full_matrices=False)
     orthogonal = -u @ vt  # downhill
     # Up to the share of the gradient in the mean, 1 - beta.
-    found = np.asarray(gain.step_of(mean), np.float64) / 0.05
+    found = np.asarray(jax.jit(gain.step_of)(mean), np.float64) / 0.05
     cosine = (
         np.sum(found * orthogonal) / np.linalg.norm(found) / np.linalg.norm(orthogonal)
     )
@@ -135,17 +140,20 @@ def test_what_is_not_linear_at_the_expected_step(name):
 
 
 def test_muon_coordinates_are_roots_of_its_factor():
-    optimizer = contrib.muon(0.1)
-    state = after_some_steps(optimizer)
+    _, state = after_some_steps("muon")
     updates = gradients(1)
-    _, gains = probed(optimizer, state, updates)
-    metric = metric_of(gains, named_leaves(updates))
-    assert list(metric.coordinates) == ["kernel"]
-    x = rows({"k": metric.coordinates["kernel"]})
+
+    @jax.jit
+    def shown(state, updates):
+        _, gains = probing("muon")(state, updates)
+        found = metric_of(gains, named_leaves(updates)).coordinates
+        steps = [gains["kernel"].step_of(one) for one in updates["kernel"]]
+        return found, jnp.stack(steps), gains["kernel"].undone(steps[0])
+
+    coordinates, steps, undone = shown(state, updates)
+    assert list(coordinates) == ["kernel"]
+    x = rows(coordinates)
     g = np.asarray(updates["kernel"], np.float64)
-    steps = np.stack(
-        [np.asarray(gains["kernel"].step_of(one)) for one in updates["kernel"]]
-    )
     np.testing.assert_allclose(
         x @ x.T,
         -np.einsum("kab,lab->kl", g, steps),
@@ -153,23 +161,23 @@ def test_muon_coordinates_are_roots_of_its_factor():
         atol=1e-4 * np.max(x @ x.T),
     )
     # A step, and the gradient that gives it.
-    gain = gains["kernel"]
-    undone = gain.undone(gain.step_of(updates["kernel"][0]))
-    np.testing.assert_allclose(
-        undone, metric.coordinates["kernel"][0], rtol=1e-3, atol=1e-4
-    )
+    np.testing.assert_allclose(undone, coordinates["kernel"][0], rtol=1e-3, atol=1e-4)
+
+
+@jax.jit
+def expecting(updates, weights, active):
+    return expect(updates, weights, active).gradient
 
 
 def test_the_expected_gradient():
     """Last weights, equal ones before; what isn't finite or absent counts for nothing."""
-    updates = {
-        "a": jnp.asarray([[1.0, 2.0, 5.0], [-1.0, np.nan, 0.0], [9.0, 9.0, 9.0]])
-    }
-    active = jnp.asarray([True, True, False])
-    first = expect(updates, jnp.zeros(3), active).gradient["a"]
+    gradient = [[1.0, 2.0, 5.0], [-1.0, np.nan, 0.0], [9.0, 9.0, 9.0]]
+    updates = {"a": np.array(gradient, np.float32)}
+    active = np.array([True, True, False])
+    first = expecting(updates, np.zeros(3, np.float32), active)["a"]
     # Where gradients cancel, a hundredth of their sizes is left.
     np.testing.assert_allclose(first, [2 / 300, 2 / 3, 5 / 3], rtol=1e-6)
-    later = expect(updates, jnp.asarray([1.0, 3.0, 1.0]), active).gradient["a"]
+    later = expecting(updates, np.array([1.0, 3.0, 1.0], np.float32), active)["a"]
     np.testing.assert_allclose(later, [-2.0, 2.0, 5.0], rtol=1e-6)
 
 
@@ -178,7 +186,7 @@ def test_weights_by_block_are_expected_too():
     updates = gradients(0)
     _, state = jax.jit(tx.update)(updates, tx.init(PARAMS), PARAMS)
     weights = state.aggregator.weights
-    found = named_leaves(expect(updates, weights, ALL).gradient)
+    found = named_leaves(expecting(updates, weights, ALL))
     for name, leaf in named_leaves(updates).items():
-        aim = jnp.tensordot(weights[name].reshape(K), leaf, 1)
+        aim = np.tensordot(np.ravel(weights[name]), leaf, 1)
         np.testing.assert_allclose(found[name], aim, rtol=0.02, atol=0.02)

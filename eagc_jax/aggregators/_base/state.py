@@ -55,7 +55,7 @@ def initial_state(
         zeros = jnp.zeros((blocks, number), jnp.float32)
         weights = layout.show(by_group(zeros, layout))
     method = jax.tree.map(
-        lambda x: jnp.repeat(jnp.asarray(x)[None], blocks, axis=0),
+        lambda x: jnp.broadcast_to(x, (blocks, *jnp.shape(x))),
         weighting.init(number),
     )
     return AggregateState(

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from eagc_jax.testing.failures import Violation
-from eagc_jax.testing.transformations.comparing import differing_numbers
+from eagc_jax.testing.transformations.comparing import differing_numbers, numbers
 from eagc_jax.testing.transformations.subject import Run, Subject
 from eagc_jax.typing import PyTree
 
@@ -47,7 +47,8 @@ def vmap(subject: Subject) -> Violation | None:
     each = [subject.run(subject.compiled, subject.start, seed) for seed in seeds]
     steps = [_stacked(pair) for pair in zip(*map(subject.given, seeds), strict=True)]
     mapped = jax.jit(jax.vmap(subject.step, in_axes=(0, 0, None)))
-    state, found = _stacked([subject.start] * 2), []
+    # In JAX, which keeps weak types and knows keys.
+    state, found = jax.tree.map(lambda x: jnp.stack([x, x]), subject.start), []
     for updates in steps:
         out, state = mapped(updates, state, subject.params)
         found.append(out)
@@ -67,7 +68,7 @@ def scan(subject: Subject) -> Violation | None:
 
     whole = jax.jit(lambda state, updates: jax.lax.scan(body, state, updates))
     state, outs = whole(subject.start, _stacked(subject.given()))
-    outs = jax.device_get(outs)
+    outs = jax.tree.map(numbers, outs)
     found = [jax.tree.map(lambda x, i=i: x[i], outs) for i in range(subject.steps)]
     return _differs(subject, Run(found, state))
 
@@ -152,14 +153,19 @@ def _saved_and_loaded(leaf: jax.Array) -> jax.Array:
     )
 
 
-# Compiled as a whole: operation by operation, each shape would be compiled by itself.
+def _stacked(
+    trees: list[PyTree] | tuple[PyTree, ...],
+) -> PyTree:
+    """In NumPy, where there is nothing to compile; of keys their data."""
+
+    def stack(*leaves):
+        if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+            leaves = [jax.random.key_data(leaf) for leaf in leaves]
+        return np.stack([np.asarray(leaf) for leaf in leaves])
+
+    return jax.tree.map(stack, *trees)
 
 
-@jax.jit
-def _stacked(trees: list[PyTree] | tuple[PyTree, ...]) -> PyTree:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-@jax.jit
+@jax.jit  # as a whole: leaf by leaf, each shape would be compiled by itself
 def _copied(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.copy, tree)
