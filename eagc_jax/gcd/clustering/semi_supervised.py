@@ -118,11 +118,11 @@ def semi_supervised_kmeans(
         )
     floats = as_float(rows)
     if not isinstance(floats, Tracer):
-        raise_unless_finite(np.asarray(jnp.isfinite(floats).all(axis=1)))
+        raise_unless_finite(np.asarray(_finite(floats)))
     return _lloyd.cluster(
         key,
         floats,
-        jnp.where(mask, labels, -1).astype(jnp.int32),
+        _pinned(labels, mask),
         jnp.int32(max_iterations),
         jnp.float32(tolerance),
         num_clusters=num_clusters,
@@ -178,6 +178,17 @@ def kmeans(
         tolerance=tolerance,
         balanced=balanced,
     )
+
+
+# One compilation each, where the operations by themselves are several.
+@jax.jit
+def _finite(rows: jax.Array) -> jax.Array:
+    return jnp.isfinite(rows).all(axis=1)
+
+
+@jax.jit
+def _pinned(labels: jax.Array, mask: jax.Array) -> jax.Array:
+    return jnp.where(mask, labels, -1).astype(jnp.int32)
 
 
 def _as_array(values: ArrayLike) -> Rows:

@@ -33,8 +33,9 @@ from eagc_jax.gcd.training.settings import (
 )
 from examples import gcd_vit
 from tests.gcd import golden
-from tests.gcd.tiny import CONFIG, METHOD, PLAIN, VIT
+from tests.gcd.tiny import CONFIG, METHOD, VIT, plain_sum
 
+PLAIN = plain_sum()
 AUDITED = RunSettings(
     METHOD,
     dataclasses.replace(CONFIG, evaluate_every=2),
