@@ -25,7 +25,7 @@ from tests.gcd import tiny
 CLASSES, EACH, WIDTH = 4, 24, 8
 METHOD = SimGCD(head_hidden=8, head_projection=6, teacher_warmup_epochs=2)
 CONFIG = TrainConfig(
-    epochs=4,
+    epochs=3,
     batch_size=32,
     log_every=2,
     trains="adapter",
