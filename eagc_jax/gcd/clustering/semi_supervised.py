@@ -116,9 +116,9 @@ def semi_supervised_kmeans(
             restarts=restarts,
             balanced=balanced,
         )
-    floats = as_float(rows)
-    if not isinstance(floats, Tracer):
-        raise_unless_finite(np.asarray(_finite(floats)))
+    floats, finite = _placed(rows)
+    if not isinstance(finite, Tracer):
+        raise_unless_finite(np.asarray(finite))
     return _lloyd.cluster(
         key,
         floats,
@@ -182,8 +182,10 @@ def kmeans(
 
 # One compilation each, where the operations by themselves are several.
 @jax.jit
-def _finite(rows: jax.Array) -> jax.Array:
-    return jnp.isfinite(rows).all(axis=1)
+def _placed(rows: Rows) -> tuple[jax.Array, jax.Array]:
+    """The rows as floats on the device, and which are finite."""
+    floats = as_float(rows)
+    return floats, jnp.isfinite(floats).all(axis=1)
 
 
 @jax.jit

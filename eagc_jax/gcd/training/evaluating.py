@@ -53,9 +53,7 @@ def assign_all(
     for start in range(0, len(found), size):
         block = found[start : start + size]
         rows = np.minimum(np.arange(size), len(block) - 1)  # one shape
-        some = assigned(
-            method, graphdef, params, frozen, state, jnp.asarray(block[rows])
-        )
+        some = assigned(method, graphdef, params, frozen, state, block[rows])
         parts.append(np.asarray(some)[: len(block)])
     return np.concatenate(parts)
 
