@@ -14,16 +14,23 @@ from tests.evidence.problems import two_wells
 
 
 def by_hand(task, seed, update, steps):
-    """The training loop without vmap, scan or jit: (losses, gradients) to an update."""
+    """The training loop without vmap or scan: (losses, gradients) to an update."""
     start, batches = jax.random.split(jax.random.key(seed))
-    params = task.init(start, task.data)
+
+    @jax.jit
+    def looked_at(params, step, share):
+        draw = Draw(task.data, jax.random.fold_in(batches, step), step, share)
+
+        def losses(params):
+            return jnp.stack(task.losses(params, draw))
+
+        return losses(params), jax.jacrev(losses)(params)
+
+    params = jax.jit(task.init)(start, task.data)
     for step in range(steps):
-        key = jax.random.fold_in(batches, step)
-        draw = Draw(task.data, key, jnp.int32(step), jnp.float32(step / steps))
-        losses = jnp.stack(task.losses(params, draw))
-        gradients = jax.jacrev(lambda p, d=draw: jnp.stack(task.losses(p, d)))(params)
-        params = optax.apply_updates(params, update(losses, gradients, params))
-    return params
+        found = looked_at(params, np.int32(step), np.float32(step / steps))
+        params = optax.apply_updates(params, update(*found, params))
+    return task.evaluate(params, task.data)
 
 
 def test_seeds_side_by_side_are_seeds_alone():
@@ -31,12 +38,12 @@ def test_seeds_side_by_side_are_seeds_alone():
     weights = np.array([1.0, 10.0])
 
     def update(losses, gradients, params):
-        return jax.tree.map(lambda g: -1e-3 * jnp.tensordot(weights, g, 1), gradients)
+        return jax.tree.map(lambda g: -1e-3 * np.tensordot(weights, g, 1), gradients)
 
     runs = training.Runs(task, rules.static)
     found = training.train(runs, [3, 8], np.stack([weights, weights]))
     for place, seed in enumerate((3, 8)):
-        expected = task.evaluate(by_hand(task, seed, update, task.steps), task.data)
+        expected = by_hand(task, seed, update, task.steps)
         for name, value in expected.items():
             np.testing.assert_allclose(found.measures[name][place], value, rtol=1e-4)
     assert found.seconds > 0
@@ -49,13 +56,13 @@ def test_an_aggregator_gets_the_gradients_of_each_objective():
     task = two_wells(optimizer=lambda steps: optax.sgd(1e-3))
     tx = aggregators.upgrad(2)
     state = tx.init({"x": jnp.zeros(2)})
+    combine = jax.jit(lambda gradients: tx.update(gradients, state)[0])
 
     def update(losses, gradients, params):
-        found, _ = tx.update(gradients, state, params)
-        return jax.tree.map(lambda g: -1e-3 * g, found)
+        return jax.tree.map(lambda g: -1e-3 * g, combine(gradients))
 
     found = training.train(training.Runs(task, arms.ARMS["upgrad"].build), [5])
-    expected = task.evaluate(by_hand(task, 5, update, task.steps), task.data)
+    expected = by_hand(task, 5, update, task.steps)
     np.testing.assert_allclose(found.measures["error"][0], expected["error"], rtol=1e-4)
 
 
@@ -65,20 +72,20 @@ def test_weights_from_losses_cost_one_gradient_and_are_the_methods_own(look_agai
     task = two_wells(optimizer=lambda steps: optax.sgd(1e-3))
     tx = aggregators.famo(2)
     kept = {"state": tx.init({"x": jnp.zeros(2)}), "last": None}
+    combine = jax.jit(tx.update)
+    losses_of = jax.jit(lambda params, draw: jnp.stack(task.losses(params, draw)))
 
     def update(losses, gradients, params):
         extra = {}
         if look_again:
             draw = kept["last"]
-            after = (
-                jnp.zeros(2) if draw is None else jnp.stack(task.losses(params, draw))
-            )
+            after = np.zeros(2, np.float32) if draw is None else losses_of(params, draw)
             extra = {"value_after": after}
             number = 0 if draw is None else int(draw.step) + 1
             batches = jax.random.split(jax.random.key(5))[1]
             key = jax.random.fold_in(batches, number)
-            kept["last"] = Draw(task.data, key, jnp.int32(number), jnp.float32(0))
-        found, kept["state"] = tx.update(
+            kept["last"] = Draw(task.data, key, np.int32(number), np.float32(0))
+        found, kept["state"] = combine(
             gradients, kept["state"], params, value=losses, **extra
         )
         return jax.tree.map(lambda g: -1e-3 * g, found)
@@ -87,7 +94,7 @@ def test_weights_from_losses_cost_one_gradient_and_are_the_methods_own(look_agai
         return rules.of_losses(task, steps, aggregators.famo(2), look_again)
 
     found = training.train(training.Runs(task, build), [5])
-    expected = task.evaluate(by_hand(task, 5, update, task.steps), task.data)
+    expected = by_hand(task, 5, update, task.steps)
     np.testing.assert_allclose(found.measures["error"][0], expected["error"], rtol=1e-4)
 
 
@@ -95,12 +102,15 @@ def test_annealing_is_the_articles_formula():
     tx = learning_rate_annealing(3, decay=0.9)
     random = np.random.default_rng(0)
     leaves = {"a": random.normal(size=(3, 4)), "b": random.normal(size=(3, 2, 2))}
-    grads = {name: jnp.asarray(v, jnp.float32) for name, v in leaves.items()}
-    state = tx.init({"a": jnp.zeros(4), "b": jnp.zeros((2, 2))})
+    grads = {name: v.astype(np.float32) for name, v in leaves.items()}
+    state, advance = (
+        tx.init({"a": np.zeros(4), "b": np.zeros((2, 2))}),
+        jax.jit(tx.update),
+    )
     flat = np.concatenate([leaves["a"], leaves["b"].reshape(3, 4)], axis=1)
     weights = np.ones(3)
     for _ in range(2):
-        update, state = tx.update(grads, state)
+        update, state = advance(grads, state)
         aims = np.abs(flat[0]).max() / np.abs(flat).mean(axis=1)
         weights[1:] = 0.9 * weights[1:] + 0.1 * aims[1:]
         np.testing.assert_allclose(state.weights, weights, rtol=1e-5)

@@ -1,12 +1,9 @@
-"""A small run of every kind that is saved as it trains; as a program, to be killed.
-
-python -m tests.gcd.surviving KIND CHECKPOINTS TARGET EPOCHS [chunked]
-"""
+"""A small run of every kind that is saved as it trains; `main` is there to be killed."""
 
 import dataclasses
 import os
-import sys
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -28,7 +25,7 @@ from tests.gcd import tiny
 CLASSES, EACH, WIDTH = 4, 24, 8
 METHOD = SimGCD(head_hidden=8, head_projection=6, teacher_warmup_epochs=2)
 CONFIG = TrainConfig(
-    epochs=4,
+    epochs=3,
     batch_size=32,
     log_every=2,
     trains="adapter",
@@ -122,18 +119,22 @@ def assert_same(left, right):
         assert one.tobytes() == other.tobytes(), name
 
 
-def main(kind, checkpoints, target, epochs, chunked=""):
-    """Trains to the end, and says when it begins and which epoch is over."""
-    settings = Checkpoints(checkpoints, within=0 if chunked else 300)
+def main(folder, said, kind, epochs, chunked=""):
+    """Trains to the end, as a process of its own; compares with a run not saved.
+
+    It says when it begins and which epoch is over.
+    """
+    os.dup2(os.open(folder / "stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if chunked:
         in_chunks()
-    run = start(kind, settings, epochs=int(epochs))
-    print("begins", flush=True)
+    settings = Checkpoints(folder / "checkpoints", within=0 if chunked else 300)
+    run = start(kind, settings, epochs=epochs)
+    said.send("begins")
     for epoch in run:
-        print(epoch, flush=True)
-    np.savez(target + ".partial.npz", **found(run))
-    os.replace(target + ".partial.npz", target)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+        said.send(epoch)
+    whole = start(kind, epochs=epochs)
+    list(whole)
+    assert_same(found(run), found(whole))

@@ -10,10 +10,14 @@ from eagc_jax.gcd.training.settings import TrainConfig
 
 CONFIG = TrainConfig(epochs=3, batch_size=32, log_every=2)
 METHOD = SimGCD(head_hidden=8, head_projection=6, teacher_warmup_epochs=2)
-PLAIN = Aggregation("sum").build(METHOD.objective_weights)
 VIT = models.ViTConfig(
     image_size=8, patch_size=4, channels=1, width=8, depth=2, heads=2, mlp_ratio=1
 )
+
+
+def plain_sum():
+    """The plain sum, always the same object; importing this asks JAX for nothing."""
+    return Aggregation("sum").build(METHOD.objective_weights)
 
 
 def digits(change=None):

@@ -14,7 +14,7 @@ from tests.probe.test_probe import report_of, two_bowls
 
 K, STEPS, WIDTH = 3, 6, 10
 ROWS = np.random.default_rng(1).normal(size=(STEPS, K, WIDTH))
-LOSSES = jnp.asarray(ROWS, jnp.float32)
+LOSSES = ROWS.astype(np.float32)
 START = {"b": np.zeros((2, 3), np.float32), "w": np.ones(4, np.float32)}
 B1, B2, EPS, RATE, DECAY = 0.8, 0.9, 1e-3, 0.05, 0.1
 
@@ -143,10 +143,8 @@ def test_parameters_that_no_batch_reaches_hide_nothing():
         x = params["x"] * jnp.array([1.0, 1.0, 0.0])
         return jnp.sum((x - batch) ** 2), jnp.sum((x + batch) ** 2)
 
-    params, batches = (
-        {"x": jnp.array([0.3, -0.2, 1.0])},
-        [jnp.array([1.0, 2.0, 0.0])] * 4,
-    )
+    params = {"x": np.array([0.3, -0.2, 1.0], np.float32)}
+    batches = [np.array([1.0, 2.0, 0.0], np.float32)] * 4
     found = probe(losses, params, batches, optimizer=optax.adam(1e-2)).applied
     short = {"x": params["x"][:2]}
     known = probe(
@@ -171,12 +169,16 @@ def test_an_optimizer_without_a_derivative_has_no_metric():
 def test_a_state_of_a_run_goes_on():
     optimizer = CASES["adamw"][0]
     whole = probe(linear, START, LOSSES, optimizer=optimizer)
-    params, state = jax.tree.map(jnp.asarray, START), None
-    state = optimizer.init(params)
-    for rows in LOSSES[:2]:
-        gradients = jax.grad(lambda p, rows=rows: jnp.sum(linear(p, rows)))(params)
+
+    @jax.jit
+    def step(params, state, rows):
+        gradients = jax.grad(lambda p: jnp.sum(linear(p, rows)))(params)
         updates, state = optimizer.update(gradients, state, params)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), state
+
+    params, state = START, optimizer.init(START)
+    for rows in LOSSES[:2]:
+        params, state = step(params, state, rows)
     rest = probe(linear, params, LOSSES[2:], optimizer=optimizer, opt_state=state)
     np.testing.assert_allclose(
         rest.applied.expected, whole.applied.expected[2:], rtol=1e-4, atol=1e-6

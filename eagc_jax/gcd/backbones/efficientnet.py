@@ -6,6 +6,7 @@ when weights are read, so what trains has neither statistics nor modes.
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -254,16 +255,25 @@ def load_efficientnet(
         for name, value in weights_files.read_tensors(path).items()
         if not name.endswith("num_batches_tracked") and not name.startswith("_fc.")
     }
-    network = nnx.eval_shape(
-        lambda: EfficientNetLite(
-            image_size=image_size or _SIZE,
-            compute_dtype=compute_dtype,
-            checkpoint=checkpoint,
-            rngs=nnx.Rngs(0),
-        )
-    )
+    network = nnx.merge(*_abstract(image_size or _SIZE, compute_dtype, checkpoint))
     weights_files.fill(network, tensors, _rules(network), source=path)
     return network
+
+
+@functools.cache  # tracing the initializers takes half a second
+def _abstract(
+    image_size: int, compute_dtype: ComputeDtype, checkpoint: bool
+) -> tuple[nnx.GraphDef[EfficientNetLite], nnx.State]:
+    return nnx.split(
+        nnx.eval_shape(
+            lambda: EfficientNetLite(
+                image_size=image_size,
+                compute_dtype=compute_dtype,
+                checkpoint=checkpoint,
+                rngs=nnx.Rngs(0),
+            )
+        )
+    )
 
 
 def _rules(network: EfficientNetLite) -> list[Rule]:

@@ -134,7 +134,7 @@ def _blocks(
     for start in range(0, number, _ROWS_CONVERTED):
         rows = slice(start, start + _ROWS_CONVERTED)
         unit[rows] = features[rows] / lengths[rows, None]
-    unit = jnp.asarray(unit)
+    unit = jax.device_put(unit)
     gathered = count * max(1, features.shape[1])
     size = block or min(_BLOCK_ENTRIES // number, _GATHERED_ENTRIES // gathered)
     size = min(max(size, 1), number)

@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx, traverse_util
 
@@ -127,10 +126,11 @@ def fill(
 
 def put(module: nnx.Module, arrays: Mapping[str, np.ndarray]) -> None:
     """Sets parameters by name, as float32."""
+    # A copy that nobody writes to; `jnp.asarray` would be a compilation for each shape.
     values = {
         tuple(
             int(part) if part.isdigit() else part for part in name.split(".")
-        ): jnp.asarray(np.asarray(value, np.float32))
+        ): jax.device_put(np.array(value, np.float32))
         for name, value in arrays.items()
     }
     nnx.update(module, nnx.State(traverse_util.unflatten_dict(values)))

@@ -116,13 +116,13 @@ def semi_supervised_kmeans(
             restarts=restarts,
             balanced=balanced,
         )
-    floats = as_float(rows)
-    if not isinstance(floats, Tracer):
-        raise_unless_finite(np.asarray(jnp.isfinite(floats).all(axis=1)))
+    floats, finite = _placed(rows)
+    if not isinstance(finite, Tracer):
+        raise_unless_finite(np.asarray(finite))
     return _lloyd.cluster(
         key,
         floats,
-        jnp.where(mask, labels, -1).astype(jnp.int32),
+        _pinned(labels, mask),
         jnp.int32(max_iterations),
         jnp.float32(tolerance),
         num_clusters=num_clusters,
@@ -178,6 +178,19 @@ def kmeans(
         tolerance=tolerance,
         balanced=balanced,
     )
+
+
+# One compilation each, where the operations by themselves are several.
+@jax.jit
+def _placed(rows: Rows) -> tuple[jax.Array, jax.Array]:
+    """The rows as floats on the device, and which are finite."""
+    floats = as_float(rows)
+    return floats, jnp.isfinite(floats).all(axis=1)
+
+
+@jax.jit
+def _pinned(labels: jax.Array, mask: jax.Array) -> jax.Array:
+    return jnp.where(mask, labels, -1).astype(jnp.int32)
 
 
 def _as_array(values: ArrayLike) -> Rows:

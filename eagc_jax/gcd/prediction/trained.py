@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -44,7 +43,7 @@ class Trained:
     def method_state(self) -> PyTree:
         """The state, in the method's own form."""
         form = jax.tree.structure(self.abstract_state())
-        return jax.tree.unflatten(form, [jnp.asarray(leaf) for leaf in self.state])
+        return jax.tree.unflatten(form, jax.device_put(self.state))
 
     @property
     def temperature(self) -> float | None:

@@ -100,8 +100,7 @@ def rows_of_epoch(
     recipe: Recipe, labels: np.ndarray, key: jax.Array
 ) -> tuple[np.ndarray, jax.Array]:
     """The rows (S, B) that an epoch draws, the same in every process, and keys (S,)."""
-    mask = jnp.asarray(labels >= 0)
-    rows, keys = _drawn(key, mask, recipe.steps, recipe.config.batch_size)
+    rows, keys = _drawn(key, labels >= 0, recipe.steps, recipe.config.batch_size)
     return np.asarray(rows), keys
 
 

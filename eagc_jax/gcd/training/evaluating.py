@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -51,9 +53,7 @@ def assign_all(
     for start in range(0, len(found), size):
         block = found[start : start + size]
         rows = np.minimum(np.arange(size), len(block) - 1)  # one shape
-        some = assigned(
-            method, graphdef, params, frozen, state, jnp.asarray(block[rows])
-        )
+        some = assigned(method, graphdef, params, frozen, state, block[rows])
         parts.append(np.asarray(some)[: len(block)])
     return np.concatenate(parts)
 
@@ -67,19 +67,29 @@ def evaluate(records: Records, found: np.ndarray, clusters: np.ndarray) -> Evalu
         accuracy = cluster_accuracy(
             records.truth[unlabeled], clusters[unlabeled], old[unlabeled]
         )
-        overlap = diagnostics.subspace_overlap(
-            jnp.asarray(found[records.labeled_mask]),
-            jnp.asarray(found[~old]),
+        overlap = _overlap(
+            found[records.labeled_mask],
+            found[~old],
             k=min(SOC_COMPONENTS, found.shape[1]),
         )
     return Evaluation(accuracy, clusters[unlabeled], found[unlabeled], float(overlap))
+
+
+# One compilation each; op by op, there would be dozens.
+_overlap = jax.jit(diagnostics.subspace_overlap, static_argnames="k")
 
 
 def coordinator_of(
     settings: FeatureCoordination, found: np.ndarray, records: Records
 ) -> features.CoordinatorState:
     """Conceptor and labeled reference of the labeled items' features."""
-    labeled = jnp.asarray(found)[np.flatnonzero(records.labeled_mask)]
+    return _coordinator_of(settings, np.asarray(found)[records.labeled_mask])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _coordinator_of(
+    settings: FeatureCoordination, labeled: jax.Array
+) -> features.CoordinatorState:
     normalize, center = settings.normalize, None
     if settings.center:
         rows = labeled

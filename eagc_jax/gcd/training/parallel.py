@@ -121,10 +121,10 @@ def own_rows(number: int, mesh: Mesh | None) -> np.ndarray:
 def divide(own: PyTree, number: int, mesh: Mesh | None, axis: int = 0) -> PyTree:
     """A tree whose axis has `number` rows over all devices, from each `own_rows`.
 
-    Without a mesh, the tree's arrays on the device.
+    Without a mesh, the tree's arrays on the device. Nobody may write to `own` afterwards.
     """
     if mesh is None:
-        return jax.tree.map(jax.numpy.asarray, own)
+        return jax.device_put(own)
     rows = NamedSharding(mesh, P(*[None] * axis, ROWS))
     if jax.process_count() == 1:
         return jax.device_put(own, rows)

@@ -8,12 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from flax import nnx
 
 from eagc_jax.gcd import backbones, cli
 from eagc_jax.gcd.backbones import checkpoints, converting, weights
-from eagc_jax.gcd.backbones.vit import VisionTransformer
-from tests.gcd import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -23,11 +20,10 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def own():
+def own(backbone):
     """A tiny vit of our own making, as `eagc pretrain` writes it."""
-    network = VisionTransformer(tiny.VIT, rngs=nnx.Rngs(0))
-    checkpoints.save_backbone("own.npz", network)
-    return network
+    checkpoints.save_backbone("own.npz", backbone)
+    return backbone
 
 
 @pytest.fixture

@@ -68,7 +68,12 @@ def test_a_reference_with_another_prefix_is_refused(reference, split):
     arguments = {"method": tiny.METHOD, "coordination": FeatureCoordination()}
     with pytest.raises(ValueError, match="reference must have the backbone's frozen"):
         TrainingRun(
-            tiny.CONFIG, split, other, tiny.PLAIN, reference=reference, **arguments
+            tiny.CONFIG,
+            split,
+            other,
+            tiny.plain_sum(),
+            reference=reference,
+            **arguments,
         )
 
 

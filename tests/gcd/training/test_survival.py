@@ -1,77 +1,54 @@
 """A real process is killed again and again; in the end nothing shows it.
 
-The program is `tests/gcd/surviving.py`. What it compiles is kept in a folder, so that it
-starts in seconds the next time.
+The program is `tests/gcd/surviving.py`. All its processes are forks of one that has
+imported it, and what they compile is kept in a folder.
 """
 
 import contextlib
+import multiprocessing
 import os
 import pathlib
-import queue
 import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
 import pytest
 
-from tests.gcd import clouds
-from tests.gcd.surviving import assert_same
+from tests.gcd import clouds, surviving
 
 ROOT = pathlib.Path(__file__).parents[3]
 LIMIT = 240  # seconds without a sign of life
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([surviving.__name__])
 
 
 class Process:
-    """One that trains; its lines as they come."""
+    """One that trains; what it says as it comes."""
 
-    def __init__(self, folder, kind, epochs, *how):
-        environment = {
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": str(ROOT),
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        program = [sys.executable, "-m", "tests.gcd.surviving", kind]
+    def __init__(self, folder, *arguments):
         self.checkpoints = folder / "checkpoints"
-        self.target = folder / "found.npz"
-        places = [str(self.checkpoints), str(self.target), str(epochs)]
-        self._errors = open(folder / "stderr", "w+")  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [*program, *places, *how],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
-        self._lines = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._errors = folder / "stderr"
+        self._said, theirs = FORKS.Pipe(duplex=False)
+        program = surviving.main
+        self.own = FORKS.Process(target=program, args=(folder, theirs, *arguments))
+        self.own.start()
+        theirs.close()
 
-    def _read(self):
-        for line in self._process.stdout:
-            self._lines.put(line.strip())
-        self._lines.put(None)
-
-    def line(self):
-        """The next one; None where the process has ended."""
-        return self._lines.get(timeout=LIMIT)
-
-    def signal(self, number):
-        self._process.send_signal(number)
+    def said(self):
+        """The next thing; None where the process has ended."""
+        assert self._said.poll(LIMIT), "no sign of life"
+        try:
+            return self._said.recv()
+        except EOFError:
+            return None
 
     def end(self):
         """Its exit status and what it complained of."""
-        status = self._process.wait(LIMIT)
-        self._process.stdout.close()
-        self._errors.seek(0)
-        said = self._errors.read()
-        self._errors.close()
-        return status, said
+        self.own.join(LIMIT)
+        return self.own.exitcode, self._errors.read_text()
 
     def is_writing(self):
         return any(self.checkpoints.glob(".*.partial"))
@@ -83,25 +60,15 @@ def running(*arguments):
     try:
         yield process
     finally:
-        process.signal(signal.SIGKILL)
-        if not process._errors.closed:
-            process.end()
-
-
-def results_of(process):
-    while process.line() is not None:
-        pass
-    status, said = process.end()
-    assert status == 0, said
-    with np.load(process.target) as stored:
-        return dict(stored), said
+        process.own.kill()
+        process.own.join()
 
 
 def wait_for_a_moment(process, rng, how):
     """In a write, or some epochs after the start; False where the process has ended."""
     times, lines = [], rng.integers(1, 3)  # "begins", and at most an epoch
     while len(times) < lines:
-        if process.line() is None:
+        if process.said() is None:
             return False
         times.append(time.monotonic())
     if how == "time":
@@ -110,32 +77,26 @@ def wait_for_a_moment(process, rng, how):
         return True
     limit = time.monotonic() + LIMIT
     while not process.is_writing():
-        if process.target.exists() or time.monotonic() > limit:
+        if not process.own.is_alive() or time.monotonic() > limit:
             return False
     time.sleep(rng.choice([0, 0.001, 0.01]))
     return True
 
 
 def survive(tmp_path, kind, kills, epochs, *how):
-    """Kills a run so many times; then compares what it ends with to one that is left."""
+    """Kills a run so many times; it then finds itself the same as one that is left."""
     rng = np.random.default_rng(0)
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    with running(whole, kind, epochs, *how) as process:
-        expected, _ = results_of(process)
-    killed = tmp_path / "killed"
-    killed.mkdir()
-    (killed / "compiled").symlink_to(whole / "compiled")
-    moments = rng.permutation(["write", "time"] * (kills // 2))
-    for moment in moments:
-        with running(killed, kind, epochs, *how) as process:
+    for moment in rng.permutation(["write", "time"] * (kills // 2)):
+        with running(tmp_path, kind, epochs, *how) as process:
             assert wait_for_a_moment(process, rng, moment), process.end()
-            process.signal(signal.SIGKILL)
+            process.own.kill()
             assert process.end()[0] == -signal.SIGKILL
-    with running(killed, kind, epochs, *how) as process:
-        found, said = results_of(process)
-    assert "damaged" not in said
-    assert_same(found, expected)
+    with running(tmp_path, kind, epochs, *how) as process:
+        while process.said() is not None:
+            pass
+        status, complaints = process.end()
+    assert status == 0, complaints
+    assert "damaged" not in complaints
 
 
 def test_a_run_killed_twice_ends_with_the_same_bits(tmp_path):
@@ -155,15 +116,15 @@ def test_a_run_killed_ten_times_ends_with_the_same_bits(tmp_path, kind):
 )
 def test_who_is_asked_to_end_saves_what_is_over(tmp_path, number, raised):
     with running(tmp_path, "nothing", 1000) as process:
-        while process.line() != "3":
+        while process.said() != 3:
             pass
-        process.signal(number)
+        os.kill(process.own.pid, number)
         last = 3
-        while (line := process.line()) is not None:
-            last = int(line)
-        status, said = process.end()
+        while (epoch := process.said()) is not None:
+            last = epoch
+        status, complaints = process.end()
     assert status not in (0, -signal.SIGKILL)
-    assert raised in said
+    assert raised in complaints
     newest = sorted(one.name for one in process.checkpoints.iterdir())[-1]
     assert int(newest) in (last, last + 1)
 

@@ -77,7 +77,7 @@ def test_wrong_pools_are_refused(pool, split, backbone):
     config = dataclasses.replace(tiny.CONFIG, trainable_blocks=2)
     arguments = {"method": tiny.METHOD, "pool": pool}
     with pytest.raises(ValueError, match="pool has 1 frozen blocks behind it"):
-        TrainingRun(config, split, backbone, tiny.PLAIN, **arguments)
+        TrainingRun(config, split, backbone, tiny.plain_sum(), **arguments)
     arguments["pool"] = pool._replace(tokens=pool.tokens[:95])
     with pytest.raises(ValueError, match="pool has 95 images, the records 96"):
-        TrainingRun(tiny.CONFIG, split, backbone, tiny.PLAIN, **arguments)
+        TrainingRun(tiny.CONFIG, split, backbone, tiny.plain_sum(), **arguments)

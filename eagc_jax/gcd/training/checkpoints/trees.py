@@ -38,16 +38,20 @@ def shapes_of(tree: PyTree) -> dict[str, jax.ShapeDtypeStruct]:
 def from_arrays(
     like: PyTree, arrays: Mapping[str, np.ndarray], *, host: bool
 ) -> PyTree:
-    """The tree again, of the form of `like`: on the host, or on the device."""
+    """The tree again, of the form of `like`: on the host, or on the device.
+
+    Nobody may write to the arrays afterwards.
+    """
     leaves = []
     for name, leaf in _named(like).items():
         found = arrays[name] if _size(leaf) else np.zeros(np.shape(leaf), leaf.dtype)
         if is_key(leaf):
             assert isinstance(leaf, jax.Array)  # shapes stand for numbers
             impl = jax.random.key_impl(leaf)
-            found = jax.random.wrap_key_data(jnp.asarray(found), impl=impl)
-        leaves.append(found if host else jnp.asarray(found))
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+            found = jax.random.wrap_key_data(found, impl=impl)
+        leaves.append(found)
+    tree = jax.tree.unflatten(jax.tree.structure(like), leaves)
+    return tree if host else jax.device_put(tree)
 
 
 def _named(tree: PyTree) -> dict[str, Leaf]:
