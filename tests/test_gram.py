@@ -59,7 +59,8 @@ def oracle(updates, granularity, other=None):
 def on_one_device(monkeypatch):
     monkeypatch.setattr(products, "may_be_sharded", lambda leaf: False)
     # Not what was traced before, with other constants.
-    monkeypatch.setattr(products, "_on_cpu", products._on_cpu.__wrapped__)
+    for name in ("_on_cpu", "_rest_on_cpu"):
+        monkeypatch.setattr(products, name, getattr(products, name).__wrapped__)
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
 """Gram matrices and weighted sums, with one kernel for each platform.
 
 ``parts``: a Gram matrix as cosines, norms and a scale. ``matrices``: those of whole
-trees; ``norms`` alone. ``products``: one leaf's, by platform, chosen when a program is
-lowered.
+trees, ``by_block`` put together; ``norms`` alone. ``products``: one leaf's, by platform,
+chosen when a program is lowered, on CPU in ``slices``.
 """
 
+from eagc_jax.gram.by_block import grams_by_leaf
 from eagc_jax.gram.matrices import (
     check_gram_granularity,
     cross_gram,
@@ -12,13 +13,14 @@ from eagc_jax.gram.matrices import (
     gram_blocks,
     gram_matrix,
     gram_of_tree,
-    grams_by_leaf,
     metric_blocks,
+    products_with_rest,
 )
 from eagc_jax.gram.metric import LeafMetric, Metric
 from eagc_jax.gram.norms import row_norms
-from eagc_jax.gram.parts import Gram, from_scaled, power_of_two, split_gram
-from eagc_jax.gram.products import may_be_sharded, sum_over_blocks
+from eagc_jax.gram.parts import Gram, from_scaled, power_of_two, split_gram, whole
+from eagc_jax.gram.products import may_be_sharded
+from eagc_jax.gram.slices import sum_over_blocks
 
 __all__ = [
     "Gram",
@@ -35,7 +37,9 @@ __all__ = [
     "may_be_sharded",
     "metric_blocks",
     "power_of_two",
+    "products_with_rest",
     "row_norms",
     "split_gram",
     "sum_over_blocks",
+    "whole",
 ]

@@ -13,7 +13,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 
 from eagc_jax import _shards
 from eagc_jax import blocks as blocks_lib
@@ -21,8 +20,9 @@ from eagc_jax._checks import check_objective_axis
 from eagc_jax._trees import named_leaves
 from eagc_jax.blocks import GLOBAL, Granularity, Layout
 from eagc_jax.gram import products
+from eagc_jax.gram.by_block import block_grams, in_tree_order
 from eagc_jax.gram.metric import LeafMetric, Metric
-from eagc_jax.gram.parts import Gram, from_scaled, power_of_two
+from eagc_jax.gram.parts import Gram, from_scaled, power_of_two, scaling_to_one
 from eagc_jax.typing import PyTree, Updates
 
 
@@ -69,8 +69,8 @@ def gram_matrix(
         )
     names = _shards.check_axis_name(axis_name)
     layout = blocks_lib.layout_of_updates(granularity, leaves, names)
-    grams = _block_grams(leaves, layout, None, names)
-    return grams[0] if granularity == GLOBAL else grams[_in_tree_order(layout)]
+    grams = block_grams(leaves, layout, None, names)
+    return grams[0] if granularity == GLOBAL else grams[in_tree_order(layout)]
 
 
 def cross_gram(
@@ -161,7 +161,10 @@ def metric_blocks(
     again, from rows multiplied by a power of two: by the same operations, in a loop that
     normally runs once, since a second copy of them would take as long to compile. In that
     loop a metric that leaves nothing of any gradient, as an optimizer's at a learning
-    rate of 0, is replaced by the plain one.
+    rate of 0, is replaced by the plain one. On CPU the products with a row more are part
+    of it, so that gradients are read once; elsewhere they come behind it, by the scales
+    and the metric that it ended with: each is a sum of its own there, over chips as well,
+    and the TPU's compiler takes as long for the sums in a loop as their number squared.
 
     Args:
       leaves: by name, ``(K, *shape)``.
@@ -176,15 +179,50 @@ def metric_blocks(
       non-finite one takes no part); and the products of unit gradients with ``rest``,
       over ``scale``, ``(B, K)``, or None.
     """
-    number = active.shape[0]
     by_leaf = None if metric is None else metric.leaves
     leaves = leaves if metric is None else leaves | metric.coordinates
+    look = functools.partial(_measured, leaves, layout, active, names)
+    if metric is None or not metric.has_rest:
+        found, exponents, _ = look(by_leaf)
+        parts, finite = _parts(found, exponents, active)
+        return parts, finite, None
+
+    def together():
+        return look(by_leaf)[:2]
+
+    def apart():
+        without = {name: one._replace(rest=None) for name, one in by_leaf.items()}
+        found, exponents, plain = look(without)
+        powers = _powers(exponents, found.dtype)
+        own = by_leaf if plain is None else _where_plain(by_leaf, plain)
+        column = block_grams(leaves, layout, powers, names, own, only_rest=True)
+        return jnp.concatenate([found, column], axis=2), exponents
+
+    found, exponents = jax.lax.platform_dependent(cpu=together, default=apart)
+    number = active.shape[0]
+    grams, rest = found[..., :number], found[..., number]
+    parts, finite = _parts(grams, exponents, active)
+    squares = jnp.where(active & finite, jnp.diagonal(grams, axis1=1, axis2=2), 0)
+    lengths = jnp.sqrt(squares) * parts.scale[:, None]
+    some = lengths > 0
+    return parts, finite, jnp.where(some, rest / jnp.where(some, lengths, 1.0), 0.0)
+
+
+def _measured(
+    leaves: dict[str, jax.Array],
+    layout: Layout,
+    active: jax.Array,
+    names: tuple[str, ...],
+    by_leaf: dict[str, LeafMetric] | None,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Products of rows times powers of two, their exponents; whether plain, or None."""
+    number = active.shape[0]
 
     def measure(powers, plain=None):
         own = by_leaf
         if by_leaf and plain is not None:
-            own = {name: one._replace(plain=plain) for name, one in by_leaf.items()}
-        return _block_grams(leaves, layout, powers, names, own)
+            own = _where_plain(by_leaf, plain)
+        return block_grams(leaves, layout, powers, names, own)
 
     def body(carry):
         turn, exponents, powers, _, *plain = carry
@@ -193,8 +231,7 @@ def metric_blocks(
         wanted = jnp.where(active, exponents_for(squares), 0)
         again = (turn == 0) & jnp.any(wanted != 0)
         exponents = jnp.where(again, wanted, exponents)
-        rows = power_of_two(exponents, powers.dtype)
-        powers = jnp.broadcast_to(rows[:, None], powers.shape)
+        powers = _powers(exponents, powers.dtype)
         turn = jnp.where(again, jnp.int32(1), jnp.int32(2))
         if not plain:
             return turn, exponents, powers, grams
@@ -218,18 +255,57 @@ def metric_blocks(
     if by_leaf and all(one.diagonal is not None for one in by_leaf.values()):
         start = (*start, jnp.zeros([], bool))
     end = jax.lax.while_loop(lambda carry: carry[0] < 2, body, start)
-    exponents, grams = end[1], end[3]
+    return end[3], end[1], end[4] if len(end) > 4 else None
+
+
+def _where_plain(
+    by_leaf: dict[str, LeafMetric], plain: jax.Array
+) -> dict[str, LeafMetric]:
+    return {name: one._replace(plain=plain) for name, one in by_leaf.items()}
+
+
+def _powers(exponents: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """``(K, K)``: every row the same, see ``products.leaf_grams``."""
+    rows = power_of_two(exponents, dtype)
+    return jnp.broadcast_to(rows[:, None], (len(exponents), len(exponents)))
+
+
+def _parts(
+    grams: jax.Array, exponents: jax.Array, active: jax.Array
+) -> tuple[Gram, jax.Array]:
+    """Of scaled rows' matrices ``(B, K, K)``; who is finite, or inactive."""
     finite = jnp.isfinite(_squares(grams))
     keep = active & finite
-    grams, rest = grams[..., :number], grams[..., number:]
     grams = jnp.where(keep[:, None] & keep[None, :], grams, 0.0)
     parts = jax.vmap(from_scaled, in_axes=(0, None))(grams, exponents)
-    if not rest.shape[2]:
-        return parts, finite | ~active, None
-    lengths = jnp.sqrt(jnp.diagonal(grams, axis1=1, axis2=2)) * parts.scale[:, None]
+    return parts, finite | ~active
+
+
+def products_with_rest(
+    leaves: dict[str, jax.Array],
+    gram: Gram,
+    metric: Metric,
+    names: tuple[str, ...] = (),
+) -> jax.Array:
+    """Products of unit gradients with the metric's rest, over the Gram's scale.
+
+    Args:
+      leaves: by name, ``(K, *shape)``.
+      gram: of the whole tree in the metric, which tells the gradients' lengths.
+      metric: with a rest.
+      names: inside ``shard_map``, the mesh axes over which leaves may be split.
+
+    Returns:
+      ``(K,)``; 0 where a gradient is.
+    """
+    leaves = leaves | metric.coordinates
+    exponents, lengths = scaling_to_one(gram)
+    layout = blocks_lib.layout_of_updates(GLOBAL, leaves, names)
+    powers = _powers(exponents, gram.norms.dtype)
+    found = block_grams(leaves, layout, powers, names, metric.leaves, only_rest=True)
+    lengths = lengths * jnp.where(gram.scale > 0, gram.scale, 1.0)
     some = lengths > 0
-    rest = jnp.where(some, rest[..., 0] / jnp.where(some, lengths, 1.0), 0.0)
-    return parts, finite | ~active, rest
+    return jnp.where(some, found[0, :, 0] / jnp.where(some, lengths, 1.0), 0.0)
 
 
 def _squares(grams: jax.Array) -> jax.Array:
@@ -264,92 +340,3 @@ def check_gram_granularity(granularity: object) -> None:
             "granularity 'element' has no Gram matrix worth a solve: use 'global', "
             "'tensor', 'channel' or a function (path, shape) -> axes of one block."
         )
-
-
-# ---------------------------------------------------------------------------
-# Of every block
-# ---------------------------------------------------------------------------
-
-
-def _block_grams(
-    leaves: dict[str, jax.Array],
-    layout: Layout,
-    powers: jax.Array | None = None,
-    names: tuple[str, ...] = (),
-    metric: dict[str, LeafMetric] | None = None,
-) -> jax.Array:
-    """``(B, K, K)``, or with a rest ``(B, K, K + 1)``, blocks in the layout's order."""
-    if layout.alone:
-        raise ValueError(
-            "a granularity for Gram matrices must let a block span at least one axis of "
-            f"a matrix; it spans none of leaf '{layout.alone[0]}'."
-        )
-    by_leaf = grams_by_leaf(leaves, layout, powers, metric)
-    if layout.granularity == GLOBAL:
-        return _shards.sum_leaves(list(by_leaf.values()), list(leaves.values()), names)[
-            None
-        ]
-    groups = [_of_group(layout, group, by_leaf) for group in layout.groups]
-    return jnp.concatenate(_shards.alike(groups), axis=0)
-
-
-def grams_by_leaf(
-    leaves: dict[str, jax.Array],
-    layout: Layout,
-    powers: jax.Array | None = None,
-    metric: dict[str, LeafMetric] | None = None,
-) -> dict[str, jax.Array]:
-    """``(K, K, *kept)`` by leaf, of this device: sums over the axes that a block spans.
-
-    Args:
-      leaves: by name, ``(K, *shape)``.
-      layout: of the blocks.
-      powers: as for ``products.leaf_grams``.
-      metric: of every leaf, or None.
-    """
-    kept = {name: _kept_axes(layout, name) for name in leaves}
-    halves = {name: products.real_parts(leaf) for name, leaf in leaves.items()}
-    flat = [half for parts in halves.values() for half in parts]
-    axes = [kept[name] for name, parts in halves.items() for _ in parts]
-    metrics = None
-    if metric is not None:
-        metrics = [metric[name] for name, parts in halves.items() for _ in parts]
-    found = iter(products.leaf_grams(flat, axes, powers, metrics))
-    return {
-        name: functools.reduce(jnp.add, [next(found) for _ in parts])
-        for name, parts in halves.items()
-    }
-
-
-def _kept_axes(layout: Layout, name: str) -> tuple[int, ...]:
-    """Of ``(K, *shape)``, those that a block doesn't span."""
-    rank = len(layout.shapes[name])
-    return tuple(axis + 1 for axis in range(rank) if axis not in layout.axes[name])
-
-
-def _of_group(layout: Layout, group: str, by_leaf: dict[str, jax.Array]) -> jax.Array:
-    """``(blocks, K, K)`` of a group's leaves, on every device."""
-    names = layout.groups[group]
-    found = _shards.alike([by_leaf[name] for name in names])
-    if any(axis is not None for x in found for axis in jax.typeof(x).sharding.spec):
-        # Explicit axes; block values are small.
-        found = [
-            jax.sharding.reshard(x, PartitionSpec(*[None] * x.ndim)) for x in found
-        ]
-    matrix = found[0].shape[:2]
-    stacked = jnp.stack([x.reshape(*matrix, -1) for x in found], axis=2)
-    split = layout.splits.get(names[0], blocks_lib.Split())
-    if split.within:
-        stacked = jax.lax.psum(stacked, split.within)
-    return stacked.reshape(*matrix, -1).transpose(2, 0, 1)
-
-
-def _in_tree_order(layout: Layout) -> np.ndarray:
-    """Where the blocks of the first leaf, the second, ... are in the layout's order."""
-    start, position = 0, {}
-    for names in layout.groups.values():
-        for name in names:
-            count = int(np.prod(layout.block_shape(name), dtype=int))
-            position[name] = np.arange(start, start + count)
-            start += count
-    return np.concatenate([position[name] for name in layout.axes])

@@ -41,5 +41,10 @@ class Metric(NamedTuple):
         """Whether there is a row more."""
         return any(leaf.rest is not None for leaf in self.leaves.values())
 
+    def without_rest(self) -> Metric:
+        """The same without a row more."""
+        leaves = {name: leaf._replace(rest=None) for name, leaf in self.leaves.items()}
+        return self._replace(leaves=leaves)
+
 
 PLAIN = LeafMetric()

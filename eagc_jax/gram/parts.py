@@ -67,6 +67,35 @@ def from_scaled(gram: jax.Array, exponents: jax.Array) -> Gram:
     return Gram(cosines, norms, scale)
 
 
+def whole(grams: Gram) -> Gram:
+    """The Gram of a tree from those of its blocks, ``(B, ...)``: their sum."""
+    if grams.scale.shape[0] == 1:
+        return jax.tree.map(lambda x: x[0], grams)
+    lengths = grams.scale[:, None] * grams.norms
+    largest = jnp.max(lengths, axis=0)
+    # Over the largest: the squares then stay in range.
+    shares = lengths / jnp.where(largest > 0, largest, 1.0)
+    roots = jnp.sqrt(jnp.sum(shares**2, axis=0))
+    shares = shares / jnp.where(roots > 0, roots, 1.0)
+    cosines = jnp.sum(grams.cosines * shares[:, :, None] * shares[:, None, :], axis=0)
+    eye = jnp.eye(cosines.shape[0], dtype=bool)
+    total = largest * roots
+    scale = jnp.max(total)
+    norms = total / jnp.where(scale > 0, scale, 1.0)
+    return Gram(jnp.where(eye, 1.0, jnp.clip(cosines, -1.0, 1.0)), norms, scale)
+
+
+def scaling_to_one(gram: Gram) -> tuple[jax.Array, jax.Array]:
+    """``(K,)`` exponents of two that bring norms near 1, and what norms then are."""
+    _, of_scale = jnp.frexp(gram.scale)
+    of_scale = jnp.clip(of_scale, -120, 120)
+    _, of_norms = jnp.frexp(gram.norms)
+    exponents = jnp.clip(-(of_norms + of_scale), -120, 120)
+    # In two halves, each in range.
+    norms = gram.norms * power_of_two(exponents + of_scale, gram.norms.dtype)
+    return exponents, norms * (gram.scale * power_of_two(-of_scale, gram.norms.dtype))
+
+
 def power_of_two(exponents: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
     """``2^exponents``, exactly; at the ends of the range, its ends."""
     if dtype != np.float32:

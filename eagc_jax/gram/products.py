@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +28,8 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 
-from eagc_jax._shards import vary_like
 from eagc_jax.gram.metric import PLAIN, LeafMetric
+from eagc_jax.gram.slices import sum_over_blocks
 from eagc_jax.objectives import expand_to
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -105,6 +104,26 @@ def leaf_grams(
     )
 
 
+def leaf_rests(
+    leaves: list[jax.Array],
+    kept: list[tuple[int, ...]],
+    powers: jax.Array | None,
+    metrics: list[LeafMetric],
+) -> list[jax.Array]:
+    """``(K, 1, *kept)`` of every leaf: products with the metric's rest alone."""
+
+    def of_leaves(kernel, leaves, metrics):
+        rows = zip(leaves, kept, metrics, strict=True)
+        return [kernel(leaf, k, powers, metric) for leaf, k, metric in rows]
+
+    return jax.lax.platform_dependent(
+        leaves,
+        metrics,
+        cpu=functools.partial(of_leaves, _rest_on_cpu),
+        default=functools.partial(of_leaves, _rest),
+    )
+
+
 # ---------------------------------------------------------------------------
 # Kernels: traced once for leaves of the same shape
 # ---------------------------------------------------------------------------
@@ -119,23 +138,56 @@ def _entry_by_entry(
 ) -> jax.Array:
     wide = leaf.astype(wide_dtype(leaf))
     axes = tuple(axis for axis in range(1, leaf.ndim) if axis not in kept)
-
-    def times(x, factor):
-        return x if factor is None else x * expand_to(factor.astype(x.dtype), x.ndim)
-
     of_left, of_right = (None, None) if powers is None else (powers, powers.T)
-    left, right = times(wide[:, None], of_left), times(wide[None], of_right)
+    left, right = _times(wide[:, None], of_left), _times(wide[None], of_right)
     # The metric comes behind the powers: what doesn't change from one turn of a loop to
     # the next is taken out of it, and written out.
     found = jnp.sum(metric.weigh(left) * right, axis=tuple(axis + 1 for axis in axes))
     if metric.rest is None:
         return found
     # A sum of its own: joined with the rows the rest would be written out with them.
-    left = times(wide, None if powers is None else powers[:, 0])
-    column = jnp.sum(
-        metric.weigh(left) * metric.rest.astype(wide.dtype)[None], axis=axes
-    )
-    return jnp.concatenate([found, column[:, None]], axis=1)
+    return jnp.concatenate([found, _rest(leaf, kept, powers, metric)], axis=1)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _rest(
+    leaf: jax.Array,
+    kept: tuple[int, ...],
+    powers: jax.Array | None,
+    metric: LeafMetric,
+) -> jax.Array:
+    wide = leaf.astype(wide_dtype(leaf))
+    axes = tuple(axis for axis in range(1, leaf.ndim) if axis not in kept)
+    left = metric.weigh(_times(wide, None if powers is None else powers[:, 0]))
+    assert metric.rest is not None
+    return jnp.sum(left * metric.rest.astype(wide.dtype)[None], axis=axes)[:, None]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _rest_on_cpu(
+    leaf: jax.Array,
+    kept: tuple[int, ...],
+    powers: jax.Array | None,
+    metric: LeafMetric,
+) -> jax.Array:
+    number, size = leaf.shape[0], leaf.size // leaf.shape[0]
+    if may_be_sharded(leaf) or kept or size < 2 * _BLOCK_ENTRIES:
+        return _rest(leaf, kept, powers, metric)
+    own = [x for x in (metric.rest, metric.diagonal) if x is not None]
+
+    def of_block(part, rest, *diagonal):
+        rest = rest.astype(wide_dtype(part))
+        weighed = LeafMetric(*[x[0] for x in diagonal], plain=metric.plain).weigh(rest)
+        return _cross_pairs(scaled(part, powers), weighed)
+
+    shapes = [(number, size)] + [(1, size)] * len(own)
+    return sum_over_blocks([leaf, *own], shapes, _BLOCK_ENTRIES, of_block)
+
+
+def _times(values: jax.Array, factor: jax.Array | None) -> jax.Array:
+    if factor is None:
+        return values
+    return values * expand_to(factor.astype(values.dtype), values.ndim)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -215,47 +267,6 @@ def _block_columns(number: int) -> int:
         return _BLOCK_ENTRIES
     entries = _BLOCK_ENTRIES * (2 if number <= _FEW_ROWS else 1)
     return max(entries // number, _MIN_BLOCK)
-
-
-def sum_over_blocks(
-    leaves: Sequence[jax.Array],
-    shapes: Sequence[tuple[int, ...]],
-    block: int,
-    function: Callable[..., jax.Array],
-) -> jax.Array:
-    """The sum of ``function`` over blocks of one leaf, or of several alongside.
-
-    Args:
-      leaves: arrays.
-      shapes: what each is seen as, of at least two axes; axis 1 is as long in all.
-      block: the width of a slice of axis 1; the last one may be less.
-      function: from a slice of each to an array.
-
-    Returns:
-      What ``function`` returns, summed.
-    """
-    number, rest = divmod(shapes[0][1], block)
-
-    def seen(leaves):
-        return [x.reshape(shape) for x, shape in zip(leaves, shapes, strict=True)]
-
-    def body(index, total):
-        # Reshaped in here: out there XLA may write the leaf a second time, so shaped.
-        parts = [
-            jax.lax.dynamic_slice_in_dim(x, index * block, block, axis=1)
-            for x in seen(leaves)
-        ]
-        return total + function(*parts)
-
-    last = [x[:, number * block :] for x in seen(leaves)]
-    if not number:
-        return function(*last)
-    of_one = jax.eval_shape(
-        lambda xs: function(*[x[:, :block] for x in seen(xs)]), leaves
-    )
-    zeros = vary_like(jnp.zeros(of_one.shape, of_one.dtype), *leaves)
-    total = jax.lax.fori_loop(0, number, body, zeros)
-    return total + function(*last) if rest else total
 
 
 def _rows_gram(left: jax.Array, right: jax.Array) -> jax.Array:

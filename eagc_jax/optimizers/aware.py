@@ -14,6 +14,7 @@ from eagc_jax._checks import check_mask, check_objective_axis
 from eagc_jax._states import check_kind
 from eagc_jax._trees import named_leaves
 from eagc_jax.aggregators import AggregateState
+from eagc_jax.aggregators._base.decide import Decided
 from eagc_jax.optimizers.certificate import Certificate, certified, no_certificate
 from eagc_jax.optimizers.probe import expect, metric_of, probe
 from eagc_jax.optimizers.recognise import check_recognised
@@ -87,9 +88,10 @@ def optimizer_aware(
 
     Cost: the plain aggregator reads the gradients twice, this one three times (for d',
     for H and c together, for :math:`J^\top w`); where the Gram matrix is made entry by
-    entry, on accelerators, c may be a read of its own, which is the compiler's choice.
+    entry, on accelerators, c is a read of its own.
     The optimizer is run on one gradient up to three times more, without reading the K.
-    ``certify`` reads them once more, and another time in steps that it corrects. Memory:
+    ``certify`` reads them once more, and another time in steps that it corrects; with
+    ``recompute_every`` it makes a Gram matrix of its own. Memory:
     for P and r a copy of the parameters each, on CPU for d', too; for Muon's matrices one
     of the gradients.
 
@@ -139,7 +141,8 @@ def optimizer_aware(
     _check_switch("include_momentum", include_momentum)
     _check_switch("certify", certify)
     optimizer = optax.with_extra_args_support(optimizer)
-    aggregate: Callable[..., tuple[Updates, OptState]] = aggregator.update
+    aggregate: Callable[..., tuple[Updates, OptState, Decided | None]]
+    aggregate = aggregator.update.decided  # pyright: ignore[reportFunctionMemberAccess]
 
     def init_fn(params: Params) -> OptimizerAwareState:
         state = optimizer.init(params)
@@ -174,14 +177,15 @@ def optimizer_aware(
             gains = probe(step, state.optimizer, params, expected, include_momentum)
             metric = metric_of(gains, leaves)
         told = {"active_mask": active_mask, "value": value, "metric": metric}
-        gradient, inner = aggregate(
+        gradient, inner, decided = aggregate(
             updates, state.aggregator, params, **told, **extra_args
         )
         found, own = step(gradient, state.optimizer, params)
         certificate = state.certificate
-        if leaves and certify:
+        if decided is not None and certify:
+            seen = None if decided.gram is None else (decided.gram, decided.finite)
             found, certificate = certified(
-                found, updates, gains, active, certificate, names
+                found, updates, gains, active, certificate, names, seen
             )
         return found, OptimizerAwareState(inner, own, certificate)
 

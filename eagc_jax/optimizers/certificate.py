@@ -11,7 +11,7 @@ from eagc_jax._shards import sum_leaves
 from eagc_jax._trees import counted, named_leaves, widened
 from eagc_jax.aggregators._weighting import unscale
 from eagc_jax.blocks import GLOBAL, layout_of_updates
-from eagc_jax.gram import metric_blocks
+from eagc_jax.gram import Gram, metric_blocks, products_with_rest, whole
 from eagc_jax.gram.sums import weighted_leaf
 from eagc_jax.optimizers.probe import Gain, metric_of
 from eagc_jax.solvers.nnqp import nnqp
@@ -39,6 +39,7 @@ def certified(
     active: jax.Array,
     last: Certificate,
     names: tuple[str, ...],
+    seen: tuple[Gram, jax.Array] | None = None,
 ) -> tuple[Updates, Certificate]:
     r"""The update u, or the nearest one that raises no loss, in the optimizer's metric.
 
@@ -53,13 +54,16 @@ def certified(
       active: ``(K,)`` bool.
       last: the certificate of the last step.
       names: mesh axes over which leaves may be split.
+      seen: H of every block, and who is finite, where they are known.
     """
     leaves, steps = named_leaves(updates), named_leaves(step)
     gains = {name: gain.with_rest_of(steps[name]) for name, gain in gains.items()}
-    layout = layout_of_updates(GLOBAL, leaves, names)
     metric = metric_of(gains, leaves)
-    grams, finite, rest = metric_blocks(leaves, layout, active, names, metric)
-    gram, slopes = jax.tree.map(lambda x: x[0], (grams, rest))
+    if seen is None:
+        layout = layout_of_updates(GLOBAL, leaves, names)
+        seen = metric_blocks(leaves, layout, active, names, metric.without_rest())[:2]
+    gram, finite = whole(seen[0]), seen[1]
+    slopes = products_with_rest(leaves, gram, metric, names)
     squares = [gain.square_of_rest().astype(slopes.dtype) for gain in gains.values()]
     size = jnp.sqrt(sum_leaves(squares, list(leaves.values()), names))
     # What units gradients have, the step's size has too: only their ratio is looked at.

@@ -194,6 +194,25 @@ def test_no_objective_rises_under_the_certified_update(name, include_momentum):
     assert np.linalg.norm(flat(step)) > 0
 
 
+@pytest.mark.parametrize(
+    "aggregator",
+    [
+        aggregators.upgrad(K, granularity="tensor"),
+        aggregators.upgrad(K, recompute_every=3),
+        aggregators.mean(K),
+    ],
+    ids=["by tensor", "repeated weights", "without a matrix"],
+)
+def test_a_certificate_whatever_matrix_the_aggregator_made(aggregator):
+    tx = optimizer_aware(aggregator, EVERY["adamw"](), certify=True)
+    update, state = jax.jit(tx.update), tx.init(PARAMS)
+    for seed in range(4):
+        updates = drawn(seed, 1e3, seed % 2 == 0)
+        step, state = update(updates, state, PARAMS)
+        assert np.max(cosines(updates, step)) < 1e-5
+    assert int(state.certificate.corrections) > 0
+
+
 def test_the_certificate_says_what_the_optimizer_would_have_done():
     own, tx, update = of("adamw", certify=True)
     _, plain, update_plain = of("adamw")

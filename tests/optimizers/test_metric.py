@@ -37,6 +37,21 @@ def whole(leaves, metric):
     return jax.device_get(jax.jit(measured)(leaves, metric))
 
 
+@pytest.fixture
+def on_cpu():
+    """As the tests run."""
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """What is lowered for accelerators, run on the CPU."""
+
+    def platform_dependent(*arguments, default, **others):
+        return default(*arguments)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", platform_dependent)
+
+
 def matrices_of(parts):
     """``(B, K, K)``."""
     return (parts.cosines * parts.norms[:, None] * parts.norms[:, :, None]) * (
@@ -56,11 +71,13 @@ def oracle(leaves, metric):
 
 @pytest.mark.parametrize(
     ("number", "path"),
-    [(1, "whole"), (5, "whole"), (34, "whole"), (2, "looped"), (9, "looped")],
+    [
+        *[(1, "on_cpu"), (5, "on_cpu"), (34, "on_cpu"), (2, "looped"), (9, "looped")],
+        *[(4, "elsewhere"), (35, "elsewhere")],
+    ],
 )
 def test_agrees_with_float64(number, path, request):
-    if path == "looped":
-        request.getfixturevalue("looped")
+    request.getfixturevalue(path)
     leaves, metric = problem(number)
     parts, finite, rest = whole(leaves, metric)
     matrix, extra = oracle(leaves, metric)
@@ -75,11 +92,13 @@ def test_agrees_with_float64(number, path, request):
 
 @pytest.mark.parametrize(
     ("granularity", "path"),
-    [("tensor", "whole"), ("channel", "whole"), ("channel", "looped")],
+    [
+        *[("tensor", "on_cpu"), ("channel", "on_cpu"), ("channel", "looped")],
+        *[("tensor", "elsewhere"), ("channel", "elsewhere")],
+    ],
 )
 def test_by_block_they_sum_to_the_whole(granularity, path, request):
-    if path == "looped":
-        request.getfixturevalue("looped")
+    request.getfixturevalue(path)
     leaves, metric = problem(3)
     by_block = jax.jit(lambda *x: measured(*x, granularity))
     parts, _, rest = jax.device_get(by_block(leaves, metric))
@@ -93,11 +112,13 @@ def test_by_block_they_sum_to_the_whole(granularity, path, request):
     )
 
 
+@pytest.mark.parametrize("path", ["on_cpu", "elsewhere"])
 @pytest.mark.parametrize("size", [1e-24, 1e24])
-def test_squares_that_leave_the_range(size):
+def test_squares_that_leave_the_range(size, path, request):
     """Rows are scaled before they are squared; the row more is as it is."""
-    sizes = np.array([1.0, size, 1.0])
-    leaves, metric = problem(3, sizes)
+    request.getfixturevalue(path)
+    number = {"on_cpu": 3, "elsewhere": 6}[path]  # each is traced by itself
+    leaves, metric = problem(number, np.resize([1.0, size, 1.0], number))
     parts, _, rest = whole(leaves, metric)
     matrix, extra = oracle(leaves, metric)
     norms = np.sqrt(np.diagonal(matrix))
@@ -162,3 +183,30 @@ def test_products_are_of_the_platform():
         one, other = both(leaves[name], metric[name])
         assert one.shape == other.shape == (6, 7)
         np.testing.assert_allclose(one, other, rtol=0, atol=1e4 * EPS)
+
+
+@pytest.mark.parametrize("granularity", ["global", "tensor"])
+@pytest.mark.parametrize(
+    ("size", "path"), [(1e-24, "on_cpu"), (1e24, "looped"), (1e24, "elsewhere")]
+)
+def test_products_with_a_row_by_the_lengths_that_are_known(
+    size, path, granularity, request
+):
+    request.getfixturevalue(path)
+    leaves, metric = problem(4, np.array([1.0, size, 0.0, 1.0]))
+
+    def function(leaves, metric):
+        parts, _, _ = measured(leaves, metric, granularity)
+        one = gram.whole(parts)
+        return one, gram.products_with_rest(leaves, one, gram.Metric(metric, {}))
+
+    one, found = jax.device_get(jax.jit(function)(leaves, metric))
+    matrix, extra = oracle(leaves, metric)
+    norms = np.sqrt(np.diagonal(matrix))
+    np.testing.assert_allclose(one.norms * one.scale, norms, rtol=1e-5)
+    some = norms > 0
+    cosines = matrix[some][:, some] / norms[some] / norms[some, None]
+    np.testing.assert_allclose(one.cosines[some][:, some], cosines, atol=1e-5)
+    slopes = np.asarray(found, np.float64) * float(one.scale)
+    np.testing.assert_allclose(slopes[some], extra[some] / norms[some], atol=3e-4)
+    assert slopes[2] == 0

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from eagc_jax._trees import counted, select
-from eagc_jax.aggregators._base.decide import Step
+from eagc_jax.aggregators._base.decide import Decided, Step
 from eagc_jax.aggregators._base.options import Options
 from eagc_jax.aggregators._base.state import AggregateState, by_group
 from eagc_jax.blocks import GLOBAL
@@ -18,12 +18,12 @@ from eagc_jax.typing import Updates
 def applied(
     updates: Updates,
     step: Step,
-    decided: tuple[jax.Array, jax.Array, AggregateState],
+    decided: Decided,
     state: AggregateState,
     options: Options,
 ) -> tuple[Updates, AggregateState]:
     """Applies the weights, and the non-finite policy to updates and state."""
-    weights, finite, new_state = decided
+    weights, finite, new_state, _ = decided
     all_finite = jnp.all(finite)
     if options.nonfinite == "skip_objective":
         advance = jnp.any(finite & step.mask) | ~jnp.any(step.mask)

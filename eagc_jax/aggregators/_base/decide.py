@@ -35,11 +35,27 @@ class Step(NamedTuple):
     metric: Metric | None = None  # of inner products; its rest is that of the step.
 
 
+class Decided(NamedTuple):
+    """What a step came to."""
+
+    weights: jax.Array  # shape=(B, K).
+    finite: jax.Array  # shape=(K,), bool: or not active.
+    state: AggregateState
+    gram: Gram | None  # of every block, in this step; None where nothing needed it.
+
+
 def decide(
     step: Step, state: AggregateState, options: Options, weighting: Weighting
-) -> tuple[jax.Array, jax.Array, AggregateState]:
-    """Weights ``(B, K)`` from this step's gradients; who is finite; the state then."""
-    gram, finite, rest = _look(step, state, options, weighting)
+) -> Decided:
+    """Weights from this step's gradients."""
+    looks = _looks(step, state, options, weighting)
+    if looks:
+        gram, finite, rest = metric_blocks(
+            step.leaves, step.layout, step.mask, step.names, step.metric
+        )
+    else:
+        gram, finite = _unseen(step, options)
+        rest = None
     active, seen = step.mask & finite, gram
     gram, gram_average = smooth_gram(
         gram, state.gram_average, active, options.gram_smoothing
@@ -82,26 +98,24 @@ def decide(
         method=method,
         key=key,
     )
-    return weights, finite, new_state
+    return Decided(weights, finite, new_state, seen if looks else None)
 
 
-def _look(
+def _looks(
     step: Step, state: AggregateState, options: Options, weighting: Weighting
-) -> tuple[Gram, jax.Array, jax.Array | None]:
-    """The Gram of every block, or a stand-in where nothing needs it; who is finite.
-
-    With a rest of the step, products of unit gradients with it as well.
-    """
-    if (
+) -> bool:
+    """Whether anything needs the Gram."""
+    return (
         weighting.needs_gram
         or options.certify
         or options.rescale == "norm_of_mean"
         or isinstance(state.gram_average, GramAverage)
         or (step.metric is not None and step.metric.has_rest)
-    ):
-        return metric_blocks(
-            step.leaves, step.layout, step.mask, step.names, step.metric
-        )
+    )
+
+
+def _unseen(step: Step, options: Options) -> tuple[Gram, jax.Array]:
+    """What stands for the Gram of every block where nothing needs it; who is finite."""
     finite = _finite_objectives(step)
     dtypes = [compute_dtype(leaf.real.dtype) for leaf in step.leaves.values()]
     blocks = step.layout.number_of_blocks()
@@ -110,7 +124,7 @@ def _look(
         jnp.eye(options.number, dtype=norms.dtype), norms, jnp.ones([], norms.dtype)
     )
     gram = jax.tree.map(lambda x: jnp.broadcast_to(x, (blocks, *x.shape)), one)
-    return gram, finite, None
+    return gram, finite
 
 
 def _finite_objectives(step: Step) -> jax.Array:
@@ -134,21 +148,17 @@ def layout_for(leaves: dict[str, jax.Array], options: Options) -> Layout:
     return layout
 
 
-def in_single(
-    weights: jax.Array, finite: jax.Array, state: AggregateState
-) -> tuple[jax.Array, jax.Array, AggregateState]:
-    """Weights as the state keeps them, of float64 gradients too."""
-    return weights.astype(jnp.float32), finite, state
+def as_repeated(decided: Decided) -> Decided:
+    """As :func:`repeat` returns it: weights as the state keeps them, and no Gram."""
+    return decided._replace(weights=decided.weights.astype(jnp.float32), gram=None)
 
 
-def repeat(
-    step: Step, state: AggregateState
-) -> tuple[jax.Array, jax.Array, AggregateState]:
+def repeat(step: Step, state: AggregateState) -> Decided:
     """The last step's weights; only who is finite is looked at."""
     finite = _finite_objectives(step)
     active = step.mask & finite
     weights = jnp.where(active, from_shown(state.weights, step.layout), 0.0)
-    return weights, finite, state
+    return Decided(weights, finite, state, None)
 
 
 def _over_blocks(function: Callable[..., PyTree], number: int) -> Callable[..., PyTree]:

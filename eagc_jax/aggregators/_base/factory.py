@@ -18,9 +18,10 @@ from eagc_jax._shards import AxisName, check_averaged, check_axis_name
 from eagc_jax._trees import named_leaves
 from eagc_jax.aggregators._base.apply import applied
 from eagc_jax.aggregators._base.decide import (
+    Decided,
     Step,
+    as_repeated,
     decide,
-    in_single,
     layout_for,
     repeat,
 )
@@ -109,7 +110,7 @@ def from_weighting(
     def init_fn(params: Params) -> OptState:
         return initial_state(params, options, weighting)
 
-    def update_fn(
+    def decided_update(
         updates: Updates,
         state: OptState,
         params: Params = None,
@@ -118,11 +119,11 @@ def from_weighting(
         value: jax.typing.ArrayLike | None = None,
         metric: Metric | None = None,
         **extra_args: Inputs,
-    ) -> tuple[Updates, OptState]:
+    ) -> tuple[Updates, OptState, Decided | None]:
         check_objective_axis(updates, options.number, params)
         leaves = named_leaves(updates)
         if not leaves:  # an empty group of optax.partition
-            return updates, state
+            return updates, state, None
         check_averaged(updates, params, options.names)
         layout = layout_for(leaves, options)
         check_state_of(layout, state, options.number)
@@ -144,13 +145,20 @@ def from_weighting(
         else:
             decided = jax.lax.cond(
                 state.count % recompute_every == 0,
-                lambda: in_single(*decide(step, state, options, weighting)),
+                lambda: as_repeated(decide(step, state, options, weighting)),
                 lambda: repeat(step, state),
             )
-        return applied(updates, step, decided, state, options)
+        return *applied(updates, step, decided, state, options), decided
 
-    # What tells optimizer_aware that this takes a metric, and over which axes it sums.
+    def update_fn(
+        updates: Updates, state: OptState, params: Params = None, **extra_args: Inputs
+    ) -> tuple[Updates, OptState]:
+        return decided_update(updates, state, params, **extra_args)[:2]
+
+    # What tells optimizer_aware that this takes a metric, and over which axes it sums;
+    # and the same update, with what it was made of.
     update_fn.takes_metric = options.names  # pyright: ignore[reportFunctionMemberAccess]
+    update_fn.decided = decided_update  # pyright: ignore[reportFunctionMemberAccess]
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
