@@ -61,9 +61,8 @@ def _iterated(
 ) -> _Restarts:
     restarts = len(centres)
     found, assignments = visit(centres, np.zeros(restarts, bool), np.empty(0))
-    states = _lloyd._Lloyd(
-        centres, found, np.zeros(restarts, np.int32), np.zeros(restarts, bool)
-    )
+    begun = jax.device_put((np.zeros(restarts, np.int32), np.zeros(restarts, bool)))
+    states = _lloyd._Lloyd(centres, found, *begun)
     while True:
         done, iterations = np.asarray(states.done), np.asarray(states.iterations)
         done = done | (iterations >= max_iterations)
