@@ -46,7 +46,7 @@ def assigned(chunks: Chunks, centres: jax.Array, room: np.ndarray) -> np.ndarray
         for chunk in chunks.of(unlabeled[rows]):
             numbers = np.full(len(chunk.rows), len(unlabeled), np.int32)
             numbers[: chunk.stop - chunk.start] = rows[chunk.start : chunk.stop]
-            limits = jnp.asarray(last_cost, centres.dtype), jnp.asarray(last_row)
+            limits = np.asarray(last_cost, centres.dtype), last_row
             parts.append(
                 _candidates(chunk.rows, chunk.scales, numbers, centres, *limits)
             )

@@ -61,11 +61,11 @@ def _iterated(
 ) -> _Restarts:
     restarts = len(centres)
     found, assignments = visit(centres, np.zeros(restarts, bool), np.empty(0))
-    states = _lloyd._Lloyd(
-        centres, found, jnp.zeros(restarts, jnp.int32), jnp.zeros(restarts, bool)
-    )
+    begun = jax.device_put((np.zeros(restarts, np.int32), np.zeros(restarts, bool)))
+    states = _lloyd._Lloyd(centres, found, *begun)
     while True:
-        done = np.asarray(states.done | (states.iterations >= max_iterations))
+        done, iterations = np.asarray(states.done), np.asarray(states.iterations)
+        done = done | (iterations >= max_iterations)
         if done.all():
             return _Restarts(states, assignments)
         centres = _all_moved(states)
@@ -101,15 +101,20 @@ def _all_settled(
 
 
 def _best(restarts: _Restarts) -> Clustering:
-    states = restarts.states
-    best = int(jnp.argmin(states.found.inertia))
+    number, best = _best_state(restarts.states)
     return Clustering(
-        jnp.asarray(restarts.assignments[best]),
-        states.centres[best],
-        states.found.inertia[best],
-        states.iterations[best],
-        states.done[best],
+        jax.device_put(restarts.assignments[int(number)]),
+        best.centres,
+        best.found.inertia,
+        best.iterations,
+        best.done,
     )
+
+
+@jax.jit
+def _best_state(states: _lloyd._Lloyd) -> tuple[jax.Array, _lloyd._Lloyd]:
+    number = jnp.argmin(states.found.inertia)
+    return number, jax.tree.map(lambda x: x[number], states)
 
 
 def _visit_nearest(
@@ -117,7 +122,7 @@ def _visit_nearest(
 ) -> tuple[_lloyd._Pass, np.ndarray]:
     """One pass over all rows; restarts that are done are passed over."""
     assignments = np.zeros((len(centres), len(chunks.features)), np.int32)
-    so_far = jax.vmap(_lloyd._nothing_yet)(centres)
+    so_far = _nothing_yet(centres)
     waiting = []  # read back while the device is at the next chunk
     for chunk in chunks:
         real = chunk.stop - chunk.start
@@ -129,6 +134,12 @@ def _visit_nearest(
             _write(assignments, *waiting.pop(0))
     _write(assignments, *waiting.pop())
     return so_far, assignments
+
+
+@jax.jit
+def _nothing_yet(centres: jax.Array) -> _lloyd._Pass:
+    """Of each restart."""
+    return jax.vmap(_lloyd._nothing_yet)(centres)
 
 
 def _write(assignments: np.ndarray, chunk: Chunk, assigned: jax.Array) -> None:
@@ -185,7 +196,12 @@ def _visit_balanced(
         if not done[number]:
             proposed[number] = _balanced.assigned(chunks, one, room)
         found.append(_summed(chunks, len(one), one, proposed[number]))
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found), proposed
+    return _stacked(found), proposed
+
+
+@jax.jit
+def _stacked(found: list[_lloyd._Pass]) -> _lloyd._Pass:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
 
 
 def _summed(

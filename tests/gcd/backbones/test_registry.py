@@ -188,7 +188,7 @@ def trained(model, arrays, forward):
     def loss(trainable):
         return jnp.sum(jnp.sin(forward(nnx.merge(graph, trainable, frozen), arrays)))
 
-    return names, jax.jit(jax.grad(loss))(trainable)
+    return names, jax.device_get(jax.jit(jax.grad(loss))(trainable))
 
 
 def test_the_last_layer_of_a_text_network_trains():
@@ -199,7 +199,7 @@ def test_the_last_layer_of_a_text_network_trains():
         lambda model, tokens: model.features(model.tokens(tokens)),
     )
     assert names == {"backbone.blocks.1"}
-    assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(gradient))
+    assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient))
 
 
 def test_the_last_block_of_a_photo_network_trains():
@@ -208,7 +208,7 @@ def test_the_last_block_of_a_photo_network_trains():
     )
     random = np.random.default_rng(0)
     state = jax.tree.map(
-        lambda x: jnp.asarray(random.normal(0, 0.05, x.shape).astype(np.float32)),
+        lambda x: random.normal(0, 0.05, x.shape).astype(np.float32),
         nnx.state(network),
     )
     nnx.update(network, state)

@@ -48,7 +48,7 @@ def from_arrays(
         if is_key(leaf):
             assert isinstance(leaf, jax.Array)  # shapes stand for numbers
             impl = jax.random.key_impl(leaf)
-            found = jax.random.wrap_key_data(found, impl=impl)
+            found = jax.random.wrap_key_data(jax.device_put(found), impl=impl)
         leaves.append(found)
     tree = jax.tree.unflatten(jax.tree.structure(like), leaves)
     return tree if host else jax.device_put(tree)
