@@ -67,8 +67,11 @@ def grams_by_leaf(
     metrics = None
     if metric is not None:
         metrics = [metric[name] for name, parts in halves.items() for _ in parts]
-    kernels = products.leaf_rests if only_rest else products.leaf_grams
-    found = iter(kernels(flat, axes, powers, metrics))
+    if only_rest:
+        assert metrics is not None
+        found = iter(products.leaf_rests(flat, axes, powers, metrics))
+    else:
+        found = iter(products.leaf_grams(flat, axes, powers, metrics))
     return {
         name: functools.reduce(jnp.add, [next(found) for _ in parts])
         for name, parts in halves.items()

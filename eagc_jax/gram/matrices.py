@@ -179,19 +179,18 @@ def metric_blocks(
       non-finite one takes no part); and the products of unit gradients with ``rest``,
       over ``scale``, ``(B, K)``, or None.
     """
-    by_leaf = None if metric is None else metric.leaves
     leaves = leaves if metric is None else leaves | metric.coordinates
     look = functools.partial(_measured, leaves, layout, active, names)
     if metric is None or not metric.has_rest:
-        found, exponents, _ = look(by_leaf)
+        found, exponents, _ = look(None if metric is None else metric.leaves)
         parts, finite = _parts(found, exponents, active)
         return parts, finite, None
+    by_leaf, without = metric.leaves, metric.without_rest().leaves
 
     def together():
         return look(by_leaf)[:2]
 
     def apart():
-        without = {name: one._replace(rest=None) for name, one in by_leaf.items()}
         found, exponents, plain = look(without)
         powers = _powers(exponents, found.dtype)
         own = by_leaf if plain is None else _where_plain(by_leaf, plain)

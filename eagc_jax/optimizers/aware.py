@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -137,12 +137,10 @@ def optimizer_aware(
       Multi-Objective Optimization <https://arxiv.org/abs/2406.16232>`_, 2024. Their use
       together is this package's own.
     """
-    names = _axes_of(aggregator)
+    aggregate, names = _look_into(aggregator)
     _check_switch("include_momentum", include_momentum)
     _check_switch("certify", certify)
     optimizer = optax.with_extra_args_support(optimizer)
-    aggregate: Callable[..., tuple[Updates, OptState, Decided | None]]
-    aggregate = aggregator.update.decided  # pyright: ignore[reportFunctionMemberAccess]
 
     def init_fn(params: Params) -> OptimizerAwareState:
         state = optimizer.init(params)
@@ -192,11 +190,19 @@ def optimizer_aware(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _axes_of(aggregator: object) -> tuple[str, ...]:
-    """The mesh axes that the aggregator sums over; ValueError where it has no Gram."""
+_Aggregate: TypeAlias = Callable[..., tuple[Updates, OptState, Decided | None]]
+
+
+def _look_into(aggregator: object) -> tuple[_Aggregate, tuple[str, ...]]:
+    """The update with what it was made of, and the mesh axes that it sums over.
+
+    Raises:
+      ValueError: an aggregator without a Gram matrix.
+    """
     update: object = getattr(aggregator, "update", None)
     names = getattr(update, "takes_metric", None)
-    if names is None:
+    decided = getattr(update, "decided", None)
+    if names is None or decided is None:
         raise ValueError(
             "aggregator must be one of eagc_jax.aggregators whose weights are a function "
             "of the Gram matrix (upgrad, nash_mtl, conflict_free, mgda, mean, ...), as "
@@ -204,7 +210,7 @@ def _axes_of(aggregator: object) -> tuple[str, ...]:
             f"optimizer's metric: {aggregator!r}. Put a gate in front, optax.chain(gate, "
             "optimizer_aware(...)), not inside."
         )
-    return names
+    return decided, names
 
 
 def _check_switch(name: str, value: object) -> None:

@@ -59,7 +59,7 @@ def of_weighting(weighting: Weighting, number: int) -> Aggregation:
         rows = matrix.astype(np.float64)
         with np.errstate(all="ignore"):
             gram = (rows @ rows.T).astype(np.float32)
-            weights = np.asarray(solve(gram), np.float64)
+            weights = np.asarray(solve(jax.device_put(gram)), np.float64)
             size = float(np.sum(np.abs(weights) * np.linalg.norm(rows, axis=1)))
             return Answer(weights @ rows, size, weights)
 
