@@ -84,7 +84,9 @@ def optimizer_aware(
     where it raises a loss applies the nearest one in the metric that doesn't,
     :math:`u - P J^\top x`. It holds for any optimizer, momentum and weight decay
     included; the optimizer's state doesn't see it. Exact is to rounding, which gradients
-    opposed to an angle of a magnify: in float32 to a cosine of some 4e-7 / a.
+    opposed to an angle of a magnify: in float32 to a cosine, in the metric, of some
+    4e-7 / a. Of an optimizer without a learning rate, whose step what follows it turns
+    round, the turned step is meant.
 
     Cost: the plain aggregator reads the gradients twice, this one three times (for d',
     for H and c together, for :math:`J^\top w`); where the Gram matrix is made entry by
