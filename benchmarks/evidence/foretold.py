@@ -14,6 +14,16 @@ from benchmarks.evidence.probing import STATISTICS, Probed
 from benchmarks.evidence.rows import Row
 from benchmarks.evidence.statistics import Comparison, compared, errors, holm
 
+# In view of whose probes and trainings the rules were last changed.
+SEEN = (
+    *(
+        ("rewards", f"{kind}-{units}")
+        for kind in ("table", "network")
+        for units in ("units", "alike")
+    ),
+    *(("multitask", name) for name in ("scales-cells", "scales-wine", "wrong-digits")),
+    *(("physics", "burgers"), ("physics", "helmholtz"), ("continual", "split-digits")),
+)
 FEWEST_TASKS = 4  # for a threshold that is learned from the others
 
 
@@ -80,8 +90,12 @@ def section(rows: Sequence[Row], probes: Sequence[Probed]) -> Iterator[str]:
             hit = "hit" if said[task] == found[task].better else "**miss**"
             cells = (f"{task[0]}, {task[1]}", words(mine[task]), found[task].text, hit)
             yield f"| {' | '.join(cells)} |"
-        hits = sum(said[task] == found[task].better for task in tasks)
-        yield f"\nThe rules: {hits} of {len(tasks)} tasks.\n"
+        right = {task: said[task] == found[task].better for task in tasks}
+        later = [right[task] for task in tasks if task not in SEEN]
+        yield (
+            f"\nThe rules: {sum(right.values())} of {len(tasks)} tasks; of those that "
+            f"came after their last change, {sum(later)} of {len(later)}.\n"
+        )
         yield from _learned(tasks, mine, {t: found[t].better for t in tasks})
 
 
