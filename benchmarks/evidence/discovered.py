@@ -25,7 +25,7 @@ SimGCD on features, a residual adapter, twenty epochs: accuracy on unlabeled row
 is better, as `python -m benchmarks.discovery` prints it
 ([{file}]({file})). The control, "{control}", is the plain sum. Differences are paired by
 seed, with Student's 95 % interval, **bold** where it excludes zero; no correction for how
-many arms there are.
+many arms there are. *ms/step* is of a machine that did other work, too.
 
 {commands}
 """
