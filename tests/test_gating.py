@@ -831,3 +831,10 @@ def test_works_with_strict_dtype_promotion():
         params["vector"] = jnp.asarray(params["vector"], jnp.bfloat16)
         updates, _ = jax.jit(tx.update)(g, state, params)
     assert all(np.all(np.isfinite(np.float32(u))) for u in updates.values())
+
+
+def test_an_empty_group_without_energies():
+    tx = soft_gate(2)
+    found, state = tx.update({}, tx.init({}), {})
+    assert found == {}
+    assert jax.tree.structure(state) == jax.tree.structure(tx.init({}))

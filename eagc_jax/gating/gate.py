@@ -131,13 +131,14 @@ def soft_gate(
         updates: Updates, state: OptState, params: Params = None, **extra_args: Inputs
     ) -> tuple[Updates, OptState]:
         del extra_args
+        bare = updates.updates if isinstance(updates, AssessedUpdates) else updates
+        if not jax.tree.leaves(bare):  # an empty group of optax.partition
+            return bare, state
         if not isinstance(updates, AssessedUpdates):
             check_objective_axis(updates, number, params)
             updates = assess_magnitude(
                 updates, options.weights, granularity, options.names, options.specs
             )
-        if not jax.tree.leaves(updates.updates):  # an empty group of optax.partition
-            return updates.updates, state
         leaves = named_leaves(updates.updates)
         check_objective_axis(updates.updates, number, params)
         layout = blocks_lib.layout_of_updates(

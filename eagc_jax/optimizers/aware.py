@@ -163,9 +163,11 @@ def optimizer_aware(
     ) -> tuple[Updates, OptState]:
         check_kind(state, OptimizerAwareState)
         check_recognised(state.optimizer)
-        number = check_objective_axis(updates, None, params)
         leaves = named_leaves(updates)
         _check_real(leaves)
+        number = state.aggregator.nonfinite_count.shape[0]
+        if leaves:  # else it is an empty group of optax.partition
+            number = check_objective_axis(updates, None, params)
 
         def step(gradient, own, params):
             return optimizer.update(gradient, own, params, **extra_args)

@@ -228,3 +228,11 @@ def test_gradients_are_read_once_more():
     assert aware[0] <= plain[0], (plain, aware)
     # The two branches of the conditional, of which one never runs.
     assert aware[1] <= plain[1] + 2, (plain, aware)
+
+
+def test_an_empty_group_with_a_mask():
+    tx = optimizer_aware(aggregators.upgrad(K), adamw(), **OPTIONS)
+    state = tx.init({})
+    found, after = tx.update({}, state, {}, active_mask=jnp.ones((K,), bool))
+    assert found == {}
+    assert jax.tree.structure(after) == jax.tree.structure(state)

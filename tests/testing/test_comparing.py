@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -33,6 +34,16 @@ def test_other_leaves_are_still_compared():
     wrong = differing_numbers(expected, found, 1e-4, "state", ["residual"])
     assert wrong is not None
     assert "mean" in wrong.found
+
+
+def test_what_cancels_may_be_off_by_a_rounding_of_the_largest():
+    size = 64.0
+    off = {"a": np.float32(size), "b": np.float32(0.9 * size * 2**-23)}
+    expected = {"a": np.float32(size), "b": np.float32(0)}
+    assert differing_numbers(expected, off, 1e-4, "updates") is not None
+    assert differing_numbers(expected, off, 1e-4, "updates", alike=True) is None
+    off["b"] = np.float32(1.1 * size * 2**-23)
+    assert differing_numbers(expected, off, 1e-4, "updates", alike=True) is not None
 
 
 def test_one_name_is_no_collection():

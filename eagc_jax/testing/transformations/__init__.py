@@ -81,7 +81,8 @@ def assert_transformation(
       params: a tree of float32 arrays; None for a small one.
       extra_args: keyword arguments for ``update``, e.g. ``{"value": losses}``.
       tolerance: how far numbers may be off, relative to the largest entry of a leaf;
-        XLA orders and contracts operations as it likes.
+        XLA orders and contracts operations as it likes. Updates, whose terms may cancel,
+        may also be off by one rounding of their largest entry.
       steps: that are compared, from a fresh state.
       seed: of the first step's gradients, which are normal.
       rounding: names of fields or keys of the state that hold rounding errors, as a

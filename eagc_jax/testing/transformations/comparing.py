@@ -46,11 +46,15 @@ def differing_numbers(
     tolerance: float,
     what: str,
     rounding: Collection[str] = (),
+    *,
+    alike: bool = False,
 ) -> Violation | None:
     """The first leaf that differs by more than the tolerance of its largest entry.
 
     Integers, booleans and keys may not differ at all; NaN equals NaN. Of leaves on whose
-    path one of the names ``rounding`` is, only shapes are compared.
+    path one of the names ``rounding`` is, only shapes are compared. Leaves that are
+    ``alike``, sums of terms of one size, may be off by one rounding of the largest entry
+    of all: that is what is left where the terms cancel.
     """
     one, two = jax.tree.structure(left), jax.tree.structure(right)
     if one != two:
@@ -58,12 +62,14 @@ def differing_numbers(
     pairs = zip(
         jax.tree_util.tree_leaves_with_path(left), jax.tree.leaves(right), strict=True
     )
+    largest = max(map(_largest, jax.tree.leaves(left)), default=0.0) if alike else 0.0
     for (path, a), b in pairs:
+        slack = largest * _step(a)
         a, b = numbers(a), numbers(b)
         name = f"{what}{jax.tree_util.keystr(path)}"
         if a.shape != b.shape:
             return Violation(f"{name} has the shape {b.shape}", f"{a.shape}")
-        if not _named(path, rounding) and not _close(a, b, tolerance):
+        if not _named(path, rounding) and not _close(a, b, tolerance, slack):
             allowed = f"{tolerance:g} of the largest entry off {_short(a)}"
             return Violation(f"{name} is {_short(b)}", allowed)
     return None
@@ -88,12 +94,25 @@ def _named(path: Sequence[object], names: Collection[str]) -> bool:
     return any(key in names for key in keys)
 
 
-def _close(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
+def _largest(leaf: jax.typing.ArrayLike) -> float:
+    """The largest finite entry of a leaf of floats."""
+    found = numbers(leaf)
+    if found.dtype.kind not in "fc":
+        return 0.0
+    return float(np.max(np.abs(found[np.isfinite(found)]), initial=0.0))
+
+
+def _step(leaf: jax.typing.ArrayLike) -> float:
+    """From 1 to the next number of a leaf's dtype."""
+    dtype = jnp.result_type(leaf)
+    return float(jnp.finfo(dtype).eps) if jnp.issubdtype(dtype, jnp.inexact) else 0.0
+
+
+def _close(a: np.ndarray, b: np.ndarray, tolerance: float, slack: float) -> bool:
     if a.dtype.kind not in "fc":
         return np.array_equal(a, b)
-    finite = np.isfinite(a)
-    largest = np.max(np.abs(a[finite]), initial=0.0)
-    return np.allclose(b, a, rtol=0, atol=tolerance * largest, equal_nan=True)
+    atol = tolerance * _largest(a) + slack
+    return np.allclose(b, a, rtol=0, atol=atol, equal_nan=True)
 
 
 def _short(values: np.ndarray) -> str:

@@ -26,7 +26,9 @@ def _differs(
         zip(expected.updates, found.updates, strict=True)
     ):
         what = f"step {index}: updates"
-        wrong = wrong or differing_numbers(one, other, subject.tolerance, what)
+        wrong = wrong or differing_numbers(
+            one, other, subject.tolerance, what, alike=True
+        )
     return wrong or differing_numbers(
         expected.state,
         found.state,
