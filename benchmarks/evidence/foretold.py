@@ -92,7 +92,7 @@ def section(rows: Sequence[Row], probes: Sequence[Probed]) -> Iterator[str]:
             yield f"| {' | '.join(cells)} |"
         right = {task: said[task] == found[task].better for task in tasks}
         later = [right[task] for task in tasks if task not in SEEN]
-        since = f"; of those that came after their last change, {sum(later)} of {len(later)}"
+        since = f"; of those after their last change, {sum(later)} of {len(later)}"
         yield (
             f"\nThe rules: {sum(right.values())} of {len(tasks)} tasks"
             f"{since if later else ''}.\n"
