@@ -17,8 +17,8 @@ from benchmarks.tpu_aot import cases, trees
 
 K = 4
 METHODS = cases.methods()
-# Every rank; lengths such that nothing but a leaf has a multiple of its entries: of 11,
-# which the number of vertices that `epo` looks at, 84, is none of.
+# Every rank; lengths such that nothing but a leaf has a multiple of its entries: each is
+# one of 11, and the 84 vertices that `epo` looks at are not.
 SHAPES = {
     "filters": (4, 4, 3, 44),
     "class": (1, 1, 44),
