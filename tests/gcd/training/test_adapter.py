@@ -194,7 +194,7 @@ def test_any_method_aggregator_and_the_coordinator_run_on_features(records, name
     settings = RunSettings(
         METHODS[name](),
         dataclasses.replace(CONFIG, epochs=1),
-        Aggregation("eagc", {"granularity": "tensor"}),
+        Aggregation("eagc", {"preset": "article", "granularity": "tensor"}),
         FeatureCoordination(refresh_epochs=1),
     )
     run = settings.start(records, features=records.items.array)
