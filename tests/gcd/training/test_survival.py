@@ -129,58 +129,49 @@ def test_who_is_asked_to_end_saves_what_is_over(tmp_path, number, raised):
     assert int(newest) in (last, last + 1)
 
 
-def discover(folder, *arguments):
-    """`eagc discover` as a process of its own, in a folder."""
+def discover(folder, *arguments, cache="cache", stop=None):
+    """`eagc discover` as a process of its own, in a folder.
+
+    With `stop`, a number and a signal's name, it sends itself that signal as soon as the
+    checkpoint of that number is written. A training that the cache has isn't done again.
+    """
+    program = ["eagc_jax.gcd.cli"] if stop is None else ["tests.gcd.stopping", *stop]
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "EAGC_CACHE": str(folder / "cache"),
+        "EAGC_CACHE": str(folder / cache),
     }
-    return subprocess.Popen(
-        [sys.executable, "-m", "eagc_jax.gcd.cli", "discover", *arguments],
+    process = subprocess.run(
+        [sys.executable, "-m", *program, "discover", *arguments],
         cwd=folder,
         env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
+        timeout=LIMIT,
     )
-
-
-def wait_for_checkpoint(process, run, number):
-    limit = time.monotonic() + LIMIT
-    while not (run / "checkpoints" / "training" / f"{number:08d}").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < limit
-        time.sleep(0.01)
+    return process.returncode, process.stderr
 
 
 @pytest.mark.slow
 def test_a_discovery_killed_and_interrupted_ends_with_the_same_files(tmp_path):
     data = clouds.write(tmp_path)
     given = [str(data), "--num-classes", "4", "--no-rehearsal", "--out"]
-    process = discover(tmp_path, *given, "whole")
-    said = process.communicate(timeout=LIMIT)
-    assert process.returncode == 0, said
+    assert discover(tmp_path, *given, "whole", cache="another")[0] == 0
     run = tmp_path / "killed"
-    for number in (1, 8, 15):  # in the warm start, at its end, in training
-        process = discover(tmp_path, *given, "killed")
-        wait_for_checkpoint(process, run, number)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    for number in ("1", "8", "15"):  # in the warm start, at its end, in training
+        stop = number, "SIGKILL"
+        status, errors = discover(tmp_path, *given, "killed", stop=stop)
+        assert status == -signal.SIGKILL, errors
         assert not (run / "summary.json").exists()
-    process = discover(tmp_path, *given, "killed")
-    wait_for_checkpoint(process, run, 18)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=LIMIT)
-    assert process.returncode == 130, errors
+    status, errors = discover(tmp_path, *given, "killed", stop=("18", "SIGINT"))
+    assert status == 130, errors
     command = shlex.split(errors.split("To go on:")[1].strip())
     assert command[:2] == ["eagc", "discover"]
-    process = discover(tmp_path, *command[2:])
-    said = process.communicate(timeout=LIMIT)
-    assert process.returncode == 0, said
+    status, errors = discover(tmp_path, *command[2:])
+    assert status == 0, errors
     for name in ("assignment.parquet", "assignment.csv", "model.safetensors"):
         assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not (run / "checkpoints").exists()
