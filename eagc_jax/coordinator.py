@@ -10,9 +10,11 @@ import numpy as np
 import optax
 
 from eagc_jax._checks import (
+    DECAY,
     Nonfinite,
     check_choice,
     check_num_objectives,
+    check_number,
     check_weights,
     concrete,
 )
@@ -21,7 +23,7 @@ from eagc_jax.aggregators._base import GramOptions, from_weighting
 from eagc_jax.aggregators.elastic_cone import elastic_method
 from eagc_jax.blocks import Granularity
 from eagc_jax.energy import assess_energy
-from eagc_jax.energy.options import Energy, Scale
+from eagc_jax.energy.options import ALIGNMENTS, Energy, Scale, check_energy
 from eagc_jax.gating import soft_gate
 from eagc_jax.objectives import sum_objectives
 from eagc_jax.typing import PyTree
@@ -32,6 +34,8 @@ PRESETS: tuple[Preset, ...] = get_args(Preset)
 # By preset, where nothing else is asked for.
 _BALANCED: dict[Preset, float] = {"balanced": 0.5, "article": 0.0}
 _STIFF: dict[Preset, float] = {"balanced": 1.0, "article": 0.0}
+# Defaults of options that need some part of it: what differs from them was asked for.
+_DEFAULTS = {"memory": 1000.0, "direction_decay": 0.9, "moment_decay": 0.999}
 
 
 def eagc(
@@ -42,6 +46,7 @@ def eagc(
     balance: float | None = None,
     memory: float = 1000.0,
     stiffness: float | Sequence[float] | jax.typing.ArrayLike | None = None,
+    conflict_memory: float | None = None,
     energy: Energy | None = None,
     granularity: Granularity | None = None,
     scale: Scale | None = None,
@@ -125,6 +130,10 @@ def eagc(
       memory: >= 1, of the running energies, in steps.
       stiffness: in [0, 1], one or K numbers: which share of a conflict with an objective
         is taken out of the others; 1, or 0 in "article".
+      conflict_memory: >= 1, in steps: stiffness is times how far an objective's conflict
+        with another has persisted over about so many steps, so that conflict that comes
+        and goes with the batch stays in the sum; None: whatever conflicts in a step.
+        docs/choosing.md says where it helped.
       energy: what the fast gate compares: "magnitude", "progress", "exploratory",
         "sensitivity", "fisher", or a mapping from these to coefficients. None for no
         fast gate; in "article", for "magnitude".
@@ -199,9 +208,18 @@ def eagc(
         _BALANCED[preset] if balance is None else balance,
         memory,
         _STIFF[preset] if stiffness is None else stiffness,
+        conflict_memory,
     )
     if energy is None and preset == "article":
         energy = "magnitude"
+    kinds = set() if energy is None else set(check_energy(energy))
+    _refuse_unused(
+        cone,
+        {
+            "direction_decay": (direction_decay, not kinds.isdisjoint(ALIGNMENTS)),
+            "moment_decay": (moment_decay, "fisher" in kinds),
+        },
+    )
     if energy is None:
         _refuse(asked)
         return _reduction(
@@ -247,6 +265,12 @@ class _Cone(NamedTuple):
     balance: float
     memory: float
     stiffness: float | Sequence[float] | jax.typing.ArrayLike
+    conflict_memory: float | None
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether neither balance nor stiffness is asked for."""
+        return _is_zero(self.balance) and _is_zero(self.stiffness)
 
 
 def _reduction(
@@ -260,7 +284,7 @@ def _reduction(
     """The elastic cone, or the sum where neither balance nor stiffness is asked for."""
     sizes = check_weights(weights, number)
     method = elastic_method(sizes, *cone, carried=carried)
-    if _is_zero(cone.balance) and _is_zero(cone.stiffness):
+    if cone.is_sum:
         return sum_objectives(None if carried else weights)
     options["preference"] = weights
     return from_weighting(number, method, **options)
@@ -269,6 +293,33 @@ def _reduction(
 def _is_zero(value: object) -> bool:
     known = concrete(value)
     return known is not None and not np.any(known)
+
+
+_NEEDS = {
+    "memory": "the running energies, which need a balance or a stiffness above 0",
+    "direction_decay": "the energies 'progress' and 'exploratory'",
+    "moment_decay": "the energy 'fisher'",
+}
+
+
+def _refuse_unused(cone: _Cone, decays: dict[str, tuple[object, bool]]) -> None:
+    """Raises ValueError for what would change nothing: its part isn't in use."""
+    for name, (value, used) in {
+        "memory": (cone.memory, not cone.is_sum),
+        **decays,
+    }.items():
+        if name in decays:
+            check_number(name, value, DECAY)
+        # A traced value may be a default of inject_hyperparams' making.
+        known = concrete(value)
+        given = value is None or (
+            known is not None and np.any(known != _DEFAULTS[name])
+        )
+        if given and not used:
+            raise ValueError(
+                f"{name} is an option of {_NEEDS[name]}; here there is none, and it "
+                f"would change nothing. Got {name}={value!r}."
+            )
 
 
 def _refuse(asked: dict[str, object]) -> None:

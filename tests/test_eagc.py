@@ -207,6 +207,26 @@ def test_options_of_the_gate_need_one(name):
     eagc(2, energy="magnitude", **{name: GATE[name]})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "without", "within"),
+    [
+        ("memory", 10.0, {"preset": "article"}, {}),
+        ("memory", 10.0, {"balance": 0.0, "stiffness": 0.0}, {"balance": 0.0}),
+        ("direction_decay", 0.5, {}, {"energy": "progress"}),
+        ("direction_decay", None, {"energy": "fisher"}, {"energy": "exploratory"}),
+        ("moment_decay", 0.9, {}, {"energy": {"magnitude": 1.0, "fisher": 0.5}}),
+        ("moment_decay", None, {"preset": "article"}, {"energy": "fisher"}),
+    ],
+)
+def test_what_would_change_nothing_is_refused(name, value, without, within):
+    with pytest.raises(ValueError, match=f"^{name} is an option of"):
+        eagc(2, **without, **{name: value})
+    eagc(2, **within, **{name: value})
+    default = inspect.signature(eagc).parameters[name].default
+    assert coordinator._DEFAULTS[name] == default
+    eagc(2, **without, **{name: default})
+
+
 def test_every_default_of_the_gate_can_be_asked_for():
     stages = dict(inspect.signature(assess_energy).parameters)
     stages |= inspect.signature(soft_gate).parameters
@@ -310,13 +330,17 @@ def steps_of(update, state, gradients):
 
 
 @functools.cache
-def on_one_device():
-    tx = eagc(2, memory=2.0)
+def on_one_device(conflict_memory):
+    tx = eagc(2, memory=2.0, conflict_memory=conflict_memory)
     return steps_of(jax.jit(tx.update), jax.jit(tx.init)(WIDE), wide_gradients())
 
 
-@pytest.mark.parametrize("inside", [False, True], ids=["jit", "shard_map"])
-def test_on_eight_devices(inside):
+@pytest.mark.parametrize(
+    ("inside", "conflict_memory"),
+    [(False, None), (True, None), (True, 2.0)],
+    ids=["jit", "shard_map", "shard_map_conflict_memory"],
+)
+def test_on_eight_devices(inside, conflict_memory):
     assert len(jax.devices()) >= 8  # simulated: tests/conftest.py
     gradients = wide_gradients()
     mesh = jax.make_mesh((8,), ("model",))
@@ -326,7 +350,12 @@ def test_on_eight_devices(inside):
         gradients,
         SPECS,
     )
-    tx = eagc(2, memory=2.0, axis_name="model" if inside else None)
+    tx = eagc(
+        2,
+        memory=2.0,
+        conflict_memory=conflict_memory,
+        axis_name="model" if inside else None,
+    )
     update, state = tx.update, jax.jit(tx.init)(WIDE)
     if inside:
         none = jax.tree.map(lambda _: P(), state)
@@ -340,7 +369,7 @@ def test_on_eight_devices(inside):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
         found,
-        on_one_device(),
+        on_one_device(conflict_memory),
     )
 
 

@@ -30,7 +30,9 @@ FEWEST_TASKS = 4  # for a threshold that is learned from the others
 class Outcome(NamedTuple):
     """What trainings of the same number of steps found on a task."""
 
-    arm: str  # of the aggregators that were run, the one with the smallest p
+    # Of the aggregators that surely beat the sum the one with the smallest p, or where
+    # none does, the one with the smallest error.
+    arm: str
     comparison: Comparison  # with the plain sum
     p: float  # Holm's, over the task's aggregators
     better: bool  # p below 0.05, and the error smaller
@@ -39,8 +41,8 @@ class Outcome(NamedTuple):
     def text(self) -> str:
         """For a table."""
         change = 100 * math.expm1(self.comparison.difference.mean)
-        verb = "beats the sum" if self.better else "a tie, or worse"
-        return f"{verb}: {ARMS[self.arm].title} {change:+.3g} %, p = {self.p:.3f}"
+        said = "beats the sum:" if self.better else "none surely beats the sum, best"
+        return f"{said} {ARMS[self.arm].title} {change:+.3g} %, p = {self.p:.3f}"
 
 
 def outcomes(
@@ -66,7 +68,10 @@ def outcomes(
 def _outcome(arms: Mapping[str, Comparison]) -> Outcome:
     p = dict(zip(arms, holm([one.p for one in arms.values()]), strict=True))
     helps = [name for name in arms if p[name] < 0.05 and _lower(arms[name])]
-    best = min(helps or arms, key=lambda name: arms[name].p)
+    if helps:
+        best = min(helps, key=lambda name: arms[name].p)
+    else:
+        best = min(arms, key=lambda name: arms[name].difference.mean)
     return Outcome(best, arms[best], p[best], bool(helps))
 
 

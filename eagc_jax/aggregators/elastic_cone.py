@@ -17,9 +17,16 @@ from eagc_jax._checks import (
     check_number,
     check_preference,
     check_vector,
+    concrete,
 )
 from eagc_jax._trees import counted
 from eagc_jax.aggregators._base import GramOptions, from_weighting, shows_options
+from eagc_jax.aggregators._persistence import (
+    ConflictAverage,
+    init_conflict_average,
+    rate_of,
+    remembered,
+)
 from eagc_jax.aggregators._weighting import Problem, Weighting, problem_of, unscale
 from eagc_jax.solvers.nnqp import SolveInfo
 from eagc_jax.solvers.nnqp_many import nnqp_many
@@ -37,6 +44,7 @@ class ElasticConeState(NamedTuple):
     log_energies: jax.Array
     gates: jax.Array  # shape=(K,), float32: of the last step, before the projections.
     counts: jax.Array  # shape=(K,), int32: steps in which it had a gradient.
+    conflicts: ConflictAverage | tuple[()] = ()  # () without conflict_memory.
 
 
 @shows_options
@@ -46,6 +54,7 @@ def elastic_cone(
     balance: float = 0.5,
     memory: float = 1000.0,
     stiffness: float | Sequence[float] | jax.typing.ArrayLike = 1.0,
+    conflict_memory: float | None = None,
     **options: Unpack[GramOptions],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Brings objectives to equal energy, slowly, then takes out conflict, elastically.
@@ -81,24 +90,42 @@ def elastic_cone(
        Of two gradients that conflict, each gives up the share :math:`\rho_k` of what is
        against the other. ``stiffness=0`` is the weighted sum, 1 is UPGrad's projection,
        and a 1 for one objective alone lets that one lead.
+    4. With ``conflict_memory`` *persistent* conflict alone is taken out. The stiffness is
+       :math:`\rho_k p_k`, with m and s the running means, of that memory and with the
+       same rates, of a pair's cosine and of its absolute value,
+
+       .. math:: p_k = \max_i\, \min\big(1, \max(0, -m_{ik} / s_{ik})\big).
+
+       1 for an objective with which another conflicts in every step, 0 where conflict
+       is outweighed by agreement, near 0 where the sign is the batches' noise; a half
+       where of cosines of one size three quarters are negative. It is one number an
+       objective, of the pair that opposes most, not one a pair: the K problems keep one
+       matrix, and no gradient that is changed for one objective is turned against a
+       third that it agrees with but another conflicts with steadily. An objective that
+       conflicts with none needs no stiffness: others only gain parts along it.
 
     Guarantee: conflicts with no objective of stiffness 1; weights are >= 0; where no
     gradients conflict the update is the sum of the gated ones, and with ``balance=0``
     exactly the weighted sum. With ``balance=1``, its direction doesn't depend on the
-    units of the losses. Length: "sum". Cost: as UPGrad, one Gram pass, K problems of K
-    variables, one weighted sum.
+    units of the losses. With ``conflict_memory`` all of it but the first, which then
+    holds for objectives with a :math:`p_k` of 1 alone: an update may raise a loss to
+    first order whose conflicts come and go. Length: "sum". Cost: as UPGrad, one Gram
+    pass, K problems of K variables, one weighted sum.
 
     Args:
       num_objectives: K, a Python int.
       balance: :math:`\beta` in [0, 1]; 0 for gates of 1, 1 for equal energies.
       memory: T >= 1, in steps.
       stiffness: :math:`\rho`, a number in [0, 1], or K.
+      conflict_memory: >= 1, in steps, or None: every step's conflict counts by itself.
+        Of n steps' noise some :math:`1/\sqrt{n}` is left in p.
       **options: as in :func:`eagc_jax.aggregators.from_weighting`; ``preference`` is w.
 
     Returns:
       A transformation from leaves ``(K, *shape)`` to leaves ``(*shape)``. State: an
       ``AggregateState`` whose ``method`` is an ``ElasticConeState``, with a leading axis
-      of blocks. An objective that is absent keeps its energy, and moves no gate.
+      of blocks. An objective that is absent keeps its energy and what is remembered of
+      its conflicts, and moves no gate.
 
     Raises:
       ValueError: bad arguments (at once); updates that don't fit (when traced).
@@ -115,16 +142,23 @@ def elastic_cone(
       >>> grads = {"w": jnp.array([[1.0, 0.0], [-1.0, 1.0]])}
       >>> tx.update(grads, tx.init({"w": jnp.zeros(2)}))[0]["w"].round(4)
       Array([0.25, 1.25], dtype=float32)
+      >>> tx = elastic_cone(2, balance=0.0, conflict_memory=100)
+      >>> state = tx.init({"w": jnp.zeros(2)})
+      >>> for sign in (1.0, -1.0):  # it agrees, then it doesn't: noise, so far
+      ...   grads = {"w": jnp.array([[1.0, 0.0], [sign, 1.0]])}
+      ...   update, state = tx.update(grads, state)
+      >>> update["w"].round(4)
+      Array([0., 1.], dtype=float32)
 
     References:
-      The gates and the springs are this package's own; the projection is that of Quinton
-      and Rey, `Jacobian Descent for Multi-Objective Optimization
+      The gates, the springs and what persists are this package's own; the projection is
+      that of Quinton and Rey, `Jacobian Descent for Multi-Objective Optimization
       <https://arxiv.org/abs/2406.16232>`_, 2024. Measured in docs/evidence.md.
     """
     number = check_num_objectives(num_objectives)
     sizes = check_preference(options.get("preference"), number)
     sizes = sizes * (number / jnp.sum(sizes))
-    method = elastic_method(sizes, balance, memory, stiffness)
+    method = elastic_method(sizes, balance, memory, stiffness, conflict_memory)
     return from_weighting(number, method, **options)
 
 
@@ -133,6 +167,7 @@ def elastic_method(
     balance: jax.typing.ArrayLike,
     memory: jax.typing.ArrayLike,
     stiffness: Sequence[float] | jax.typing.ArrayLike,
+    conflict_memory: jax.typing.ArrayLike | None = None,
     *,
     carried: bool = False,
 ) -> Weighting:
@@ -144,6 +179,13 @@ def elastic_method(
     check_number("balance", balance, SHARE)
     check_number("memory", memory, _MEMORY, " (steps)")
     rho = check_vector("stiffness", stiffness, sizes.shape[0], SHARE)
+    check_number("conflict_memory", conflict_memory, _MEMORY, " (steps), or be None")
+    if conflict_memory is not None and _is_zero(stiffness):
+        raise ValueError(
+            "conflict_memory says which conflicts are taken out, and with stiffness=0 "
+            f"none is; got conflict_memory={conflict_memory!r}. Leave it None, or give "
+            "a stiffness above 0."
+        )
     unit = jnp.where(sizes > 0, sizes, 1.0) if carried else jnp.ones_like(sizes)
     left = jnp.ones_like(sizes) if carried else sizes
 
@@ -152,6 +194,7 @@ def elastic_method(
             jnp.zeros((number,), jnp.float32),
             jnp.ones((number,), jnp.float32),
             jnp.zeros((number,), jnp.int32),
+            () if conflict_memory is None else init_conflict_average(number),
         )
 
     def apply(
@@ -159,8 +202,12 @@ def elastic_method(
     ) -> tuple[jax.Array, ElasticConeState, SolveInfo]:
         state = assessed(problem, state, memory, unit)
         gates = gates_of(state, sizes, balance)
-        weights, info = project(problem, left * gates, rho)
-        return weights, state._replace(gates=gates), info
+        conflicts = _persisting(problem, state, conflict_memory)
+        stiff = rho
+        if isinstance(conflicts, ConflictAverage):
+            stiff = rho * conflicts.persistence
+        weights, info = project(problem, left * gates, stiff)
+        return weights, state._replace(gates=gates, conflicts=conflicts), info
 
     return Weighting("elastic_cone", "sum", apply, init)
 
@@ -180,6 +227,34 @@ def elastic_cone_weights(
     return method.apply(problem, method.init(number))[0]
 
 
+def _is_zero(value: object) -> bool:
+    known = concrete(value)
+    return known is not None and not np.any(known)
+
+
+def _persisting(
+    problem: Problem,
+    state: ElasticConeState,
+    memory: jax.typing.ArrayLike | None,
+) -> ConflictAverage | tuple[()]:
+    """What is remembered of conflicts after this step; () without a memory."""
+    average = state.conflicts
+    if isinstance(average, ConflictAverage) != (memory is not None):
+        found = "without" if memory is not None else "with"
+        raise ValueError(
+            f"the state was made {found} conflict_memory, which is otherwise here: call "
+            "init again."
+        )
+    if memory is None or not isinstance(average, ConflictAverage):
+        return ()
+    return remembered(average, problem.gram.cosines, _present(problem), memory)
+
+
+def _present(problem: Problem) -> jax.Array:
+    """``(K,)`` bool: who takes part with a gradient that isn't 0."""
+    return problem.active & (problem.gram.norms > 0)
+
+
 def assessed(
     problem: Problem,
     state: ElasticConeState,
@@ -188,7 +263,7 @@ def assessed(
 ) -> ElasticConeState:
     """The state with this step's norms, over ``unit``, in the running energies."""
     norms = problem.gram.norms
-    present = problem.active & (norms > 0)
+    present = _present(problem)
     counts = counted(state.counts, present)
     # The sum of logarithms: the product of norm and scale may leave the range.
     log_norms = jnp.log(jnp.where(present, norms, 1.0)) + jnp.log(
@@ -196,11 +271,7 @@ def assessed(
     )
     step = log_norms.astype(jnp.float32) - jnp.log(unit) - state.log_energies
     step = jnp.where(state.counts > 0, jnp.clip(step, -_CLIP, _CLIP), step)
-    rate = jnp.maximum(
-        1 / jnp.maximum(counts, 1).astype(jnp.float32),
-        1 / jnp.asarray(memory, jnp.float32),
-    )
-    moved = state.log_energies + rate * step
+    moved = state.log_energies + rate_of(counts, memory) * step
     return state._replace(
         log_energies=jnp.where(present, moved, state.log_energies), counts=counts
     )

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from eagc_jax import weightings
+from eagc_jax.aggregators._weighting import problem_of
+from eagc_jax.aggregators.elastic_cone import elastic_method
 from eagc_jax.testing import CLAIMS
 
 HOMOGENEOUS = {"homogeneous", "sum_for_one_objective"}
@@ -46,6 +48,13 @@ def of_the_rest(weights, rows):
     return weights(rows[:, :2])
 
 
+def first_of_persistent(gram):
+    """The elastic cone's with ``conflict_memory``; it has no pure weighting."""
+    number = gram.shape[0]
+    method = elastic_method(jnp.ones(number), 0.5, 1.0, 1.0, 50.0)
+    return method.apply(problem_of(gram), method.init(number))[0]
+
+
 ROWS = [
     Row(
         "mean",
@@ -78,6 +87,13 @@ ROWS = [
         lambda gram: weightings.elastic_cone(gram, balance=1.0),
         CLAIMS["elastic_cone"].properties
         | {"rescaling_invariant", "linear_under_scaling"},
+        identical=lambda g, n, number: number * g,
+        zero_row=of_the_rest,
+    ),
+    Row(  # a first step, in which all conflict persists
+        "elastic_cone_persistent",
+        first_of_persistent,
+        CLAIMS["elastic_cone"].properties,
         identical=lambda g, n, number: number * g,
         zero_row=of_the_rest,
     ),

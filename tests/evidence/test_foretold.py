@@ -47,6 +47,17 @@ def test_an_aggregator_helps_if_it_is_surely_better():
     assert foretold.outcomes([*SUMS, *arms], "fresh") == {}
 
 
+def test_where_none_beats_the_sum_the_best_is_named_not_the_surest():
+    arms = [
+        *trained("a", "gem", 20.0, spread=0),
+        *trained("a", "upgrad", 1.5, spread=0.1),
+        *trained("b", "gem", 0.9),
+    ]
+    found = foretold.outcomes([*SUMS, *arms], "dev")["physics", "a"]
+    assert found.arm == "upgrad"
+    assert found.text.startswith("none surely beats the sum, best UPGrad +52.3 %")
+
+
 def test_many_arms_are_not_many_chances():
     """p of .03 of one arm is nothing beside nine others."""
     close = [row("a", "upgrad", s, (1 + s) * r) for s, r in enumerate(NEARLY)]
