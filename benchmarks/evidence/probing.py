@@ -94,9 +94,7 @@ def _numbers(found: ProbeReport) -> Iterator[float | str]:
     yield math.log10(max(_median(found.norm_ratio[kept]), 1.0))
     yield float(np.min(found.signal))
     yield float(np.min(_mean_over_steps(found.progress_across)))
-    pairs = applied.cosines[kept][:, first, second]
-    size = np.abs(pairs).mean(axis=0)
-    yield float(np.max(-pairs.mean(axis=0) / np.where(size > 0, size, 1), initial=-1))
+    yield float(np.max(found.persistence[first, second], initial=-1))
 
 
 def _mean(values: np.ndarray) -> float:

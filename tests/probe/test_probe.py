@@ -280,6 +280,23 @@ def test_noise():
     assert "are worth a run" in said(report)
 
 
+def test_conflict_that_comes_and_goes():
+    sides = np.tile([1.0, -1.0, 1.0, 1.0], MANY // 4)[:, None]
+    first = np.stack([np.ones((MANY, 1)), np.zeros((MANY, 1))], axis=2)
+    second = np.stack([sides, 2 * np.ones((MANY, 1))], axis=2)
+    report = report_of(np.concatenate([first, second], axis=1))
+    # Cosines of one size, of which a quarter are below 0.
+    np.testing.assert_allclose(report.persistence, [[-1, -0.5], [-0.5, -1]])
+    assert "0.00 of it persists" in said(report)
+    assert "conflict_memory" in said(report)
+    sides = -sides
+    second = np.stack([sides, 2 * np.ones((MANY, 1))], axis=2)
+    report = report_of(np.concatenate([first, second], axis=1))
+    np.testing.assert_allclose(report.persistence[0, 1], 0.5)
+    assert "persists" not in " ".join(report.advice)
+    assert "persists" not in said(report_of(constant((1, 0), (1, 1))))
+
+
 def test_where():
     gradients = np.zeros((MANY, 2, 8))
     gradients[:, :, 0] = 1, -3
@@ -337,6 +354,7 @@ def test_the_table():
     assert lines[7].split() == [
         *("a,", "b", "-0.71", "0.00", "100", "%", "-0.71"),
         *("-0.71", "-0.71", "-0.71"),  # without noise, and its interval
+        "+1.00",  # it persists
     ]
 
 

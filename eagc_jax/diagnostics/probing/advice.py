@@ -14,6 +14,7 @@ from eagc_jax.diagnostics.probing.limits import (
     LONGER,
     MOSTLY,
     OPPOSED,
+    PERSISTENT,
     RARE,
     ROUNDING,
 )
@@ -143,7 +144,7 @@ def _advice(found: ProbeReport) -> list[str]:
             f"{percent(increased[:, worst])} of {finite.sum()} steps (to first order)."
         )
         said += [_which_conflict(found), *_where(found)]
-    said += _applied(found)
+    said += [*_not_persistent(found), *_applied(found)]
     if finite.sum() < FEW_STEPS:
         said.append(f"Only {finite.sum()} steps were measured: take 20 or more.")
     return said
@@ -249,6 +250,22 @@ def _where(found: ProbeReport) -> list[str]:
         f"{100 * shares[order[:number]].sum():.0f} % of the conflict sits in {held}{more}"
         f" ({number} of {len(shares)} leaves): granularity='tensor' leaves the others "
         "in the others."
+    ]
+
+
+def _not_persistent(found: ProbeReport) -> list[str]:
+    """Where pairs conflict, but none of them step after step."""
+    pairs = np.triu_indices(len(found.names), 1)
+    cosines = found.cosines if found.applied is None else found.applied.cosines
+    conflicts = cosines[found.finite][:, *pairs] < -ROUNDING
+    most = float(found.persistence[pairs].max())
+    if conflicts.any(axis=1).mean() <= RARE or most >= PERSISTENT:
+        return []
+    return [
+        f"Conflict comes and goes with the batch: of the pair that opposes most, "
+        f"{max(most, 0.0):.2f} of it persists (1: it conflicts in every step). "
+        "eagc(K, conflict_memory=100) leaves such conflict in the sum; docs/choosing.md "
+        "says what that did where it was tried."
     ]
 
 

@@ -54,9 +54,10 @@ def _cosines(axes: matplotlib.axes.Axes, found: ProbeReport) -> None:
     number = len(found.names)
     pairs = [(j, k) for j in range(number) for k in range(j + 1, number)][:_PAIRS]
     steps = np.arange(len(found.cosines))
+    persistence = found.persistence
     for index, (j, k) in enumerate(pairs):
         color = f"C{index}"
-        label = f"{found.names[j]}, {found.names[k]}"
+        label = f"{found.names[j]}, {found.names[k]}: persists {persistence[j, k]:+.2f}"
         axes.plot(steps, found.cosines[:, j, k], color=color, label=label)
         if found.applied is not None:
             metric = found.applied.cosines[:, j, k]

@@ -24,6 +24,7 @@ def of_report(report: ProbeReport) -> JsonObject:
         "signal": report.signal,
         "work": report.work,
         "conflict_by_layer": report.conflict_by_layer,
+        "persistence": report.persistence,
         "noise_free_cosines": {"estimate": whole, "low": low, "high": high},
         "advice": report.advice,
         "verdict": report.verdict._asdict(),

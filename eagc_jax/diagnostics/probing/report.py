@@ -97,6 +97,8 @@ class ProbeReport(NamedTuple):
       errors below 0. The conflict doesn't survive a change of batch.
     * Else, *conflict*: a method that conflicts with no objective is worth a run against
       the sum.
+    * *Persistence*: besides, where a pair conflicts in more than 10 % of the steps, but
+      the largest ``persistence`` of a pair is below 0.5.
     * *Where*: besides any of the last three; at most a third of the leaves hold 80 % of
       the negative inner products of the pairs of objectives.
     * *Applied*, with an optimizer: how often its own step raises a loss to first order,
@@ -194,6 +196,20 @@ class ProbeReport(NamedTuple):
         """
         pairs = self.finite[1:] & self.finite[:-1]
         return _jackknifed(self.cosines_across[pairs])
+
+    @property
+    def persistence(self) -> np.ndarray:
+        """``(K, K)``, in [-1, 1]: how far pairs conflict step after step.
+
+        Minus the mean cosine over its mean size, in the optimizer's metric where there is
+        one: 1 for a pair that conflicts in every step, about 0 where the sign comes and
+        goes with the batch, -1 for one that never does.
+        """
+        cosines = self.cosines if self.applied is None else self.applied.cosines
+        kept = cosines[self.finite]
+        if not len(kept):
+            return np.full(cosines.shape[1:], np.nan)
+        return -kept.mean(axis=0) / _nonzero(np.abs(kept).mean(axis=0))
 
     @property
     def advice(self) -> tuple[str, ...]:

@@ -93,7 +93,8 @@ def _pairs(found: ProbeReport, kept: np.ndarray) -> list[str]:
     free, low, high = found.noise_free_cosines
     columns = ["cosine", "spread", "below 0", "across", "noiseless", "from", "to"]
     metric = None if found.applied is None else found.applied.cosines[kept]
-    columns += [] if metric is None else ["metric"]
+    columns += ["persists"] if metric is None else ["metric", "persists"]
+    persistence = found.persistence
     rows = []
     for j, k in pairs:
         cosines = found.cosines[kept, j, k]
@@ -104,7 +105,8 @@ def _pairs(found: ProbeReport, kept: np.ndarray) -> list[str]:
             f"{across[:, j, k].mean():+.2f}" if len(across) else "",
             *[_signed(one[j, k]) for one in (free, low, high)],
         ]
-        rows.append(row if metric is None else [*row, _signed(metric[:, j, k].mean())])
+        row += [] if metric is None else [_signed(metric[:, j, k].mean())]
+        rows.append([*row, _signed(persistence[j, k])])
     names = [f"{found.names[j]}, {found.names[k]}" for j, k in pairs]
     return _aligned("pair", names, columns, rows)
 
