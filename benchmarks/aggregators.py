@@ -72,6 +72,7 @@ ON_GRAM = (
     "aligned_mtl",
     "upgrad",
     "dualproj",
+    "elastic_cone",
     "conflict_free",
     "sdmgrad",
     "modo",
