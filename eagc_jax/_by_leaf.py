@@ -19,6 +19,7 @@ class Place(NamedTuple):
     name: str
     shape: tuple[int, ...]  # of the values, less the leading axes.
     group: int  # which array.
+    ones: tuple[int, ...] = ()  # axes of ``shape`` that the array leaves out.
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -32,7 +33,7 @@ class ByLeaf(Mapping[str, jax.Array]):
     """
 
     def __init__(self, groups: tuple[jax.Array, ...], places: tuple[Place, ...]):
-        # Each (*lead, leaves, *block), or (*lead, leaves).
+        # Each (*lead, leaves, *block) less the axes that a block spans.
         self.groups: tuple[jax.Array, ...] = tuple(groups)
         self.places = places  # in the leaves' order; static.
 
@@ -70,14 +71,16 @@ class ByLeaf(Mapping[str, jax.Array]):
     def lead(self) -> int:
         """How many axes each value has in front of those of its blocks."""
         place = self.places[0]
-        return self.groups[place.group].ndim - 1 - len(_own_shape(place))
+        own = len(place.shape) - len(place.ones)
+        return self.groups[place.group].ndim - 1 - own
 
     def _take(self, place: Place, position: int) -> jax.Array:
         group, shape = self.groups[place.group], place.shape
-        own = _own_shape(place)
-        lead = group.ndim - 1 - len(own)
-        ones = (None,) * (len(shape) - len(own))
-        return group[(slice(None),) * lead + (position, *ones)]
+        lead = group.ndim - 1 - (len(shape) - len(place.ones))
+        block = [
+            None if axis in place.ones else slice(None) for axis in range(len(shape))
+        ]
+        return group[(slice(None),) * lead + (position, *block)]
 
     def __iter__(self) -> Iterator[str]:
         return (place.name for place in self.places)
@@ -118,14 +121,19 @@ class ByLeaf(Mapping[str, jax.Array]):
         return cls(groups, places)
 
 
-def _own_shape(place: Place) -> tuple[int, ...]:
-    """Of its values in their group, which has no axes for one block."""
-    return place.shape if any(size != 1 for size in place.shape) else ()
-
-
 def spec_of(shown: PyTree) -> dict[str, tuple[int, ...]]:
     """Names and shapes of what a state shows; none for a stand-in."""
     return dict(shown.spec) if isinstance(shown, ByLeaf) else {}
+
+
+def check_places(kept: PyTree, places: tuple[Place, ...]) -> None:
+    """Raises ValueError for values of the same leaves that are grouped in another way."""
+    if isinstance(kept, ByLeaf) and kept.places != places:
+        raise ValueError(
+            "the state groups the leaves' values in another way: it is an older "
+            "version's. Restore it into jax.eval_shape(tx.init, params), or call init "
+            "again."
+        )
 
 
 def stand_in() -> PyTree:

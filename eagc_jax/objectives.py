@@ -22,6 +22,9 @@ from eagc_jax.typing import Inputs, OptState, Params, PyTree, Updates
 # Above this many objectives a sum is one reduction; below it is unrolled, since XLA on
 # CPU is several times slower when it reduces over the leading axis of a large array.
 _UNROLL_LIMIT = 16
+# Rows of vectors, up to so many entries, are reduced at once: the TPU's compiler lays a
+# row of them out in another way than the vector that it becomes, and makes two programs.
+_SMALL = 2**16
 
 
 class AssessedUpdates(NamedTuple):
@@ -63,16 +66,21 @@ def expand_to(weights: jax.Array, ndim: int) -> jax.Array:
 
 def sum_by_row(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
     """``sum_k function(a[k], b[k], ...)`` of ``(K, ...)`` or ``(1, ...)`` of one rank."""
-    if arrays[0].shape[0] > _UNROLL_LIMIT:
+    if _at_once(arrays[0]):
         return jnp.add.reduce(function(*arrays), axis=0)
     return functools.reduce(jnp.add, _by_row(function, arrays))
 
 
 def stack_by_row(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
     """The same without the sum: ``(K, ...)``."""
-    if arrays[0].shape[0] > _UNROLL_LIMIT:
+    if _at_once(arrays[0]):
         return function(*arrays)
     return jnp.stack(_by_row(function, arrays))
+
+
+def _at_once(array: jax.Array) -> bool:
+    small = array.ndim == 2 and array.size <= _SMALL
+    return small or array.shape[0] > _UNROLL_LIMIT
 
 
 def _by_row(

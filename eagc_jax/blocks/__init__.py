@@ -9,7 +9,7 @@ leaves of which every entry is a block stay by themselves: grouping them would c
 gradients.
 """
 
-from eagc_jax._by_leaf import ByLeaf, Place, spec_of, stand_in
+from eagc_jax._by_leaf import ByLeaf, Place, check_places, spec_of, stand_in
 from eagc_jax.blocks.granularity import (
     GLOBAL,
     GRANULARITIES,
@@ -20,6 +20,7 @@ from eagc_jax.blocks.granularity import (
 )
 from eagc_jax.blocks.layout import Layout
 from eagc_jax.blocks.making import layout_of_params, layout_of_updates
+from eagc_jax.blocks.packs import packed
 from eagc_jax.blocks.split import Split, axis_sizes
 
 __all__ = [
@@ -34,8 +35,10 @@ __all__ = [
     "axis_sizes",
     "block_axes",
     "check_granularity",
+    "check_places",
     "layout_of_params",
     "layout_of_updates",
+    "packed",
     "spec_of",
     "stand_in",
 ]

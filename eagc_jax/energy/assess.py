@@ -196,6 +196,7 @@ def assess_energy(
         assessed, energies, rms = finish(updates, step, options, inputs)
         found, kept = (blocks_lib.spec_of(e) for e in (energies, state.energies))
         check_same_shapes(found, kept, number)
+        blocks_lib.check_places(state.energies, energies.places)
         return assessed, AssessEnergyState(
             energies=select(step.advance, energies, state.energies),
             gradient_rms=select(step.advance, rms, state.gradient_rms),

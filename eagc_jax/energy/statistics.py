@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -49,7 +50,10 @@ def measure(
     inputs: Inputs,
 ) -> tuple[dict[str, dict[str, jax.Array]], dict[str, jax.Array]]:
     """What every energy is computed from, by kind: block means by group; leaf means."""
-    wide = {name: as_float32(leaf) for name, leaf in leaves.items()}
+    wide = {
+        name: as_float32(leaf)
+        for name, leaf in blocks_lib.packed(leaves, layout).items()
+    }
     found = {"magnitude": step.squares}
     by_leaf = {"magnitude": step.leaf_squares}
 
@@ -61,20 +65,26 @@ def measure(
         found[kind] = kept(means, keep)
         by_leaf[kind] = jnp.where(keep[:, None], layout.leaf_means(means), 0.0)
 
+    def given(argument, energy):
+        tree = required(getattr(inputs, argument), leaves, argument, energy)
+        return blocks_lib.packed({n: leaf[None] for n, leaf in tree.items()}, layout)
+
     if "sensitivity" in options.mixture:
-        theta = required(inputs.params, leaves, "params", "sensitivity")
-        collect("sensitivity", lambda name, leaf: square(leaf * theta[name][None]))
+        theta = given("params", "sensitivity")
+        collect("sensitivity", lambda name, leaf: square(leaf * theta[name]))
     if "fisher" in options.mixture:
-        moment = required(inputs.second_moment, leaves, "second_moment", "fisher")
-        moment = {n: ridged(v, options.names) for n, v in moment.items()}
-        collect("fisher", lambda name, leaf: square(leaf) / moment[name][None])
+        moment = given("second_moment", "fisher")
+        moment = {
+            n: ridged(v, options.names, layout.axes_of(n)) for n, v in moment.items()
+        }
+        collect("fisher", lambda name, leaf: square(leaf) / moment[name])
     if any(name in options.mixture for name in ALIGNMENTS):
         energy: EnergyKind = next(
             name for name in ALIGNMENTS if name in options.mixture
         )
-        along = required(inputs.direction, leaves, "direction", energy)
-        collect("along", lambda name, leaf: (leaf * jnp.conj(along[name][None])).real)
-        collect("length", lambda name, leaf: square(along[name])[None])
+        along = given("direction", energy)
+        collect("along", lambda name, leaf: (leaf * jnp.conj(along[name])).real)
+        collect("length", lambda name, leaf: square(along[name]))
     return found, by_leaf
 
 
@@ -86,13 +96,19 @@ def kept(values: dict[str, jax.Array], keep: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-def ridged(moment: jax.Array, names: tuple[str, ...]) -> jax.Array:
-    """The second moment and a little of its mean; ones where it is 0 throughout."""
+def ridged(
+    moment: jax.Array, names: tuple[str, ...], axes: tuple[int, ...]
+) -> jax.Array:
+    """The second moment and a little of its mean; ones where it is 0 throughout.
+
+    Of ``(1, *shape)``, or of several leaves; ``axes`` are one leaf's.
+    """
     split = split_over(moment, names)
-    total = jnp.sum(moment)
+    total = jnp.sum(moment, axis=axes, keepdims=True)
     total = jax.lax.psum(total, split) if split else total
-    mean = total / max(moment.size * blocks_lib.axis_sizes(split), 1)
-    return moment + jnp.where(mean > 0, _FISHER_RIDGE * mean, 1.0)
+    size = math.prod(moment.shape[axis] for axis in axes)
+    ridge = _FISHER_RIDGE / max(size * blocks_lib.axis_sizes(split), 1) * total
+    return moment + jnp.where(ridge > 0, ridge, 1.0)
 
 
 def required(

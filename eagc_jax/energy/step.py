@@ -44,7 +44,9 @@ def start(updates: Updates, options: Options) -> Step:
     """Magnitudes first: they tell which objectives are finite, in the same pass."""
     leaves = named_leaves(updates)
     layout = layout_for(leaves, options)
-    wide = {n: square(as_float32(x)) for n, x in leaves.items()}
+    wide = {
+        n: square(as_float32(x)) for n, x in blocks_lib.packed(leaves, layout).items()
+    }
     squares = layout.block_means(wide)
     bad = [
         jnp.any(~jnp.isfinite(means), axis=tuple(range(1, means.ndim)))

@@ -98,6 +98,7 @@ def check_assessed(
     shown, kept = dict(layout.shown_spec()), blocks_lib.spec_of(state.gates)
     check_same_names(shown, kept, "updates", "state")
     check_same_shapes(shown, kept, number)
+    blocks_lib.check_places(state.gates, layout.places())
 
 
 def check_memory(

@@ -112,3 +112,4 @@ def check_state_of(layout: Layout, state: AggregateState, number: int) -> None:
     shown, kept = dict(layout.shown_spec()), blocks_lib.spec_of(state.weights)
     check_same_names(shown, kept, "updates", "state")
     check_same_shapes(shown, kept, number)
+    blocks_lib.check_places(state.weights, layout.places())

@@ -1,0 +1,59 @@
+"""Vectors of one length measured together: the same means as leaf by leaf."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eagc_jax import blocks
+
+SHAPES = {
+    "scale": (8,),
+    "kernel": (6, 8),
+    "wide": (12,),
+    "conv": (2, 2, 3, 8),
+    "bias": (8,),
+    "heads": (6, 2, 4),
+    "gain": (),
+    "token": (1, 1, 8),
+}
+
+
+def leaves_of(number, dtypes=(np.float32,)):
+    draw = np.random.default_rng(0).normal
+    return {
+        name: jnp.asarray(draw(size=(number, *shape)), dtypes[index % len(dtypes)])
+        for index, (name, shape) in enumerate(SHAPES.items())
+    }
+
+
+@pytest.mark.parametrize("granularity", ["global", "tensor", "channel", "element"])
+def test_means_of_packs_are_those_of_leaves(granularity):
+    leaves = leaves_of(3)
+    layout = blocks.layout_of_updates(granularity, leaves)
+    packs = blocks.packed(leaves, layout)
+    vectors = {"scale", "bias", "wide"} if granularity != "element" else set()
+    assert set(SHAPES) - set(packs) == vectors
+    together, apart = layout.block_means(packs), layout.block_means(leaves)
+    assert {g: x.shape[1:] for g, x in together.items()} == layout.group_shapes()
+    # Sums of eight to a few dozen numbers, in another order.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), together, apart)
+
+
+def test_values_come_back_to_their_leaves():
+    leaves = leaves_of(2)
+    layout = blocks.layout_of_updates("channel", leaves)
+    means = layout.block_means(blocks.packed(leaves, layout))
+    found, shown = layout.scatter(means), layout.show(means)
+    for name, shape in SHAPES.items():
+        axes = tuple(a + 1 for a in blocks.block_axes("channel", name, shape))
+        expected = np.mean(np.float64(leaves[name]), axis=axes, keepdims=True)
+        np.testing.assert_allclose(found[name], expected, 1e-5, 1e-6)
+        np.testing.assert_allclose(shown[name], expected, 1e-5, 1e-6)
+
+
+def test_vectors_of_several_dtypes_are_packed_in_one_that_holds_both():
+    leaves = leaves_of(2, (jnp.bfloat16, jnp.float16))
+    leaves["bias"] = leaves["bias"].astype(jnp.float16)
+    layout = blocks.layout_of_updates("tensor", leaves)
+    assert blocks.packed(leaves, layout)["*8"].dtype == jnp.float32
