@@ -133,7 +133,7 @@ def eagc(
       conflict_memory: >= 1, in steps: stiffness is times how far an objective's conflict
         with another has persisted over about so many steps, so that conflict that comes
         and goes with the batch stays in the sum; None: whatever conflicts in a step.
-        docs/choosing.md says where it helped.
+        Of ten tasks it did harm on one and gained little on any: docs/choosing.md.
       energy: what the fast gate compares: "magnitude", "progress", "exploratory",
         "sensitivity", "fisher", or a mapping from these to coefficients. None for no
         fast gate; in "article", for "magnitude".

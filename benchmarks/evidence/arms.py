@@ -43,6 +43,10 @@ BALANCED: dict[str, tuple[str, dict[str, Any]]] = {
     "eagc_sum": ("EAGC, balance 1 alone", {"balance": 1.0, "stiffness": 0.0}),
     # Some 0.1 of noise is left of a hundred steps, a tenth of most tasks' trainings.
     "eagc_persistent": ("EAGC, persistent conflict", {"conflict_memory": 100.0}),
+    "eagc_full_persistent": (
+        "EAGC, balance 1, persistent conflict",
+        {"balance": 1.0, "conflict_memory": 100.0},
+    ),
 }
 ARTICLE = "eagc_article"
 DIRECT = {"gcond": "GCond", "sam_gs": "SAM-GS", "gradnorm": "GradNorm"}

@@ -5,6 +5,7 @@
     python -m benchmarks.evidence --family physics --arms sum upgrad --split fresh
     python -m benchmarks.evidence --family physics --probe --seeds 3
     python -m benchmarks.evidence --report --out docs/evidence.csv
+    python -m benchmarks.evidence --compare eagc sum --out docs/evidence.csv
 
 All seeds of an arm are trained side by side, in one compiled program. Each finished run
 is a line of a CSV file, and the same command goes on where it stopped. Choices are made
@@ -45,8 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
         from benchmarks.evidence import report
 
         return report.write(done, options.out, options.page)
+    if options.compare:
+        return compare(done, *options.compare)
     if not options.family:
-        print("name a family with --family, or --report", file=sys.stderr)
+        print("name a family with --family, or --report, or --compare", file=sys.stderr)
         return 2
     given = Given(options.data, options.small)
     try:
@@ -98,6 +101,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=path, default=path("runs/evidence.csv"))
     parser.add_argument("--json", type=path, help="also write all rows to this file")
     parser.add_argument("--report", action="store_true", help="write the page alone")
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("ARM", "CONTROL"),
+        help="print one arm against another, on the seeds of the table that both have",
+    )
     parser.add_argument("--page", type=path, help="beside the table by default")
     parser.add_argument("--probe", action="store_true", help="probe, don't train")
     parser.add_argument("--small", action="store_true", help="the sizes of a test")
@@ -109,6 +118,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options.data = {name: path(place) for name, _, place in pairs}
     options.page = options.page or options.out.with_suffix(".md")
     return options
+
+
+def compare(done: Sequence[Row], arm: str, control: str) -> int:
+    """Prints one arm against another; returns the exit code."""
+    from benchmarks.evidence import pairs
+
+    try:
+        print("\n".join(pairs.lines(done, arm, control)))
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
 
 
 def probe(task: Task, options: argparse.Namespace) -> None:

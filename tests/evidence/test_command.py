@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from benchmarks.evidence import command, report, rows, task, training
+from benchmarks.evidence import command, pairs, report, rows, task, training
 from tests.evidence.problems import two_wells
 
 
@@ -110,6 +110,20 @@ def test_tuned_weights_page_and_figures(program, count, capsys):
     assert path.with_suffix(".md").read_text() == page
 
 
+def test_one_arm_against_another():
+    def row(arm, seed, value):
+        cells = ("", "error", value, "", 6, 1.0, 1.0)
+        return rows.Row("physics", "x", arm, seed, "dev", "steps", *cells)
+
+    table = [row("eagc", seed, 2.0 + seed) for seed in range(3)]
+    table += [row("upgrad", seed, 1.0 + seed / 2) for seed in range(4)]
+    head, _, line = pairs.lines(table, "upgrad", "eagc")
+    assert "UPGrad against EAGC" in head
+    assert line.startswith(
+        "| physics, x, dev seeds, equal steps | -50 % [-50, -50] | 3 of 3 | "
+    )
+
+
 def test_the_page_names_the_command_of_the_search():
     def row(arm, setting):
         return rows.Row(
@@ -137,6 +151,10 @@ def test_bad_input_gets_a_sentence(program, tmp_path, capsys):
     assert command.main(["--family", "physics", "--tasks", "tea"]) == 2
     assert "tasks of physics are" in capsys.readouterr().err
     assert command.main([]) == 2
+    assert command.main(["--compare", "sum", "tea", "--out", str(path)]) == 2
+    assert "got 'tea'" in capsys.readouterr().err
+    assert command.main(["--compare", "sum", "eagc", "--out", str(path)]) == 2
+    assert "no task has seeds of both" in capsys.readouterr().err
     assert command.main(["--report", "--out", str(tmp_path / "none.csv")]) == 2
     with pytest.raises(SystemExit):
         command.main(["--data", "mnist", "--family", "physics"])
