@@ -215,8 +215,9 @@ def test_no_objective_rises_under_the_certified_update(name, include_momentum):
         step, state = update(updates, state, PARAMS)
         if name in NOT_LINEAR:
             assert np.min(cosines_of_step(own, before, updates, step)) > -1e-5
-            # Lengths in the metric are up to ten times those without: cosines, too.
-            assert np.max(cosines(updates, step)) < 1e-4
+            # Without the metric, Muon's cosines are up to ten times those in it.
+            most = 1e-5 if name == "lion" else 1e-4
+            assert np.max(cosines(updates, step)) < most
         else:
             assert np.min(slopes_of_step(own, before, updates, step)) > -1e-5
         uncorrected += int(np.min(state.certificate.cosines) >= -1e-6)
