@@ -31,7 +31,7 @@ def leaves_of(number, dtypes=(np.float32,)):
 def test_means_of_packs_are_those_of_leaves(granularity):
     leaves = leaves_of(3)
     layout = blocks.layout_of_updates(granularity, leaves)
-    packs = blocks.packed(leaves, layout)
+    packs = blocks.packed(leaves, layout.packs)
     vectors = {"scale", "bias", "wide"} if granularity != "element" else set()
     assert set(SHAPES) - set(packs) == vectors
     together, apart = layout.block_means(packs), layout.block_means(leaves)
@@ -43,7 +43,7 @@ def test_means_of_packs_are_those_of_leaves(granularity):
 def test_values_come_back_to_their_leaves():
     leaves = leaves_of(2)
     layout = blocks.layout_of_updates("channel", leaves)
-    means = layout.block_means(blocks.packed(leaves, layout))
+    means = layout.block_means(blocks.packed(leaves, layout.packs))
     found, shown = layout.scatter(means), layout.show(means)
     for name, shape in SHAPES.items():
         axes = tuple(a + 1 for a in blocks.block_axes("channel", name, shape))
@@ -56,4 +56,4 @@ def test_vectors_of_several_dtypes_are_packed_in_one_that_holds_both():
     leaves = leaves_of(2, (jnp.bfloat16, jnp.float16))
     leaves["bias"] = leaves["bias"].astype(jnp.float16)
     layout = blocks.layout_of_updates("tensor", leaves)
-    assert blocks.packed(leaves, layout)["*8"].dtype == jnp.float32
+    assert blocks.packed(leaves, layout.packs)["*8"].dtype == jnp.float32

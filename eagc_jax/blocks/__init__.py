@@ -20,7 +20,7 @@ from eagc_jax.blocks.granularity import (
 )
 from eagc_jax.blocks.layout import Layout
 from eagc_jax.blocks.making import layout_of_params, layout_of_updates
-from eagc_jax.blocks.packs import packed
+from eagc_jax.blocks.packs import are_placed, packed, packs_of
 from eagc_jax.blocks.split import Split, axis_sizes
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Layout",
     "Place",
     "Split",
+    "are_placed",
     "axis_sizes",
     "block_axes",
     "check_granularity",
@@ -39,6 +40,7 @@ __all__ = [
     "layout_of_params",
     "layout_of_updates",
     "packed",
+    "packs_of",
     "spec_of",
     "stand_in",
 ]

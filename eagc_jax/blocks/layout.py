@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 from eagc_jax import _shards
 from eagc_jax._by_leaf import ByLeaf, Place, stand_in
 from eagc_jax.blocks.granularity import GLOBAL, POOL, Granularity, block_axes
+from eagc_jax.blocks.packs import Packs, packs_of
 from eagc_jax.blocks.split import Split, axis_sizes
 from eagc_jax.typing import PyTree
 
@@ -137,13 +138,10 @@ class Layout:
     # -- from leaves to groups -------------------------------------------------
 
     @functools.cached_property
-    def packs(self) -> dict[str, tuple[str, ...]]:
-        """Vectors of one length that are one block each, by a name no leaf has."""
-        found: dict[str, list[str]] = {}
-        for name in self.groups.get(POOL, ()):
-            if len(self.shapes[name]) == 1 and name not in self.splits:
-                found.setdefault(f"{POOL}{self.shapes[name][0]}", []).append(name)
-        return {key: tuple(names) for key, names in found.items()}
+    def packs(self) -> Packs:
+        """Vectors of one length that are one block each."""
+        whole = [name for name in self.groups.get(POOL, ()) if name not in self.splits]
+        return packs_of({name: self.shapes[name] for name in whole})
 
     def axes_of(self, name: str) -> tuple[int, ...]:
         """The axes of a leaf's values ``(lead, *shape)``; of a pack, of each leaf."""

@@ -52,7 +52,7 @@ def measure(
     """What every energy is computed from, by kind: block means by group; leaf means."""
     wide = {
         name: as_float32(leaf)
-        for name, leaf in blocks_lib.packed(leaves, layout).items()
+        for name, leaf in blocks_lib.packed(leaves, layout.packs).items()
     }
     found = {"magnitude": step.squares}
     by_leaf = {"magnitude": step.leaf_squares}
@@ -67,7 +67,9 @@ def measure(
 
     def given(argument, energy):
         tree = required(getattr(inputs, argument), leaves, argument, energy)
-        return blocks_lib.packed({n: leaf[None] for n, leaf in tree.items()}, layout)
+        return blocks_lib.packed(
+            {n: leaf[None] for n, leaf in tree.items()}, layout.packs
+        )
 
     if "sensitivity" in options.mixture:
         theta = given("params", "sensitivity")

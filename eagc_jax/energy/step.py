@@ -45,7 +45,8 @@ def start(updates: Updates, options: Options) -> Step:
     leaves = named_leaves(updates)
     layout = layout_for(leaves, options)
     wide = {
-        n: square(as_float32(x)) for n, x in blocks_lib.packed(leaves, layout).items()
+        n: square(as_float32(x))
+        for n, x in blocks_lib.packed(leaves, layout.packs).items()
     }
     squares = layout.block_means(wide)
     bad = [

@@ -80,6 +80,8 @@ def grams_by_leaf(
 
 def _kept_axes(layout: Layout, name: str) -> tuple[int, ...]:
     """Of ``(K, *shape)``, those that a block doesn't span."""
+    if layout.granularity == GLOBAL:  # which packs of vectors are in no layout of
+        return ()
     rank = len(layout.shapes[name])
     return tuple(axis + 1 for axis in range(rank) if axis not in layout.axes[name])
 

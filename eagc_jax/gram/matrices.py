@@ -21,7 +21,7 @@ from eagc_jax._trees import named_leaves
 from eagc_jax.blocks import GLOBAL, Granularity, Layout
 from eagc_jax.gram import products
 from eagc_jax.gram.by_block import block_grams, in_tree_order
-from eagc_jax.gram.metric import LeafMetric, Metric
+from eagc_jax.gram.metric import LeafMetric, Metric, in_packs
 from eagc_jax.gram.parts import Gram, from_scaled, power_of_two, scaling_to_one
 from eagc_jax.typing import PyTree, Updates
 
@@ -163,7 +163,7 @@ def metric_blocks(
     loop a metric that leaves nothing of any gradient, as an optimizer's at a learning
     rate of 0, is replaced by the plain one. On CPU the products with a row more are part
     of it, so that gradients are read once; elsewhere they come behind it, by the scales
-    and the metric that it ended with: each is a sum of its own there, over chips as well,
+    that it ended with: each is a sum of its own there, over chips as well,
     and the TPU's compiler takes as long for the sums in a loop as their number squared.
 
     Args:
@@ -179,28 +179,33 @@ def metric_blocks(
       non-finite one takes no part); and the products of unit gradients with ``rest``,
       over ``scale``, ``(B, K)``, or None.
     """
-    leaves = leaves if metric is None else leaves | metric.coordinates
-    look = functools.partial(_measured, leaves, layout, active, names)
-    if metric is None or not metric.has_rest:
-        found, exponents, _ = look(None if metric is None else metric.leaves)
-        parts, finite = _parts(found, exponents, active)
-        return parts, finite, None
-    by_leaf, without = metric.leaves, metric.without_rest().leaves
+    if metric is None:
+        found, exponents = _measured(leaves, layout, active, names)
+        return *_parts(found, exponents, active), None
+    leaves = leaves | metric.coordinates
 
     def together():
-        return look(by_leaf)[:2]
+        return _measured(leaves, layout, active, names, metric.leaves)
 
     def apart():
-        found, exponents, plain = look(without)
+        own, by_leaf = leaves, metric.leaves
+        if layout.granularity == GLOBAL:
+            own, by_leaf = in_packs(own, by_leaf)
+        without = {n: one._replace(rest=None) for n, one in by_leaf.items()}
+        found, exponents = _measured(own, layout, active, names, without)
+        if not metric.has_rest:
+            return found, exponents
         powers = _powers(exponents, found.dtype)
-        own = by_leaf if plain is None else _where_plain(by_leaf, plain)
-        column = block_grams(leaves, layout, powers, names, own, only_rest=True)
+        column = block_grams(own, layout, powers, names, by_leaf, only_rest=True)
         return jnp.concatenate([found, column], axis=2), exponents
 
     found, exponents = jax.lax.platform_dependent(cpu=together, default=apart)
     number = active.shape[0]
-    grams, rest = found[..., :number], found[..., number]
+    grams = found[..., :number]
     parts, finite = _parts(grams, exponents, active)
+    if not metric.has_rest:
+        return parts, finite, None
+    rest = found[..., number]
     squares = jnp.where(active & finite, jnp.diagonal(grams, axis1=1, axis2=2), 0)
     lengths = jnp.sqrt(squares) * parts.scale[:, None]
     some = lengths > 0
@@ -212,15 +217,15 @@ def _measured(
     layout: Layout,
     active: jax.Array,
     names: tuple[str, ...],
-    by_leaf: dict[str, LeafMetric] | None,
-) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Products of rows times powers of two, their exponents; whether plain, or None."""
+    by_leaf: dict[str, LeafMetric] | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Products of rows times powers of two, and their exponents."""
     number = active.shape[0]
 
     def measure(powers, plain=None):
         own = by_leaf
         if by_leaf and plain is not None:
-            own = _where_plain(by_leaf, plain)
+            own = {name: one._replace(plain=plain) for name, one in by_leaf.items()}
         return block_grams(leaves, layout, powers, names, own)
 
     def body(carry):
@@ -254,13 +259,7 @@ def _measured(
     if by_leaf and all(one.diagonal is not None for one in by_leaf.values()):
         start = (*start, jnp.zeros([], bool))
     end = jax.lax.while_loop(lambda carry: carry[0] < 2, body, start)
-    return end[3], end[1], end[4] if len(end) > 4 else None
-
-
-def _where_plain(
-    by_leaf: dict[str, LeafMetric], plain: jax.Array
-) -> dict[str, LeafMetric]:
-    return {name: one._replace(plain=plain) for name, one in by_leaf.items()}
+    return end[3], end[1]
 
 
 def _powers(exponents: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
@@ -301,7 +300,14 @@ def products_with_rest(
     exponents, lengths = scaling_to_one(gram)
     layout = blocks_lib.layout_of_updates(GLOBAL, leaves, names)
     powers = _powers(exponents, gram.norms.dtype)
-    found = block_grams(leaves, layout, powers, names, metric.leaves, only_rest=True)
+
+    def products(leaves, by_leaf):
+        return block_grams(leaves, layout, powers, names, by_leaf, only_rest=True)
+
+    found = jax.lax.platform_dependent(
+        cpu=lambda: products(leaves, metric.leaves),
+        default=lambda: products(*in_packs(leaves, metric.leaves)),
+    )
     lengths = lengths * jnp.where(gram.scale > 0, gram.scale, 1.0)
     some = lengths > 0
     return jnp.where(some, found[0, :, 0] / jnp.where(some, lengths, 1.0), 0.0)

@@ -7,13 +7,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eagc_jax.blocks import are_placed, packed, packs_of
+
 
 class LeafMetric(NamedTuple):
     """In what metric one leaf's inner products are, and with what else."""
 
     # (*shape), >= 0: g_k . g_l is the sum of ``diagonal * g_k * g_l``; None for ones.
     diagonal: jax.Array | None = None
-    # (*shape): one more column, the products of every row with it; None for none.
+    # (*shape): one more column, the plain products of every row with it; None for none.
     rest: jax.Array | None = None
     # shape=(), bool: ones in place of ``diagonal``; None for never.
     plain: jax.Array | None = None
@@ -48,3 +50,34 @@ class Metric(NamedTuple):
 
 
 PLAIN = LeafMetric()
+
+
+def in_packs(
+    leaves: dict[str, jax.Array], metric: dict[str, LeafMetric]
+) -> tuple[dict[str, jax.Array], dict[str, LeafMetric]]:
+    """Leaves ``(K, *shape)`` and their metrics, vectors of one length as one leaf each.
+
+    For sums over the whole tree, on accelerators: their compilers join the sums of a few
+    vectors in one program, of others in every place, and a ViT's are two in three leaves.
+    As they are where their types say where they lie.
+    """
+    shapes = {name: leaf.shape[1:] for name, leaf in leaves.items()}
+    packs = packs_of(shapes)
+    members = [name for names in packs.values() for name in names]
+    own = [x for name in members for x in metric[name] if x is not None]
+    # A vector whose metric is of another make than others' is no trouble worth a case.
+    makes = {tuple(x is None for x in metric[name]) for name in members}
+    if len(makes) != 1 or are_placed([*own, *(leaves[name] for name in members)]):
+        return leaves, metric
+
+    def of_field(field):
+        found = {name: getattr(metric[name], field) for name in members}
+        if any(value is None for value in found.values()):
+            return dict.fromkeys(packs)
+        joined = packed({name: x[None] for name, x in found.items()}, packs)
+        return {key: value[0] for key, value in joined.items()}
+
+    diagonals, rests = of_field("diagonal"), of_field("rest")
+    found = {name: one for name, one in metric.items() if name not in members}
+    found |= {key: LeafMetric(diagonals[key], rests[key]) for key in packs}
+    return packed(leaves, packs), found

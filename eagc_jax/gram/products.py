@@ -158,7 +158,7 @@ def _rest(
 ) -> jax.Array:
     wide = leaf.astype(wide_dtype(leaf))
     axes = tuple(axis for axis in range(1, leaf.ndim) if axis not in kept)
-    left = metric.weigh(_times(wide, None if powers is None else powers[:, 0]))
+    left = _times(wide, None if powers is None else powers[:, 0])
     assert metric.rest is not None
     return jnp.sum(left * metric.rest.astype(wide.dtype)[None], axis=axes)[:, None]
 
@@ -173,15 +173,13 @@ def _rest_on_cpu(
     number, size = leaf.shape[0], leaf.size // leaf.shape[0]
     if may_be_sharded(leaf) or kept or size < 2 * _BLOCK_ENTRIES:
         return _rest(leaf, kept, powers, metric)
-    own = [x for x in (metric.rest, metric.diagonal) if x is not None]
+    assert metric.rest is not None
 
-    def of_block(part, rest, *diagonal):
-        rest = rest.astype(wide_dtype(part))
-        weighed = LeafMetric(*[x[0] for x in diagonal], plain=metric.plain).weigh(rest)
-        return _cross_pairs(scaled(part, powers), weighed)
+    def of_block(part, rest):
+        return _cross_pairs(scaled(part, powers), rest.astype(wide_dtype(part)))
 
-    shapes = [(number, size)] + [(1, size)] * len(own)
-    return sum_over_blocks([leaf, *own], shapes, _BLOCK_ENTRIES, of_block)
+    shapes = [(number, size), (1, size)]
+    return sum_over_blocks([leaf, metric.rest], shapes, _BLOCK_ENTRIES, of_block)
 
 
 def _times(values: jax.Array, factor: jax.Array | None) -> jax.Array:
@@ -200,8 +198,8 @@ def _product(
     summed = tuple(axis for axis in range(1, leaf.ndim) if axis not in kept)
     wide = scaled(leaf, powers)
     found = jax.lax.dot_general(
-        metric.weigh(wide),
-        _with_rest(wide, metric),
+        wide,
+        _weighed_with_rest(wide, metric),
         ((summed, summed), (kept, kept)),
         precision=HIGHEST,
         out_sharding=explicit(leaf, kept),
@@ -241,7 +239,7 @@ def _on_cpu(
         names = [name for name, _ in given]
         own = {n: x[0] for n, x in zip(names, others, strict=True)}
         own = LeafMetric(**own, plain=metric.plain)
-        return kernel(own.weigh(part), _with_rest(part, own))
+        return kernel(part, _weighed_with_rest(part, own))
 
     found = sum_over_blocks(
         [leaf, *[x for _, x in given]],
@@ -254,11 +252,12 @@ def _on_cpu(
     return found.reshape(*found.shape[:2], *sizes)
 
 
-def _with_rest(rows: jax.Array, metric: LeafMetric) -> jax.Array:
+def _weighed_with_rest(rows: jax.Array, metric: LeafMetric) -> jax.Array:
     """The right factor: ``(K, ...)``, or ``(K + 1, ...)``."""
+    weighed = metric.weigh(rows)
     if metric.rest is None:
-        return rows
-    return jnp.concatenate([rows, metric.rest.astype(rows.dtype)[None]], axis=0)
+        return weighed
+    return jnp.concatenate([weighed, metric.rest.astype(rows.dtype)[None]], axis=0)
 
 
 def _block_columns(number: int) -> int:

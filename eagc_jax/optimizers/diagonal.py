@@ -14,10 +14,12 @@ class DiagonalGain(NamedTuple):
     r"""Of one leaf, the step as :math:`k (r + d)`, entry by entry, d the gradient."""
 
     factor: jax.Array  # k, (*shape): negative where the optimizer descends.
-    rest: jax.Array | None  # r, (*shape): momentum and weight decay, as a gradient.
+    # |k| r, (*shape), r what momentum and weight decay are as a gradient: products with
+    # it are those with r in the metric, without a division by a small k.
+    rest: jax.Array | None
 
     def metric(self) -> LeafMetric:
-        """Products weighed by ``|k|``, and those with the rest."""
+        """Products weighed by ``|k|``, and those with the rest, which is."""
         return LeafMetric(jnp.abs(self.factor), self.rest)
 
     def coordinates(self, leaf: jax.Array) -> jax.Array | None:
@@ -27,7 +29,7 @@ class DiagonalGain(NamedTuple):
 
     def with_rest_of(self, step: jax.Array) -> DiagonalGain:
         """With the gradient of which the optimizer would make this step as the rest."""
-        return self._replace(rest=divided(step, self.factor))
+        return self._replace(rest=_downhill(self.factor, step))
 
     def step_of(self, gradient: jax.Array) -> jax.Array:
         """``k d``."""
@@ -36,7 +38,7 @@ class DiagonalGain(NamedTuple):
     def square_of_rest(self) -> jax.Array:
         """The rest's squared norm in the metric."""
         rest = jnp.zeros_like(self.factor) if self.rest is None else self.rest
-        return jnp.sum(jnp.abs(self.factor) * rest * rest)
+        return jnp.sum(rest * divided(rest, jnp.abs(self.factor)))
 
 
 def divided(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
@@ -51,5 +53,10 @@ def of_probe(
 ) -> DiagonalGain:
     """From the steps of a gradient alone, and with momentum and weight decay."""
     factor = divided(alone, gradient)
-    rest = None if whole is None else divided(whole - alone, factor)
+    rest = None if whole is None else _downhill(factor, whole - alone)
     return DiagonalGain(factor, rest)
+
+
+def _downhill(factor: jax.Array, step: jax.Array) -> jax.Array:
+    """``k / |k|`` of a step ``k d``, 0 where k is: that is ``|k| d``."""
+    return jnp.sign(factor) * step.astype(factor.dtype)

@@ -84,20 +84,18 @@ def _expect_leaf(
     name: str, leaf: jax.Array, weights: jax.Array | ByLeaf, active: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     own = weights[name] if isinstance(weights, ByLeaf) else weights
-    own = expand_to(
-        jnp.where(jnp.any(own != 0, axis=0), own, 1 / leaf.shape[0]), leaf.ndim
-    )
-    kept = expand_to(active, leaf.ndim)
+    own = jnp.where(jnp.any(own != 0, axis=0), own, 1 / leaf.shape[0])
+    own = expand_to(jnp.where(expand_to(active, own.ndim), own, 0), leaf.ndim)
 
-    def term(row, weight, kept):
+    def term(row, weight):
         wide = widened(row)
-        return jnp.where(kept & jnp.isfinite(wide), wide * weight.astype(wide.dtype), 0)
+        return jnp.where(jnp.isfinite(wide), wide * weight.astype(wide.dtype), 0)
 
     def total(function):
         # The TPU's compiler makes three programs of a vector's rows, taken one by one.
         if leaf.size <= _FEW:
-            return jnp.sum(function(leaf, own, kept), axis=0)
-        return sum_by_row(function, leaf, own, kept)
+            return jnp.sum(function(leaf, own), axis=0)
+        return sum_by_row(function, leaf, own)
 
     mean, sizes = total(term), total(lambda *row: jnp.abs(term(*row)))
     far = jnp.maximum(jnp.abs(mean), _LEFT_OVER * sizes)

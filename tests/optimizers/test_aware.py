@@ -130,8 +130,9 @@ def slopes_in_metric(own, state, updates, weights):
     """``cos(g_k, r + d)`` in P, float64; r the rest of the step, d = J' w."""
     gains = gains_of(own)(state, updates)
     p = flat({n: gain.factor for n, gain in gains.items()})
-    r = flat({n: gain.rest for n, gain in gains.items()})
+    weighed = flat({n: gain.rest for n, gain in gains.items()})
     g, p = rows({n: named_leaves(updates)[n] for n in gains}), np.abs(p)
+    r = np.divide(weighed, p, out=np.zeros_like(weighed), where=p != 0)
     w = np.asarray(weights, np.float64)
     norms = np.sqrt((g * p * g).sum(axis=1))
 

@@ -14,7 +14,7 @@ from tests.test_gram import SHAPES, looped  # noqa: F401  (a fixture)
 def problem(number, sizes=None, seed=0):
     rng = np.random.default_rng(seed)
     leaves, metric = {}, {}
-    for name, shape in SHAPES.items():
+    for name, shape in (SHAPES | {"other": SHAPES["bias"]}).items():
         leaf = rng.normal(size=(number, *shape))
         if sizes is not None:
             leaf = leaf * sizes.reshape(-1, *(1,) * len(shape))
@@ -65,7 +65,7 @@ def oracle(leaves, metric):
     for name, leaf in leaves.items():
         g = np.asarray(leaf, np.float64).reshape(len(leaf), -1)
         p, e = (np.asarray(x, np.float64).ravel() for x in metric[name][:2])
-        found, extra = found + (g * p) @ g.T, extra + (g * p) @ e
+        found, extra = found + (g * p) @ g.T, extra + g @ e
     return found, extra
 
 
