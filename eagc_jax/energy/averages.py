@@ -33,10 +33,7 @@ def effective_update(updates: Updates, weights: jax.Array) -> PyTree:
     return jax.tree.map(reduce, updates)
 
 
-def bias_corrected(
-    moment: PyTree, decay: jax.typing.ArrayLike, count: jax.Array
-) -> PyTree:
-    """The moment over what its decays have left of the zeros it began with."""
+def bias_correction(decay: jax.typing.ArrayLike, count: jax.Array) -> jax.Array:
+    """What to divide an average by, since it began with zeros: a scalar in (0, 1]."""
     steps = jnp.maximum(count, 1).astype(jnp.float32)
-    correction = 1 - jnp.asarray(decay, jnp.float32) ** steps
-    return jax.tree.map(lambda v: v / correction, moment)
+    return 1 - jnp.asarray(decay, jnp.float32) ** steps
