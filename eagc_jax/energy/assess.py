@@ -21,7 +21,7 @@ from eagc_jax._shards import AxisName, check_averaged, check_axis_name
 from eagc_jax._states import check_state
 from eagc_jax._trees import counted, named_leaves, named_specs, select
 from eagc_jax.blocks import Granularity
-from eagc_jax.energy.averages import bias_correction, effective_update, track
+from eagc_jax.energy.averages import bias_corrected, effective_update, track
 from eagc_jax.energy.float32 import bounded, square
 from eagc_jax.energy.options import (
     ALIGNMENTS,
@@ -180,7 +180,7 @@ def assess_energy(
         check_averages(state, named_leaves(updates), kept)
         step = start(updates, options)
         count = jnp.where(step.advance, optax.safe_increment(state.count), state.count)
-        new_direction, new_moment, correction = (), (), None
+        new_direction, new_moment = (), ()
         if keeps_direction or keeps_moment:
             effective = effective_update(step.updates, options.weights)
         if keeps_direction:
@@ -191,9 +191,8 @@ def assess_energy(
             assert moment_decay is not None
             squared = jax.tree.map(lambda p: bounded(square(p)), effective)
             new_moment = track(state.second_moment, squared, moment_decay, step.advance)
-            second_moment = new_moment
-            correction = bias_correction(moment_decay, count)
-        inputs = Inputs(params, direction, second_moment, correction)
+            second_moment = bias_corrected(new_moment, moment_decay, count)
+        inputs = Inputs(params, direction, second_moment)
         assessed, energies, rms = finish(updates, step, options, inputs)
         found, kept = (blocks_lib.spec_of(e) for e in (energies, state.energies))
         check_same_shapes(found, kept, number)

@@ -33,7 +33,11 @@ def effective_update(updates: Updates, weights: jax.Array) -> PyTree:
     return jax.tree.map(reduce, updates)
 
 
-def bias_correction(decay: jax.typing.ArrayLike, count: jax.Array) -> jax.Array:
-    """What to divide an average by, since it began with zeros: a scalar in (0, 1]."""
+def bias_corrected(
+    moment: PyTree, decay: jax.typing.ArrayLike, count: jax.Array
+) -> PyTree:
+    """The moment over what its decays have left of the zeros it began with."""
     steps = jnp.maximum(count, 1).astype(jnp.float32)
-    return 1 - jnp.asarray(decay, jnp.float32) ** steps
+    # Multiplied by its inverse: the TPU's compiler writes out what it divides by.
+    inverse = 1 / (1 - jnp.asarray(decay, jnp.float32) ** steps)
+    return jax.tree.map(lambda v: v * inverse, moment)

@@ -29,7 +29,6 @@ class Inputs(NamedTuple):
     params: Params = None
     direction: PyTree = None
     second_moment: PyTree = None
-    correction: jax.Array | None = None  # shape=(), to divide the moment by, or None.
 
 
 class Step(NamedTuple):
@@ -58,12 +57,9 @@ def measure(
     found = {"magnitude": step.squares}
     by_leaf = {"magnitude": step.leaf_squares}
 
-    def collect(kind, integrand, factor=None):
+    def collect(kind, integrand):
         values = {name: integrand(name, leaf) for name, leaf in wide.items()}
-        means = layout.block_means(values)
-        if factor is not None:
-            means = {group: factor * x for group, x in means.items()}
-        means = jax.tree.map(bounded, means)
+        means = jax.tree.map(bounded, layout.block_means(values))
         # The length of the running direction is the same for every objective.
         keep = jnp.ones((1,), bool) if kind == "length" else step.keep
         found[kind] = kept(means, keep)
@@ -80,18 +76,10 @@ def measure(
         collect("sensitivity", lambda name, leaf: square(leaf * theta[name]))
     if "fisher" in options.mixture:
         moment = given("second_moment", "fisher")
-        one = 1.0 if inputs.correction is None else inputs.correction
         moment = {
-            n: ridged(v, options.names, layout.axes_of(n), one)
-            for n, v in moment.items()
+            n: ridged(v, options.names, layout.axes_of(n)) for n, v in moment.items()
         }
-        # Of the moment over its correction c it would be square / (moment / c): blocks
-        # are multiplied, not entries divided, which compilers would write out.
-        collect(
-            "fisher",
-            lambda name, leaf: square(leaf) / moment[name],
-            inputs.correction,
-        )
+        collect("fisher", lambda name, leaf: square(leaf) / moment[name])
     if any(name in options.mixture for name in ALIGNMENTS):
         energy: EnergyKind = next(
             name for name in ALIGNMENTS if name in options.mixture
@@ -111,12 +99,9 @@ def kept(values: dict[str, jax.Array], keep: jax.Array) -> dict[str, jax.Array]:
 
 
 def ridged(
-    moment: jax.Array,
-    names: tuple[str, ...],
-    axes: tuple[int, ...],
-    one: jax.typing.ArrayLike,
+    moment: jax.Array, names: tuple[str, ...], axes: tuple[int, ...]
 ) -> jax.Array:
-    """The second moment and a little of its mean; ``one`` where it is 0 throughout.
+    """The second moment and a little of its mean; ones where it is 0 throughout.
 
     Of ``(1, *shape)``, or of several leaves; ``axes`` are one leaf's.
     """
@@ -125,7 +110,7 @@ def ridged(
     total = jax.lax.psum(total, split) if split else total
     size = math.prod(moment.shape[axis] for axis in axes)
     ridge = _FISHER_RIDGE / max(size * blocks_lib.axis_sizes(split), 1) * total
-    return moment + jnp.where(ridge > 0, ridge, jnp.asarray(one, ridge.dtype))
+    return moment + jnp.where(ridge > 0, ridge, 1.0)
 
 
 def required(
