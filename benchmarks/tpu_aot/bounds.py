@@ -37,9 +37,6 @@ BOUNDS = {
     "by entry": Bounds(60.0, None, None),
     # Several looks at the gradients themselves, or memories as large as K of them.
     "gradients": Bounds(30.0, None, None),
-    # Three passes over the gradients more than ``optimizer_aware`` alone: for momentum's
-    # products, for those of the step that is applied, and for its correction.
-    "certified step": Bounds(40.0, None, None),
     # A Gram matrix of every output unit: what leaves of many shapes have are put in one
     # batch of small problems, which moves them between chips. Stated, not bounded.
     "grams by block": Bounds(90.0, None, None, moves=False),

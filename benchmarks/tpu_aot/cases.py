@@ -120,7 +120,7 @@ def _others() -> dict[str, Method]:
     aware_of_all = functools.partial(aware, include_momentum=True, certify=True)
     return {
         "optimizer_aware": Method(aware, "gradients", whole=True),
-        "optimizer_aware_all": Method(aware_of_all, "certified step", whole=True),
+        "optimizer_aware_all": Method(aware_of_all, "gradients", whole=True),
         "upgrad_tensor": Method(by_tensor, "by tensor"),
         "upgrad_channel": Method(by_channel, "grams by block"),
         "momentum_conflict_free": Method(

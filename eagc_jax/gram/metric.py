@@ -65,7 +65,7 @@ def in_packs(
     packs = packs_of(shapes)
     members = [name for names in packs.values() for name in names]
     own = [x for name in members for x in metric[name] if x is not None]
-    # A vector whose metric is of another make than others' is no trouble worth a case.
+    # All with a diagonal or none, all with a rest or none; else they stay as they are.
     makes = {tuple(x is None for x in metric[name]) for name in members}
     if len(makes) != 1 or are_placed([*own, *(leaves[name] for name in members)]):
         return leaves, metric
