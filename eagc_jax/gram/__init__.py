@@ -16,7 +16,7 @@ from eagc_jax.gram.matrices import (
     metric_blocks,
     products_with_rest,
 )
-from eagc_jax.gram.metric import LeafMetric, Metric
+from eagc_jax.gram.metric import LeafMetric, Metric, divided
 from eagc_jax.gram.norms import row_norms
 from eagc_jax.gram.parts import Gram, from_scaled, power_of_two, split_gram, whole
 from eagc_jax.gram.products import may_be_sharded
@@ -28,6 +28,7 @@ __all__ = [
     "Metric",
     "check_gram_granularity",
     "cross_gram",
+    "divided",
     "exponents_for",
     "from_scaled",
     "gram_blocks",

@@ -284,8 +284,8 @@ def products_with_rest(
     gram: Gram,
     metric: Metric,
     names: tuple[str, ...] = (),
-) -> jax.Array:
-    """Products of unit gradients with the metric's rest, over the Gram's scale.
+) -> tuple[jax.Array, jax.Array]:
+    """Products of unit gradients with the metric's rest, over the Gram's scale; its size.
 
     Args:
       leaves: by name, ``(K, *shape)``.
@@ -294,7 +294,8 @@ def products_with_rest(
       names: inside ``shard_map``, the mesh axes over which leaves may be split.
 
     Returns:
-      ``(K,)``; 0 where a gradient is.
+      ``(K,)``, 0 where a gradient is; the norm, in the metric, of what it makes the rest
+      of.
     """
     leaves = leaves | metric.coordinates
     exponents, lengths = scaling_to_one(gram)
@@ -302,15 +303,18 @@ def products_with_rest(
     powers = _powers(exponents, gram.norms.dtype)
 
     def products(leaves, by_leaf):
-        return block_grams(leaves, layout, powers, names, by_leaf, only_rest=True)
+        found = block_grams(leaves, layout, powers, names, by_leaf, only_rest=True)
+        squares = [one.square_of_rest().astype(found.dtype) for one in by_leaf.values()]
+        own = [leaves[name] for name in by_leaf]
+        return found, jnp.sqrt(_shards.sum_leaves(squares, own, names))
 
-    found = jax.lax.platform_dependent(
+    found, size = jax.lax.platform_dependent(
         cpu=lambda: products(leaves, metric.leaves),
         default=lambda: products(*in_packs(leaves, metric.leaves)),
     )
     lengths = lengths * jnp.where(gram.scale > 0, gram.scale, 1.0)
     some = lengths > 0
-    return jnp.where(some, found[0, :, 0] / jnp.where(some, lengths, 1.0), 0.0)
+    return jnp.where(some, found[0, :, 0] / jnp.where(some, lengths, 1.0), 0.0), size
 
 
 def _squares(grams: jax.Array) -> jax.Array:

@@ -29,6 +29,20 @@ class LeafMetric(NamedTuple):
         # Not the diagonal is chosen, which compilers would write out, chosen.
         return found if self.plain is None else jnp.where(self.plain, rows, found)
 
+    def square_of_rest(self) -> jax.Array:
+        """Of the vector that the metric makes the rest of, its squared norm in it."""
+        assert self.rest is not None
+        if self.diagonal is None:
+            return jnp.sum(self.rest * self.rest)
+        return jnp.sum(self.rest * divided(self.rest, self.diagonal))
+
+
+def divided(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """``numerator / denominator``, 0 where the denominator is."""
+    some = denominator != 0
+    numerator = numerator.astype(denominator.dtype)
+    return jnp.where(some, numerator / jnp.where(some, denominator, 1), 0)
+
 
 class Metric(NamedTuple):
     """In what metric a tree's inner products are."""

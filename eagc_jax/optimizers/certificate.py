@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eagc_jax._shards import sum_leaves
 from eagc_jax._trees import counted, named_leaves, widened
 from eagc_jax.aggregators._weighting import unscale
 from eagc_jax.blocks import GLOBAL, layout_of_updates
@@ -63,9 +62,7 @@ def certified(
         layout = layout_of_updates(GLOBAL, leaves, names)
         seen = metric_blocks(leaves, layout, active, names, metric.without_rest())[:2]
     gram, finite = whole(seen[0]), seen[1]
-    slopes = products_with_rest(leaves, gram, metric, names)
-    squares = [gain.square_of_rest().astype(slopes.dtype) for gain in gains.values()]
-    size = jnp.sqrt(sum_leaves(squares, list(leaves.values()), names))
+    slopes, size = products_with_rest(leaves, gram, metric, names)
     # What units gradients have, the step's size has too: only their ratio is looked at.
     scale = jnp.where(gram.scale > 0, gram.scale, 1)
     cosines = slopes * scale / jnp.where(size > 0, size, 1)

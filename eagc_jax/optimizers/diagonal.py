@@ -7,20 +7,23 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eagc_jax.gram import LeafMetric
+from eagc_jax.gram import LeafMetric, divided
 
 
 class DiagonalGain(NamedTuple):
     r"""Of one leaf, the step as :math:`k (r + d)`, entry by entry, d the gradient."""
 
     factor: jax.Array  # k, (*shape): negative where the optimizer descends.
+    size: (
+        jax.Array
+    )  # |k|, (*shape): made with k, not from it behind that, leaf by leaf.
     # |k| r, (*shape), r what momentum and weight decay are as a gradient: products with
     # it are those with r in the metric, without a division by a small k.
     rest: jax.Array | None
 
     def metric(self) -> LeafMetric:
         """Products weighed by ``|k|``, and those with the rest, which is."""
-        return LeafMetric(jnp.abs(self.factor), self.rest)
+        return LeafMetric(self.size, self.rest)
 
     def coordinates(self, leaf: jax.Array) -> jax.Array | None:
         """None: gradients stay as they are."""
@@ -35,18 +38,6 @@ class DiagonalGain(NamedTuple):
         """``k d``."""
         return self.factor * gradient.astype(self.factor.dtype)
 
-    def square_of_rest(self) -> jax.Array:
-        """The rest's squared norm in the metric."""
-        rest = jnp.zeros_like(self.factor) if self.rest is None else self.rest
-        return jnp.sum(rest * divided(rest, jnp.abs(self.factor)))
-
-
-def divided(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """``numerator / denominator``, 0 where the denominator is."""
-    some = denominator != 0
-    numerator = numerator.astype(denominator.dtype)
-    return jnp.where(some, numerator / jnp.where(some, denominator, 1), 0)
-
 
 def of_probe(
     gradient: jax.Array, alone: jax.Array, whole: jax.Array | None
@@ -54,7 +45,7 @@ def of_probe(
     """From the steps of a gradient alone, and with momentum and weight decay."""
     factor = divided(alone, gradient)
     rest = None if whole is None else _downhill(factor, whole - alone)
-    return DiagonalGain(factor, rest)
+    return DiagonalGain(factor, jnp.abs(factor), rest)
 
 
 def _downhill(factor: jax.Array, step: jax.Array) -> jax.Array:

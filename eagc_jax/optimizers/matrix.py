@@ -50,11 +50,6 @@ class MatrixGain(NamedTuple):
         """``sign R R d``."""
         return self.sign * _times(self.root, _times(self.root, widened(gradient)))
 
-    def square_of_rest(self) -> jax.Array:
-        """The rest's squared norm in the metric."""
-        rest = jnp.zeros(()) if self.rest is None else self.rest
-        return jnp.sum(rest * rest)
-
 
 class Means(NamedTuple):
     """Muon's momentum after the step, of the gradient alone and as it is."""

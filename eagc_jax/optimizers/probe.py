@@ -140,7 +140,9 @@ def probe(
     nowhere = None if params is None else jax.tree.map(jnp.zeros_like, params)
     alone, after_alone = update(expected.gradient, without_means(state), nowhere)
     whole, _ = update(expected.gradient, state, params)
-    decayless, after = update(expected.gradient, state, nowhere)
+    decayless, after = whole, state
+    if signed or matrices:
+        decayless, after = update(expected.gradient, state, nowhere)
     alone, whole, decayless, gradient = map(
         named_leaves, (alone, whole, decayless, expected.gradient)
     )

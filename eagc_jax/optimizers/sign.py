@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from eagc_jax._trees import widened
-from eagc_jax.optimizers.diagonal import DiagonalGain, divided
+from eagc_jax.gram import divided
+from eagc_jax.optimizers.diagonal import DiagonalGain
 
 
 def of_probe(
@@ -21,4 +22,5 @@ def of_probe(
 ) -> DiagonalGain:
     """From the step of a gradient alone, and the running mean after the step."""
     size = jnp.maximum(jnp.abs(widened(mean)), least)
-    return DiagonalGain(divided(alone * jnp.sign(gradient), size), None)
+    factor = divided(alone * jnp.sign(gradient), size)
+    return DiagonalGain(factor, jnp.abs(factor), None)

@@ -198,9 +198,9 @@ def test_products_with_a_row_by_the_lengths_that_are_known(
     def function(leaves, metric):
         parts, _, _ = measured(leaves, metric, granularity)
         one = gram.whole(parts)
-        return one, gram.products_with_rest(leaves, one, gram.Metric(metric, {}))
+        return one, *gram.products_with_rest(leaves, one, gram.Metric(metric, {}))
 
-    one, found = jax.device_get(jax.jit(function)(leaves, metric))
+    one, found, length = jax.device_get(jax.jit(function)(leaves, metric))
     matrix, extra = oracle(leaves, metric)
     norms = np.sqrt(np.diagonal(matrix))
     np.testing.assert_allclose(one.norms * one.scale, norms, rtol=1e-5)
@@ -210,3 +210,7 @@ def test_products_with_a_row_by_the_lengths_that_are_known(
     slopes = np.asarray(found, np.float64) * float(one.scale)
     np.testing.assert_allclose(slopes[some], extra[some] / norms[some], atol=3e-4)
     assert slopes[2] == 0
+    # The rest is P r, and the length that of r in the metric.
+    pairs = [[np.asarray(x, float) for x in one[:2]] for one in metric.values()]
+    squares = [np.sum(e * e / p) for p, e in pairs]
+    np.testing.assert_allclose(length, np.sqrt(sum(squares)), rtol=1e-5)
