@@ -14,9 +14,7 @@ class DiagonalGain(NamedTuple):
     r"""Of one leaf, the step as :math:`k (r + d)`, entry by entry, d the gradient."""
 
     factor: jax.Array  # k, (*shape): negative where the optimizer descends.
-    size: (
-        jax.Array
-    )  # |k|, (*shape): made with k, not from it behind that, leaf by leaf.
+    size: jax.Array  # |k|, (*shape), made with k: not leaf by leaf behind it.
     # |k| r, (*shape), r what momentum and weight decay are as a gradient: products with
     # it are those with r in the metric, without a division by a small k.
     rest: jax.Array | None
@@ -49,5 +47,6 @@ def of_probe(
 
 
 def _downhill(factor: jax.Array, step: jax.Array) -> jax.Array:
-    """``k / |k|`` of a step ``k d``, 0 where k is: that is ``|k| d``."""
-    return jnp.sign(factor) * step.astype(factor.dtype)
+    """``|k| d`` of a step ``k d``; where k is 0, as where the optimizer descends."""
+    step = step.astype(factor.dtype)
+    return jnp.where(factor > 0, step, -step)
