@@ -39,7 +39,7 @@ BOUNDS = {
     "gradients": Bounds(30.0, None, None),
     # A Gram matrix of every output unit: what leaves of many shapes have are put in one
     # batch of small problems, which moves them between chips. Stated, not bounded.
-    "grams by block": Bounds(90.0, None, None, moves=False),
+    "grams by block": Bounds(30.0, None, None, moves=False),
     # Whole steps; what a loss sends depends on the way its gradients are taken.
     "steps": Bounds(15.0, None, None),
 }

@@ -94,8 +94,8 @@ def optimizer_aware(
     The optimizer is run on one gradient up to three times more, without reading the K.
     ``certify`` reads them once more, and another time in steps that it corrects; with
     ``recompute_every`` it makes a Gram matrix of its own. Memory:
-    for P and r a copy of the parameters each, on CPU for d', too; for Muon's matrices one
-    of the gradients.
+    for P (with its sign and without) and r a copy of the parameters each, on CPU for d',
+    too; for Muon's matrices one of the gradients.
 
     Args:
       aggregator: from :mod:`eagc_jax.aggregators`, one that works on the Gram matrix;
