@@ -14,7 +14,7 @@ class DiagonalGain(NamedTuple):
     r"""Of one leaf, the step as :math:`k (r + d)`, entry by entry, d the gradient."""
 
     factor: jax.Array  # k, (*shape): negative where the optimizer descends.
-    size: jax.Array  # |k|, (*shape), made with k: not leaf by leaf behind it.
+    size: jax.Array  # |k|, (*shape).
     # |k| r, (*shape), r what momentum and weight decay are as a gradient: products with
     # it are those with r in the metric, without a division by a small k.
     rest: jax.Array | None
