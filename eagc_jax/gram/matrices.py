@@ -285,7 +285,7 @@ def products_with_rest(
     metric: Metric,
     names: tuple[str, ...] = (),
 ) -> tuple[jax.Array, jax.Array]:
-    """Products of unit gradients with the metric's rest, over the Gram's scale; its size.
+    """Products of unit gradients with the rest, over the Gram's scale, and its length.
 
     Args:
       leaves: by name, ``(K, *shape)``.

@@ -389,3 +389,26 @@ def test_rescaled_objectives():
     np.testing.assert_allclose(
         linear(1, 1 / 2, 2) + linear(2, 1 / 2, 6), both, atol=1e-5 * np.abs(both).max()
     )
+
+
+def test_certified_with_a_step_where_the_preconditioner_is_zero():
+    """A frozen leaf that still decays: what that does to a loss is part of the step."""
+    labels = {"moves": "adam", "decays": "frozen"}
+    own = optax.chain(
+        optax.partition(
+            {"adam": optax.adam(0.1), "frozen": optax.set_to_zero()}, labels
+        ),
+        optax.add_decayed_weights(-1.0),
+    )
+    params = {"moves": np.zeros(3, np.float32), "decays": np.full(3, 5, np.float32)}
+    rng = np.random.default_rng(0)
+    updates = {
+        "moves": rng.normal(size=(2, 3)).astype(np.float32),
+        # Shrinking the frozen leaf raises the first loss by more than Adam lowers it.
+        "decays": np.array([[-1.0, -1, -1], [0, 0, 0]], np.float32),
+    }
+    tx = optimizer_aware(aggregators.upgrad(2), own, certify=True)
+    step, state = jax.jit(tx.update)(updates, tx.init(params), params)
+    slopes = sum(np.sum(updates[n] * np.asarray(step[n]), axis=1) for n in params)
+    assert state.certificate.corrections == 1
+    assert np.all(slopes <= 1e-5 * 15)  # 15: the size of what is cancelled
