@@ -375,6 +375,12 @@ def remembered(gate, name, shapes=SHAPES):
         return gate.memory[name]
     if name == "global":
         return jax.tree.map(lambda x: x[..., 0], gate.memory["global"])
+    if any(leaf in gate.memory for leaf in gate.gates):  # "element": means are shown
+        own = shapes[name]
+        position = [n for n in gate.gates if shapes[n] == own].index(name)
+        group = f"*{own[0]}of{own[0]}" if own else "*"
+        index = (..., position, *[slice(None)] * len(own))
+        return jax.tree.map(lambda x: x[index], gate.memory[group])
     shape = dict(gate.gates.spec)[name]
     group = "*" + "x".join(str(n) for n in shape if set(shape) != {1})
     if group != "*":

@@ -97,6 +97,18 @@ def test_a_row_of_a_busy_hour_is_judged_at_the_pace_of_its_sum():
     assert bounds.missed(row, PLAIN, bound) == ["compiles 33.0 s longer (15)"]
 
 
+def test_an_update_is_compared_with_the_sum_beside_it():
+    plain = PLAIN | {"pace_seconds": 1.0}  # of another machine, or of another hour
+    row = {"row": NAMES[1], "compile_seconds": 17.1, "collectives": NONE}
+    bound = bounds.BOUNDS["whole"]
+    assert bounds.missed(row | {"sum_seconds": 2.2}, plain, bound) == []
+    assert bounds.missed(row | {"sum_seconds": 2.0}, plain, bound) == [
+        "compiles 15.1 s longer (15)"
+    ]
+    slow = row | {"compile_seconds": 38.7, "sum_seconds": 2 * bounds.SUM_SECONDS}
+    assert bounds.missed(slow, plain, bound) == []
+
+
 def test_bounds_of_other_kinds():
     many = NONE | {"all-reduce": {"count": 9, "bytes": 10**6}}
     row = {"row": "x", "compile_seconds": 34.0, "collectives": many}
@@ -136,7 +148,7 @@ def test_a_row_is_compiled_and_a_bad_one_says_why(monkeypatch):
     assert good["row"] == NAMES[1]
     assert good["collectives"]["all-reduce"]["count"] > 0
     assert all(good["collectives"][kind]["count"] == 0 for kind in bounds.MOVES)
-    seconds = [good[f"{part}_seconds"] for part in ("compile", "trace", "pace")]
+    seconds = [good[f"{part}_seconds"] for part in ("compile", "trace", "sum")]
     assert min(*seconds, good["flops"]) > 0
     assert bad == {"row": wanted[1], "error": "ValueError: not today"}
 
@@ -146,6 +158,14 @@ def test_a_pace_is_measured_again_each_time():
     pace = compiling.Pace(cases.small_program(mesh, small=True))
     first, second = pace.of_passed(), pace.of_passed()
     assert second > 0.1 * first > 0  # what is remembered takes no time
+
+
+def test_beside_what_is_no_update_a_small_program_is_compiled(monkeypatch):
+    plain = _case(NAMES[0])
+    monkeypatch.setattr(cases, "all_cases", lambda: [plain])
+    (row,) = worker.rows([plain.name], jax.devices(), small=True)
+    assert row["pace_seconds"] > 0
+    assert "sum_seconds" not in row
 
 
 def _case(name):

@@ -33,6 +33,8 @@ def test_means_of_packs_are_those_of_leaves(granularity):
     layout = blocks.layout_of_updates(granularity, leaves)
     packs = blocks.packed(leaves, layout.packs)
     vectors = {"scale", "bias", "wide"} if granularity != "element" else set()
+    if granularity == "element":  # vectors of one length are a group of their own
+        assert layout.groups["*8of8"] == ("scale", "bias")
     assert set(SHAPES) - set(packs) == vectors
     together, apart = layout.block_means(packs), layout.block_means(leaves)
     assert {g: x.shape[1:] for g, x in together.items()} == layout.group_shapes()
@@ -50,6 +52,18 @@ def test_values_come_back_to_their_leaves():
         expected = np.mean(np.float64(leaves[name]), axis=axes, keepdims=True)
         np.testing.assert_allclose(found[name], expected, 1e-5, 1e-6)
         np.testing.assert_allclose(shown[name], expected, 1e-5, 1e-6)
+
+
+def test_every_entry_comes_back_to_its_leaf():
+    leaves = leaves_of(2)
+    layout = blocks.layout_of_updates("element", leaves)
+    assert not set(layout.alone) & {"scale", "bias", "wide"}
+    entries = layout.block_means(leaves)
+    found, shown = layout.scatter(entries), layout.show(entries)
+    for name, leaf in leaves.items():
+        np.testing.assert_array_equal(found[name], leaf)
+        mean = np.mean(np.float64(leaf), axis=tuple(range(1, leaf.ndim)))
+        np.testing.assert_allclose(shown[name], mean, 1e-5, 1e-6)
 
 
 def test_vectors_of_several_dtypes_are_packed_in_one_that_holds_both():

@@ -13,11 +13,12 @@ Each row is one training step, compiled for the four chips of a ``v5e:2x2``:
 - the ways to K gradients (``eagc_jax.gradients``) of a ViT-B/16, its batch split;
 - SimGCD's whole step with a ViT-S/16 and a ViT-B/16, its batch split.
 
-Columns: seconds to trace and to compile, and their ratio to those of the plain sum's row
-(same K, placement and dtype, same run); collectives by kind with the bytes that each
-device holds after them; temporary memory; FLOPs of one device. The file also has what one
-small program took before and after the row: the machine's pace. ``bounds.py`` says what a
-row may cost. A row that costs more makes the program exit with 1.
+Columns: seconds to trace and to compile, and their ratio to the plain sum's (same K,
+placement and dtype); collectives by kind with the bytes that each device holds after
+them; temporary memory; FLOPs of one device. An update's plain sum is compiled again
+before and after it, beside the other rows a small program: a machine's pace changes
+within minutes. ``bounds.py`` says what a row may cost. A row that costs more makes the
+program exit with 1.
 
 Rooms: ``cases`` names the rows, ``trees``, ``ways`` and ``simgcd`` build their programs,
 ``compiling`` compiles one, ``collectives`` reads the compiled text, ``bounds`` judges,

@@ -204,6 +204,18 @@ def build(
     )
 
 
+def sum_beside(
+    case: Case, mesh: Mesh, *, small: bool = False, blocks: int | None = None
+) -> Program | None:
+    """The plain sum that an update is compared with; None for other rows and itself."""
+    if case.kind != "update" or case == case.baseline:
+        return None
+    given: Any = (case.num_objectives, jnp.dtype(case.dtype), case.placement, mesh)
+    return trees.update_program(
+        _plain_sum, *given, shapes=trees.shapes_of(small, blocks)
+    )
+
+
 def small_program(mesh: Mesh, *, small: bool = False) -> Program:
     """The plain sum with one block of the twelve: what tells how fast a machine is."""
     shapes = trees.shapes_of(small, 1)

@@ -38,11 +38,7 @@ def measure(program: Program) -> dict[str, Any]:
     all threads: on an idle machine the former, and on a busy one the latter, which an
     idle one would not exceed.
     """
-    compiled_by = jax.jit(
-        program.function,
-        donate_argnums=program.donated,
-        out_shardings=program.results,
-    )
+    compiled_by = _jitted(program, program.function)
     wall, processor = time.perf_counter(), time.process_time()
     lowered = compiled_by.trace(*program.arguments).lower()
     trace = _passed(wall, processor)
@@ -65,15 +61,22 @@ def measure(program: Program) -> dict[str, Any]:
     }
 
 
+def _jitted(program: Program, function: Callable[..., Any]) -> Any:
+    return jax.jit(
+        function, donate_argnums=program.donated, out_shardings=program.results
+    )
+
+
 def digest(text: str) -> str:
     """Tells whether a program is still the one that was measured."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Pace:
-    """How fast the machine is: seconds that one small program takes to compile, again.
+    """How fast the machine is: seconds that one program takes to compile, again.
 
-    A machine that does other work besides compiles more slowly, in processor seconds too
+    Beside an update it is the plain sum that it is compared with, else a small one. A
+    machine that does other work besides compiles more slowly, in processor seconds too
     (its caches and cores are shared), for some minutes and not for others.
     """
 
@@ -84,7 +87,8 @@ class Pace:
     def _measure(self) -> float:
         function, arguments = self._program.function, self._program.arguments
         # A function of its own each time: what was compiled before is remembered.
-        lowered = jax.jit(lambda *given: function(*given)).trace(*arguments).lower()
+        again = _jitted(self._program, lambda *given: function(*given))
+        lowered = again.trace(*arguments).lower()
         wall, processor = time.perf_counter(), time.process_time()
         lowered.compile()
         return min(_passed(wall, processor))

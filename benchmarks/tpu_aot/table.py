@@ -27,8 +27,12 @@ def judged(
         row["bounds"] = cases.bounds_of(case)
         row["missed"] = _missed(row, baseline)
         if "error" not in row and "error" not in baseline:
-            for part in ("trace_seconds", "compile_seconds"):
-                row[f"{part}_over_sum"] = row[part] / max(baseline[part], 1e-9)
+            sums = {
+                "trace_seconds": baseline["trace_seconds"],
+                "compile_seconds": bounds.seconds_of_sum(row, baseline),
+            }
+            for part, of_sum in sums.items():
+                row[f"{part}_over_sum"] = row[part] / max(of_sum, 1e-9)
         found.append(row)
     return found
 

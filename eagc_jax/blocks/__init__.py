@@ -5,8 +5,8 @@ block is small, but there are many leaves: it is computed for all leaves of one 
 once, in *groups*, arrays ``(lead, leaves, *block)``. A ViT-B/16 has 150 leaves and nine
 groups; leaf by leaf, compiling its program took minutes. Values are stacked, never
 concatenated: an axis of a leaf that is sharded over devices stays where it is. Only
-leaves of which every entry is a block stay by themselves: grouping them would copy the
-gradients.
+leaves of which every entry is a block stay by themselves, but for vectors: grouping them
+would copy the gradients.
 """
 
 from eagc_jax._by_leaf import ByLeaf, Place, check_places, spec_of, stand_in

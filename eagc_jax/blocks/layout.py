@@ -45,10 +45,11 @@ class Layout:
 
     @functools.cached_property
     def alone(self) -> tuple[str, ...]:
-        """Leaves of which every entry is a block by the user's wish; not vectors then."""
-        if self.granularity == "element":
-            return tuple(self.axes)
-        wished = callable(self.granularity)
+        """Leaves of which every entry is a block by the user's wish.
+
+        Not vectors: stacking these copies next to nothing, and most leaves are.
+        """
+        wished = callable(self.granularity) or self.granularity == "element"
         return tuple(
             name
             for name, axes in self.axes.items()
@@ -61,15 +62,15 @@ class Layout:
         found: dict[str, list[str]] = {}
         for name in self.axes:
             if name not in self._alone:
-                found.setdefault(self._group_of(name), []).append(name)
+                found.setdefault(self.group_of(name), []).append(name)
         return {group: tuple(names) for group, names in found.items()}
 
     @functools.cached_property
     def _alone(self) -> frozenset[str]:
         return frozenset(self.alone)
 
-    def _group_of(self, name: str) -> str:
-        """Leaves of one shape; of any, where a leaf is one block.
+    def group_of(self, name: str) -> str:
+        """Its group's name: leaves of one shape, or of any where a leaf is one block.
 
         Not all leaves whose blocks are as many: those of another shape may be sharded
         along another axis. Stacked beside one whose blocks are on several devices, the
@@ -274,6 +275,8 @@ class Layout:
         """What a state shows: every block, or a leaf's mean where each entry is one."""
         if self.granularity == GLOBAL:
             return (Place(GLOBAL, (), 0),)
+        if self.granularity == "element":
+            return tuple(Place(n, (), 0) for n in self.axes)
         number = {n: i for i, (_, ns) in enumerate(self.groups.items()) for n in ns}
         return tuple(
             Place(n, (), len(self.groups))
@@ -299,6 +302,12 @@ class Layout:
             first = next(iter(self.groups))
             only = by_group[GLOBAL] if GLOBAL in by_group else by_group[first][:, :1]
             return ByLeaf((only,), self.places())
+        if self.granularity == "element":
+            means = self.leaf_means(by_group)
+            if of_nothing is not None:
+                empty = np.array([0 in shape for shape in self.shapes.values()])
+                means = jnp.where(empty, of_nothing[:, None], means)
+            return ByLeaf((means,), self.places())
         parts = [by_group[group] for group in self.groups]
         if self.alone:
             means = [self._shown_mean(by_group[n], of_nothing) for n in self.alone]

@@ -146,7 +146,7 @@ def soft_gate(
         )
         check_assessed(updates, state, layout)
         remembered = updates.log_energies if keeps_memory else {}
-        check_memory(state, remembered, number)
+        check_memory(state, remembered, number, layout)
         tau = temperature(state.count) if callable(temperature) else temperature
         strength = (1 - jnp.asarray(floor, jnp.float32)) * ramp(
             state.count, warmup_steps
@@ -166,7 +166,13 @@ def soft_gate(
         if descent_guard is not None:
             gates = guard(gates, leaves, layout, options.weights, descent_guard)
         applied = layout.scatter(
-            {group: materialized(gate, updates.factor) for group, gate in gates.items()}
+            {
+                # Of a block; where every entry is one there is nothing to compute once.
+                group: gate * updates.factor
+                if group in layout.alone
+                else materialized(gate, updates.factor)
+                for group, gate in gates.items()
+            }
         )
         gated = [rescaled(leaf, applied[name]) for name, leaf in leaves.items()]
         out = jax.tree.unflatten(jax.tree.structure(updates.updates), gated)

@@ -12,6 +12,9 @@ from eagc_jax.gating.options import Options
 from eagc_jax.gating.state import BlockMemory
 from eagc_jax.objectives import expand_to, reduce_objectives
 
+# In place of a smoothing of 0, which has no logarithm; 1 less it is 1.
+_NOTHING_LEFT = 1e-30
+
 
 def remember(
     log_energies: jax.Array,
@@ -29,8 +32,10 @@ def remember(
     average = beta * memory.average + (1 - beta) * logits
     average = jnp.where(active, average, memory.average)
     visits = counted(memory.visits, active)
-    correction = 1 - beta ** visits.astype(jnp.float32)
-    smooth = average / jnp.where(visits > 0, correction, 1.0)
+    # beta^visits, of at least one visit; compilers make a long program of a power.
+    passed = jnp.maximum(visits, 1).astype(jnp.float32)
+    left = jnp.exp(jnp.log(jnp.maximum(beta, _NOTHING_LEFT)) * passed)
+    smooth = average / (1 - left)
     target = jnp.clip(
         memory.logits, smooth - options.hysteresis, smooth + options.hysteresis
     )

@@ -36,7 +36,8 @@ class SoftGateState(NamedTuple):
     # lead. Stays 0 where nothing is remembered.
     memory: dict[str, BlockMemory]
     # By group of leaves whose blocks look alike; "global"; at granularity "element"
-    # each leaf, (K, *shape), or nothing for a gate without smoothing, hysteresis, slew.
+    # vectors of one length, (K, leaves, n), and each other leaf, (K, *shape), or nothing
+    # for a gate without smoothing, hysteresis, slew.
     count: jax.Array  # shape=(), int32: steps gated; drives warm-up and schedules.
 
 
@@ -102,11 +103,13 @@ def check_assessed(
 
 
 def check_memory(
-    state: SoftGateState, groups: dict[str, jax.Array], number: int
+    state: SoftGateState, groups: dict[str, jax.Array], number: int, layout: Layout
 ) -> None:
     """Raises ValueError where the state remembers logits of other blocks."""
     kept = {name: memory.logits.shape[1:] for name, memory in state.memory.items()}
     found = {name: value.shape[1:] for name, value in groups.items()}
+    if found and kept:
+        _check_remembered(layout, kept, number)
     if set(found) != set(kept):
         raise ValueError(
             f"the state remembers logits of the blocks {sorted(kept)}, this gate those "
@@ -114,3 +117,21 @@ def check_memory(
             "without smoothing, hysteresis and slew. Call init again."
         )
     check_same_shapes(found, kept, number)
+
+
+def _check_remembered(
+    layout: Layout, kept: dict[str, tuple[int, ...]], number: int
+) -> None:
+    """Raises ValueError for a leaf whose blocks' shape is none of those remembered."""
+    if layout.granularity == GLOBAL:
+        return
+    shapes = [(number, *(s if n in layout.shapes else s[1:])) for n, s in kept.items()]
+    for name in layout.shapes:
+        if not {name, layout.group_of(name)} & set(kept):
+            raise ValueError(
+                f"leaf '{name}' gives blocks of shape "
+                f"{(number, *layout.own_shape(name))}, but the state remembers logits of "
+                f"blocks of {sorted(set(shapes))} alone: init saw a parameter of another "
+                "shape, or had another granularity, or the leaf lacks its objective "
+                "axis, (K, *param.shape). Call init again."
+            )
