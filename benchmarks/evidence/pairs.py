@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from benchmarks.evidence.arms import ARMS
+from benchmarks.evidence.arms import ARMS, SUM, TUNED
 from benchmarks.evidence.rows import Row
 from benchmarks.evidence.statistics import compared, errors
 
@@ -30,11 +30,12 @@ def lines(rows: Sequence[Row], arm: str, control: str) -> Iterator[str]:
 
 def _found(rows, arm, control, places) -> Iterator[str]:
     for place in places:
-        mine = [r for r in rows if (r.family, r.task, r.split, r.budget) == place]
+        mine = [r for r in rows if r.arm in (arm, control) and _is_of(r, place)]
         ours, theirs = (
             errors([row for row in mine if row.arm == name]) for name in (arm, control)
         )
-        if not ours.keys() & theirs.keys():
+        of_budget = any(row.budget == place[-1] for row in mine)
+        if not of_budget or not ours.keys() & theirs.keys():
             continue
         one = compared(ours, theirs)
         mean, low, high = (
@@ -47,3 +48,10 @@ def _found(rows, arm, control, places) -> Iterator[str]:
             f"| {mean} % [{low}, {high}] "
             f"| {one.wins} of {one.difference.pairs} | {one.p:.2g} |"
         )
+
+
+def _is_of(row: Row, place: tuple[str, ...]) -> bool:
+    """Whether it counts there; sums take equal steps and equal time at once."""
+    *task, budget = place
+    same = budget == "time" and row.arm in (SUM, TUNED) and row.budget == "steps"
+    return [row.family, row.task, row.split] == task and (same or row.budget == budget)

@@ -111,9 +111,9 @@ def test_tuned_weights_page_and_figures(program, count, capsys):
 
 
 def test_one_arm_against_another():
-    def row(arm, seed, value):
+    def row(arm, seed, value, budget="steps"):
         cells = ("", "error", value, "", 6, 1.0, 1.0)
-        return rows.Row("physics", "x", arm, seed, "dev", "steps", *cells)
+        return rows.Row("physics", "x", arm, seed, "dev", budget, *cells)
 
     table = [row("eagc", seed, 2.0 + seed) for seed in range(3)]
     table += [row("upgrad", seed, 1.0 + seed / 2) for seed in range(4)]
@@ -122,6 +122,13 @@ def test_one_arm_against_another():
     assert line.startswith(
         "| physics, x, dev seeds, equal steps | -50 % [-50, -50] | 3 of 3 | "
     )
+    # The plain sum takes equal steps and equal time at once.
+    table += [row("sum", seed, 2.0 + seed) for seed in range(3)]
+    table += [row("upgrad", seed, 4.0 + 2 * seed, "time") for seed in range(3)]
+    *_, steps, time = pairs.lines(table, "upgrad", "sum")
+    assert steps.startswith("| physics, x, dev seeds, equal steps | -50 %")
+    assert time.startswith("| physics, x, dev seeds, equal time | +100 %")
+    assert len(list(pairs.lines(table, "eagc", "sum"))) == 3
 
 
 def test_the_page_names_the_command_of_the_search():
