@@ -47,6 +47,9 @@ class Discover:
     # Aggregators to rehearse training with, too, such as upgrad, pcgrad and eagc; the one
     # with which hidden classes are found best is taken.
     coordinators: tuple[str, ...] = ()
+    # Numbers of neighbours to rehearse training with, too: a second view of an unlabeled
+    # item is one of its ten nearest, or of so many; 0 for the item itself.
+    neighbours: tuple[int, ...] = ()
     # Time for all of it, as in 90s, 5m or 1h30m; what is left out to fit it is said.
     budget: Annotated[str | None, arg(metavar="TIME")] = None
     # File of decisions that a page or `eagc label` saved; they are obeyed.
@@ -77,6 +80,7 @@ class Discover:
             seed=found.seed,
             rehearsals=found.rehearsals,
             coordinators=found.coordinators,
+            neighbours=found.neighbours,
             budget=None if found.budget is None else f"{found.budget:g}s",
             decisions=pathlib.Path(found.decisions) if found.decisions else None,
         )
@@ -105,6 +109,7 @@ class Discover:
             rehearse=earlier.rehearse and not self.no_rehearsal,
             rehearsals=self.rehearsals,
             coordinators=self.coordinators,
+            neighbours=self.neighbours,
             budget=None if self.budget is None else seconds_of(self.budget),
             decisions=None if decisions is None else str(decisions),
             tensorboard=self.tensorboard or earlier.tensorboard,

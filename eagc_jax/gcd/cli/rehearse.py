@@ -43,6 +43,9 @@ class Rehearse:
     # The simplest first: first (k-means on the features), trained, or the name of an
     # aggregator to train with, such as upgrad, pcgrad or eagc.
     candidates: tuple[str, ...] = (_FIRST, _TRAINED)
+    # Behind them, training with other numbers of neighbours: a second view of an
+    # unlabeled item is one of its ten nearest, or of so many; 0 for the item itself.
+    neighbours: tuple[int, ...] = ()
     # How often known classes are hidden, each time others.
     rehearsals: int = 3
     # Of all draws.
@@ -103,6 +106,8 @@ class Rehearse:
                 raise ValueError(f"--candidates takes {', '.join(known)}; got {name!r}")
         if not self.candidates:
             raise ValueError("--candidates must name at least one")
+        if any(number < 0 for number in self.neighbours):
+            raise ValueError(f"--neighbours takes 0 or more, got {self.neighbours}")
 
     def _candidates(self, material: Material, cache: pathlib.Path) -> list[Candidate]:
         from eagc_jax.gcd.evaluation import rehearsal
@@ -122,7 +127,9 @@ class Rehearse:
                 made += rehearsal.coordinated(
                     training, [name], network=network, cache=cache
                 )
-        return made
+        return made + rehearsal.with_neighbours(
+            training, self.neighbours, network=network, cache=cache
+        )
 
 
 def told(found: Rehearsal) -> list[str]:

@@ -63,6 +63,8 @@ class DiscoverSettings:
     rehearsals: int = 3  # each with other known classes hidden
     # Aggregators with which training is rehearsed, too, and may be chosen.
     coordinators: tuple[str, ...] = ()
+    # Numbers of neighbours with which it is rehearsed, too; 0 for none as views.
+    neighbours: tuple[int, ...] = ()
     # Seconds for all of it; rehearsal and training are cut to fit. None: as it takes.
     budget: float | None = None
     decisions: str | None = None  # file of a person's decisions, see `gcd.decisions`
@@ -71,6 +73,8 @@ class DiscoverSettings:
     def __post_init__(self) -> None:
         if self.rehearsals < 1:
             raise ValueError(f"rehearsals must be at least 1, got {self.rehearsals}")
+        if any(number < 0 for number in self.neighbours):
+            raise ValueError(f"neighbours must be at least 0, got {self.neighbours}")
         if self.budget is not None and not self.budget > 0:
             raise ValueError(f"budget must be positive seconds, got {self.budget}")
 

@@ -91,6 +91,9 @@ def _candidates(
         *rehearsing.coordinated(
             training, settings.coordinators, network=network, cache=cache
         ),
+        *rehearsing.with_neighbours(
+            training, settings.neighbours, network=network, cache=cache
+        ),
     ]
 
 

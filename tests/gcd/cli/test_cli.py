@@ -285,6 +285,7 @@ def test_every_option_reaches_its_setting():
             *("--truth-column", "category", "--text-column", "words", "--cache", "c"),
             *("--path-column", "None", "--label-column", "kind", "--out", "run"),
             *("--budget", "5m", "--coordinators", "upgrad", "eagc", "--no-rehearsal"),
+            *("--neighbours", "0", "5"),
             *(
                 "--rehearsals",
                 "4",
@@ -303,6 +304,7 @@ def test_every_option_reaches_its_setting():
     assert (found.backbone.name, found.backbone.weights) == ("vit", "w.pth")
     assert (found.clustering.num_classes, found.seed, found.quick) == (77, 3, True)
     assert (found.budget, found.coordinators) == ("5m", ("upgrad", "eagc"))
+    assert found.neighbours == (0, 5)
     assert (found.rehearsals, found.no_rehearsal) == (4, True)
     assert (found.out, found.cache) == (pathlib.Path("run"), pathlib.Path("c"))
 

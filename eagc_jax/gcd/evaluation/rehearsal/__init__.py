@@ -7,6 +7,7 @@ from eagc_jax.gcd.evaluation.rehearsal.candidates import (
     coordinated,
     first,
     trained,
+    with_neighbours,
 )
 from eagc_jax.gcd.evaluation.rehearsal.rehearsing import REHEARSALS, rehearse
 from eagc_jax.gcd.evaluation.rehearsal.result import (
@@ -31,4 +32,5 @@ __all__ = [
     "read_rehearsal",
     "rehearse",
     "trained",
+    "with_neighbours",
 ]

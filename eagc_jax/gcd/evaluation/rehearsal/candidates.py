@@ -137,6 +137,54 @@ def coordinated(
     ]
 
 
+def with_neighbours(
+    settings: RunSettings,
+    numbers: Sequence[int],
+    *,
+    network: Backbone | None = None,
+    cache: str | os.PathLike[str] | None = None,
+) -> list[Candidate]:
+    """The same training with other second views of unlabeled items.
+
+    Args:
+      settings: of the run.
+      numbers: of nearest items, of which one is the second view; 0 for the item itself.
+        That of ``settings`` is left out.
+      network: the backbone, where it is needed.
+      cache: see `trained`.
+
+    Returns:
+      A candidate each, called "trained, N neighbours" or "trained, no neighbours"; none
+      where the training has no such views: of the backbone's blocks, or with views that
+      were computed beforehand.
+
+    Raises:
+      ValueError: a number is negative.
+
+    Examples:
+      >>> from eagc_jax.gcd.settings.running import on_features
+      >>> [one.name for one in with_neighbours(on_features(neighbours=10), [10, 5, 0])]
+      ['trained, 5 neighbours', 'trained, no neighbours']
+    """
+    training = settings.training
+    others = [n for n in numbers if n != training.adapter.neighbours]
+    if training.trains == "blocks" or training.adapter.augmented_views:
+        return []
+    found = []
+    for number in others:
+        adapter = dataclasses.replace(training.adapter, neighbours=number)
+        changed = dataclasses.replace(training, adapter=adapter)
+        found.append(
+            trained(
+                dataclasses.replace(settings, training=changed),
+                name=f"{TRAINED}, {number or 'no'} neighbour{'s' * (number != 1)}",
+                network=network,
+                cache=cache,
+            )
+        )
+    return found
+
+
 class _Same:
     """An array that is equal to itself alone, so that what belongs to it can be kept."""
 

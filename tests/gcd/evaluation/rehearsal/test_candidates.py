@@ -5,7 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from eagc_jax.gcd.evaluation.rehearsal import coordinated, first, rehearse, trained
+from eagc_jax.gcd.evaluation.rehearsal import (
+    coordinated,
+    first,
+    rehearse,
+    trained,
+    with_neighbours,
+)
 from eagc_jax.gcd.methods import SimGCD
 from eagc_jax.gcd.settings.choices import ClusteringSettings
 from eagc_jax.gcd.settings.running import RunSettings
@@ -65,3 +71,23 @@ def test_coordinators_are_named_and_have_to_exist():
     assert dataclasses.replace(one.settings, aggregator=None) == SETTINGS
     with pytest.raises(ValueError, match="name must be one of"):
         coordinated(SETTINGS, ["best"])
+
+
+def test_neighbours_are_rehearsed_against_each_other(problem):
+    few, none = with_neighbours(SETTINGS, [3, 1, 0])  # 3 are the settings' own
+    assert (few.name, none.name) == ("trained, 1 neighbour", "trained, no neighbours")
+    assert few.settings.training.adapter.neighbours == 1
+    assert none.settings.training.adapter.neighbours == 0
+    records, rows = problem
+    found = rehearse(records, rows, [trained(SETTINGS), none], num_classes=CLASSES)
+    assert [one.name for one in found.candidates] == ["trained", none.name]
+    ours, theirs = (one.trials[0].classes for one in found.candidates)
+    assert ours == theirs
+    with pytest.raises(ValueError, match="neighbours must be at least 0"):
+        with_neighbours(SETTINGS, [-1])
+
+
+def test_a_training_without_such_views_has_no_other_neighbours():
+    views = AdapterConfig(hidden=8, augmented_views=2)
+    training = dataclasses.replace(SETTINGS.training, adapter=views)
+    assert with_neighbours(dataclasses.replace(SETTINGS, training=training), [5]) == []
