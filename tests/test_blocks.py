@@ -66,6 +66,14 @@ def test_every_entry_comes_back_to_its_leaf():
         np.testing.assert_allclose(shown[name], mean, 1e-5, 1e-6)
 
 
+def test_where_a_leaf_has_no_entries_its_weights_are_shown():
+    leaves = {"w": jnp.ones((2, 3)), "none": jnp.zeros((2, 0))}
+    layout = blocks.layout_of_updates("element", leaves)
+    shown = layout.show(layout.block_means(leaves), jnp.array([0.5, 2.0]))
+    np.testing.assert_array_equal(shown["none"], [0.5, 2.0])
+    np.testing.assert_array_equal(shown["w"], [1.0, 1.0])
+
+
 def test_vectors_of_several_dtypes_are_packed_in_one_that_holds_both():
     leaves = leaves_of(2, (jnp.bfloat16, jnp.float16))
     leaves["bias"] = leaves["bias"].astype(jnp.float16)

@@ -35,7 +35,7 @@ BOUNDS = {
     "fisher": Bounds(15.0, 3, 8 * KILO),
     # Statistics of every output unit: what is summed grows with the layers' widths.
     "by block": Bounds(15.0, None, None),
-    # A gate and a memory of every entry: nine programs a leaf, of K copies of it.
+    # A gate and a memory of every entry: some ten programs a leaf, of K copies of it.
     "by entry": Bounds(40.0, None, None),
     # Several looks at the gradients themselves, or memories as large as K of them.
     "gradients": Bounds(30.0, None, None),

@@ -38,7 +38,7 @@ def measure(program: Program) -> dict[str, Any]:
     all threads: on an idle machine the former, and on a busy one the latter, which an
     idle one would not exceed.
     """
-    compiled_by = _jitted(program, program.function)
+    compiled_by = jitted(program, program.function)
     wall, processor = time.perf_counter(), time.process_time()
     lowered = compiled_by.trace(*program.arguments).lower()
     trace = _passed(wall, processor)
@@ -61,7 +61,8 @@ def measure(program: Program) -> dict[str, Any]:
     }
 
 
-def _jitted(program: Program, function: Callable[..., Any]) -> Any:
+def jitted(program: Program, function: Callable[..., Any]) -> Any:
+    """A function jitted as the program is to be."""
     return jax.jit(
         function, donate_argnums=program.donated, out_shardings=program.results
     )
@@ -87,7 +88,7 @@ class Pace:
     def _measure(self) -> float:
         function, arguments = self._program.function, self._program.arguments
         # A function of its own each time: what was compiled before is remembered.
-        again = _jitted(self._program, lambda *given: function(*given))
+        again = jitted(self._program, lambda *given: function(*given))
         lowered = again.trace(*arguments).lower()
         wall, processor = time.perf_counter(), time.process_time()
         lowered.compile()

@@ -92,8 +92,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _compile(name: str, blocks: int | None) -> tuple[float, str]:
     """When compiling began, and the text of what came out."""
-    import jax
-
     from benchmarks.tpu_aot import cases, compiling
 
     known = {case.name: case for case in cases.all_cases()}
@@ -101,12 +99,8 @@ def _compile(name: str, blocks: int | None) -> tuple[float, str]:
         raise SystemExit(f"no row is called {name}")
     mesh = cases.mesh_of(compiling.tpu_devices())
     program = cases.build(known[name], mesh, blocks=blocks)
-    jitted = jax.jit(
-        program.function,
-        donate_argnums=program.donated,
-        out_shardings=program.results,
-    )
-    lowered = jitted.trace(*program.arguments).lower()
+    function = compiling.jitted(program, program.function)
+    lowered = function.trace(*program.arguments).lower()
     start = time.time()
     return start, lowered.compile().as_text() or ""
 

@@ -128,7 +128,7 @@ class Rehearse:
                     training, [name], network=network, cache=cache
                 )
         return made + rehearsal.with_neighbours(
-            training, self.neighbours, network=network, cache=cache
+            training, self.neighbours, items=len(records), network=network, cache=cache
         )
 
 

@@ -92,7 +92,11 @@ def _candidates(
             training, settings.coordinators, network=network, cache=cache
         ),
         *rehearsing.with_neighbours(
-            training, settings.neighbours, network=network, cache=cache
+            training,
+            settings.neighbours,
+            items=len(material.records),
+            network=network,
+            cache=cache,
         ),
     ]
 

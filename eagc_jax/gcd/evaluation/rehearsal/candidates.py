@@ -141,6 +141,7 @@ def with_neighbours(
     settings: RunSettings,
     numbers: Sequence[int],
     *,
+    items: int | None = None,
     network: Backbone | None = None,
     cache: str | os.PathLike[str] | None = None,
 ) -> list[Candidate]:
@@ -148,8 +149,9 @@ def with_neighbours(
 
     Args:
       settings: of the run.
-      numbers: of nearest items, of which one is the second view; 0 for the item itself.
-        That of ``settings`` is left out.
+      numbers: of nearest items, of which one, or the item itself, is the second view; 0
+        for the item itself. That of ``settings``, and repeated ones, are left out.
+      items: how many there are: each has at most as many neighbours, less itself.
       network: the backbone, where it is needed.
       cache: see `trained`.
 
@@ -167,7 +169,8 @@ def with_neighbours(
       ['trained, 5 neighbours', 'trained, no neighbours']
     """
     training = settings.training
-    others = [n for n in numbers if n != training.adapter.neighbours]
+    numbers = numbers if items is None else [min(n, items - 1) for n in numbers]
+    others = [n for n in dict.fromkeys(numbers) if n != training.adapter.neighbours]
     if training.trains == "blocks" or training.adapter.augmented_views:
         return []
     found = []

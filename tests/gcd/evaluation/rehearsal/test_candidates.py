@@ -74,10 +74,12 @@ def test_coordinators_are_named_and_have_to_exist():
 
 
 def test_neighbours_are_rehearsed_against_each_other(problem):
-    few, none = with_neighbours(SETTINGS, [3, 1, 0])  # 3 are the settings' own
+    few, none = with_neighbours(SETTINGS, [3, 1, 0, 1])  # 3 are the settings' own
     assert (few.name, none.name) == ("trained, 1 neighbour", "trained, no neighbours")
     assert few.settings.training.adapter.neighbours == 1
     assert none.settings.training.adapter.neighbours == 0
+    (most,) = with_neighbours(SETTINGS, [50, 90], items=21)
+    assert most.name == "trained, 20 neighbours"
     records, rows = problem
     found = rehearse(records, rows, [trained(SETTINGS), none], num_classes=CLASSES)
     assert [one.name for one in found.candidates] == ["trained", none.name]
