@@ -12,7 +12,7 @@ import optax
 
 from eagc_jax._checks import check_mask, check_objective_axis
 from eagc_jax._states import check_kind
-from eagc_jax._trees import named_leaves
+from eagc_jax._trees import named_leaves, widened
 from eagc_jax.aggregators import AggregateState
 from eagc_jax.aggregators._base.decide import Decided
 from eagc_jax.optimizers.certificate import Certificate, certified, no_certificate
@@ -94,8 +94,8 @@ def optimizer_aware(
     The optimizer is run on one gradient up to three times more, without reading the K.
     ``certify`` reads them once more, and another time in steps that it corrects; with
     ``recompute_every`` it makes a Gram matrix of its own. Memory:
-    for P (with its sign and without) and r a copy of the parameters each, on CPU for d',
-    too; for Muon's matrices one of the gradients.
+    for P (with its sign and without) and r a copy of the parameters each, on CPU, and in
+    some cases on TPU, for d', too; for Muon's matrices one of the gradients.
 
     Args:
       aggregator: from :mod:`eagc_jax.aggregators`, one that works on the Gram matrix;
@@ -176,7 +176,10 @@ def optimizer_aware(
         if leaves:
             weights, always = state.aggregator.weights, state.aggregator.count >= 0
             expected = expect(updates, weights, active, always)
-            gains = probe(step, state.optimizer, params, expected, include_momentum)
+            narrow = any(widened(x).dtype != x.dtype for x in leaves.values())
+            gains = probe(
+                step, state.optimizer, params, expected, include_momentum, narrow
+            )
             metric = metric_of(gains, leaves)
         told = {"active_mask": active_mask, "value": value, "metric": metric}
         gradient, inner, decided = aggregate(

@@ -191,3 +191,23 @@ def test_weights_by_block_are_expected_too():
     for name, leaf in named_leaves(updates).items():
         aim = np.tensordot(np.ravel(weights[name]), leaf, 1)
         np.testing.assert_allclose(found[name], aim, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("optimizer", [optax.adam(0.1), contrib.muon(0.1)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("momentum", [False, True])
+def test_where_the_expected_gradient_is_written_out(optimizer, dtype, momentum):
+    params = {"w": jnp.ones((8, 4), dtype)}
+    updates = {"w": jnp.ones((2, 8, 4), dtype)}
+    tx = optimizer_aware(aggregators.upgrad(2), optimizer, include_momentum=momentum)
+    traced = jax.jit(tx.update).trace(updates, tx.init(params), params)
+
+    def barriers(platform):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        return text.count("optimization_barrier")
+
+    # On GPU for Muon alone; on TPU, too, of narrow gradients with momentum and of wide
+    # ones without.
+    more = "muon" not in str(optimizer.init(params)).lower()
+    narrow = dtype == jnp.bfloat16
+    assert barriers("tpu") - barriers("cuda") == (more and narrow == momentum)
