@@ -35,7 +35,12 @@ PRESETS: tuple[Preset, ...] = get_args(Preset)
 _BALANCED: dict[Preset, float] = {"balanced": 0.5, "article": 0.0}
 _STIFF: dict[Preset, float] = {"balanced": 1.0, "article": 0.0}
 # Defaults of options that need some part of it: what differs from them was asked for.
-_DEFAULTS = {"memory": 1000.0, "direction_decay": 0.9, "moment_decay": 0.999}
+_DEFAULTS = {
+    "memory": 1000.0,
+    "release": 1.0,
+    "direction_decay": 0.9,
+    "moment_decay": 0.999,
+}
 
 
 def eagc(
@@ -47,6 +52,7 @@ def eagc(
     memory: float = 1000.0,
     stiffness: float | Sequence[float] | jax.typing.ArrayLike | None = None,
     conflict_memory: float | None = None,
+    release: float = 1.0,
     energy: Energy | None = None,
     granularity: Granularity | None = None,
     scale: Scale | None = None,
@@ -134,6 +140,9 @@ def eagc(
         with another has persisted over about so many steps, so that conflict that comes
         and goes with the batch stays in the sum; None: whatever conflicts in a step.
         Of ten tasks it did harm on one and gained little on any: docs/choosing.md.
+      release: >= 1, how many times slower a running energy falls than it rises, so that
+        a gradient that grows shorter because its loss is learned isn't given weight for
+        it; 1 for alike. Measured for 8: docs/choosing.md.
       energy: what the fast gate compares: "magnitude", "progress", "exploratory",
         "sensitivity", "fisher", or a mapping from these to coefficients. None for no
         fast gate; in "article", for "magnitude".
@@ -209,6 +218,7 @@ def eagc(
         memory,
         _STIFF[preset] if stiffness is None else stiffness,
         conflict_memory,
+        release,
     )
     if energy is None and preset == "article":
         energy = "magnitude"
@@ -266,6 +276,7 @@ class _Cone(NamedTuple):
     memory: float
     stiffness: float | Sequence[float] | jax.typing.ArrayLike
     conflict_memory: float | None
+    release: float
 
     @property
     def is_sum(self) -> bool:
@@ -297,6 +308,7 @@ def _is_zero(value: object) -> bool:
 
 _NEEDS = {
     "memory": "the running energies, which need a balance or a stiffness above 0",
+    "release": "the running energies, which need a balance or a stiffness above 0",
     "direction_decay": "the energies 'progress' and 'exploratory'",
     "moment_decay": "the energy 'fisher'",
 }
@@ -306,6 +318,7 @@ def _refuse_unused(cone: _Cone, decays: dict[str, tuple[object, bool]]) -> None:
     """Raises ValueError for what would change nothing: its part isn't in use."""
     for name, (value, used) in {
         "memory": (cone.memory, not cone.is_sum),
+        "release": (cone.release, not cone.is_sum),
         **decays,
     }.items():
         if name in decays:

@@ -218,7 +218,8 @@ ROWS = {
 ROWS |= {
     "eagc_balanced": of_updates(eagc_jax.eagc(K, balance=0.5), covers=("eagc",)),
     "eagc_persistent": of_updates(
-        eagc_jax.eagc(K, conflict_memory=20.0, granularity="tensor"), covers=("eagc",)
+        eagc_jax.eagc(K, conflict_memory=20.0, release=8.0, granularity="tensor"),
+        covers=("eagc",),
     ),
     "eagc_gated_and_balanced": of_updates(
         eagc_jax.eagc(

@@ -212,6 +212,7 @@ def test_options_of_the_gate_need_one(name):
     [
         ("memory", 10.0, {"preset": "article"}, {}),
         ("memory", 10.0, {"balance": 0.0, "stiffness": 0.0}, {"balance": 0.0}),
+        ("release", 8.0, {"preset": "article"}, {"energy": "magnitude"}),
         ("direction_decay", 0.5, {}, {"energy": "progress"}),
         ("direction_decay", None, {"energy": "fisher"}, {"energy": "exploratory"}),
         ("moment_decay", 0.9, {}, {"energy": {"magnitude": 1.0, "fisher": 0.5}}),

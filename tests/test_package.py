@@ -153,7 +153,7 @@ def test_eagc_takes_the_arguments_of_its_stages_with_their_defaults():
     own = dict(inspect.signature(eagc_jax.eagc).parameters)
     cone = inspect.signature(eagc_jax.aggregators.elastic_cone).parameters
     assert own.pop("preset").default == "balanced"
-    for name in ("memory", "conflict_memory"):
+    for name in ("memory", "conflict_memory", "release"):
         assert own.pop(name).default == cone[name].default
     assert own.pop("balance").default is own.pop("stiffness").default is None
     assert own["energy"].default is None

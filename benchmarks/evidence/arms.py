@@ -43,6 +43,8 @@ BALANCED: dict[str, tuple[str, dict[str, Any]]] = {
     "eagc_sum": ("EAGC, balance 1 alone", {"balance": 1.0, "stiffness": 0.0}),
     # Some 0.1 of noise is left of a hundred steps, a tenth of most tasks' trainings.
     "eagc_persistent": ("EAGC, persistent conflict", {"conflict_memory": 100.0}),
+    # An energy falls over the whole of most tasks' trainings.
+    "eagc_release": ("EAGC, release 8", {"release": 8.0}),
     "eagc_full_persistent": (
         "EAGC, balance 1, persistent conflict",
         {"balance": 1.0, "conflict_memory": 100.0},

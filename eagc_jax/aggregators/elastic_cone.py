@@ -35,6 +35,7 @@ from eagc_jax.solvers.nnqp_many import nnqp_many
 # gradient ten times the usual size and one that is a million times as long do the same.
 _CLIP = float(np.log(10.0))
 _MEMORY = Interval(1, np.inf)
+_RELEASE = Interval(1, np.inf)
 
 
 class ElasticConeState(NamedTuple):
@@ -55,6 +56,7 @@ def elastic_cone(
     memory: float = 1000.0,
     stiffness: float | Sequence[float] | jax.typing.ArrayLike = 1.0,
     conflict_memory: float | None = None,
+    release: float = 1.0,
     **options: Unpack[GramOptions],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Brings objectives to equal energy, slowly, then takes out conflict, elastically.
@@ -69,6 +71,11 @@ def elastic_cone(
 
        .. math:: \ell_k \leftarrow \ell_k + a_t\,\mathrm{clip}(\log\|g_k\| - \ell_k,
           \pm\log 10), \qquad E_k = e^{\ell_k}.
+
+       Where it falls, by :math:`a_t / r`, r the ``release``: a gradient that grows
+       shorter because its loss is learned raises its own weight r times more slowly. Of
+       a norm that varies without a trend E is then no mean of the logarithm but its
+       expectile at r / (1 + r).
 
     2. A *gate* for each objective brings the energies together; they keep their sum,
 
@@ -119,6 +126,8 @@ def elastic_cone(
       stiffness: :math:`\rho`, a number in [0, 1], or K.
       conflict_memory: >= 1, in steps, or None: every step's conflict counts by itself.
         Of n steps' noise some :math:`1/\sqrt{n}` is left in p.
+      release: r >= 1, how many times slower an energy falls than it rises; 1 for
+        alike. Measured for 8 in docs/choosing.md.
       **options: as in :func:`eagc_jax.aggregators.from_weighting`; ``preference`` is w.
 
     Returns:
@@ -158,7 +167,7 @@ def elastic_cone(
     number = check_num_objectives(num_objectives)
     sizes = check_preference(options.get("preference"), number)
     sizes = sizes * (number / jnp.sum(sizes))
-    method = elastic_method(sizes, balance, memory, stiffness, conflict_memory)
+    method = elastic_method(sizes, balance, memory, stiffness, conflict_memory, release)
     return from_weighting(number, method, **options)
 
 
@@ -168,6 +177,7 @@ def elastic_method(
     memory: jax.typing.ArrayLike,
     stiffness: Sequence[float] | jax.typing.ArrayLike,
     conflict_memory: jax.typing.ArrayLike | None = None,
+    release: jax.typing.ArrayLike = 1.0,
     *,
     carried: bool = False,
 ) -> Weighting:
@@ -178,6 +188,7 @@ def elastic_method(
     """
     check_number("balance", balance, SHARE)
     check_number("memory", memory, _MEMORY, " (steps)")
+    check_number("release", release, _RELEASE, " (times as slow)")
     rho = check_vector("stiffness", stiffness, sizes.shape[0], SHARE)
     check_number("conflict_memory", conflict_memory, _MEMORY, " (steps), or be None")
     if conflict_memory is not None and _is_zero(stiffness):
@@ -200,7 +211,7 @@ def elastic_method(
     def apply(
         problem: Problem, state: ElasticConeState
     ) -> tuple[jax.Array, ElasticConeState, SolveInfo]:
-        state = assessed(problem, state, memory, unit)
+        state = assessed(problem, state, memory, unit, release)
         gates = gates_of(state, sizes, balance)
         conflicts = _persisting(problem, state, conflict_memory)
         stiff = rho
@@ -260,6 +271,7 @@ def assessed(
     state: ElasticConeState,
     memory: jax.typing.ArrayLike,
     unit: jax.Array,
+    release: jax.typing.ArrayLike = 1.0,
 ) -> ElasticConeState:
     """The state with this step's norms, over ``unit``, in the running energies."""
     norms = problem.gram.norms
@@ -270,8 +282,10 @@ def assessed(
         jnp.where(problem.gram.scale > 0, problem.gram.scale, 1.0)
     )
     step = log_norms.astype(jnp.float32) - jnp.log(unit) - state.log_energies
+    falling = (state.counts > 0) & (step < 0)
     step = jnp.where(state.counts > 0, jnp.clip(step, -_CLIP, _CLIP), step)
-    moved = state.log_energies + rate_of(counts, memory) * step
+    slower = jnp.where(falling, 1 / jnp.asarray(release, jnp.float32), 1.0)
+    moved = state.log_energies + rate_of(counts, memory) * slower * step
     return state._replace(
         log_energies=jnp.where(present, moved, state.log_energies), counts=counts
     )
