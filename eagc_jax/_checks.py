@@ -50,7 +50,9 @@ class Interval(NamedTuple):
     with_high: bool = True
 
     def holds(self, values: np.ndarray) -> bool:
-        """Whether every number lies inside; NaN lies nowhere."""
+        """Whether every number lies inside; NaN, and what is no number, lies nowhere."""
+        if values.dtype.kind in "cmMOSU":
+            return False
         above = values >= self.low if self.with_low else values > self.low
         below = values <= self.high if self.with_high else values < self.high
         return bool(np.all(above & below))

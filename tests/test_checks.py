@@ -42,6 +42,12 @@ def test_several_numbers_are_not_one():
         _checks.check_number("x", np.zeros(2), DECAY)
 
 
+@pytest.mark.parametrize("value", ["0.5", 0.5j, {}, [None]])
+def test_what_is_no_number_lies_nowhere(value):
+    with pytest.raises(ValueError, match=re.escape(f"got {value!r}.")):
+        _checks.check_number("x", value, DECAY)
+
+
 def test_what_is_not_known_is_not_checked():
     _checks.check_number("x", None, DECAY)
     _checks.check_number("x", lambda step: 2.0, DECAY)

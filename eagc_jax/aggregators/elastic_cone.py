@@ -186,6 +186,9 @@ def elastic_method(
     ``carried``: gradients come multiplied by w, from a gate that holds it. Energies are
     then those of the gradients without it: balance must not take a weight for a unit.
     """
+    for name, value in [("balance", balance), ("memory", memory), ("release", release)]:
+        if value is None:
+            raise ValueError(f"{name} must be a number, got None.")
     check_number("balance", balance, SHARE)
     check_number("memory", memory, _MEMORY, " (steps)")
     check_number("release", release, _RELEASE, " (times as slow)")
