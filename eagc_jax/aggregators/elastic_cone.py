@@ -34,8 +34,7 @@ from eagc_jax.solvers.nnqp_many import nnqp_many
 # The most that one step counts for in an objective's running energy, in log units: a
 # gradient ten times the usual size and one that is a million times as long do the same.
 _CLIP = float(np.log(10.0))
-_MEMORY = Interval(1, np.inf)
-_RELEASE = Interval(1, np.inf)
+_FROM_ONE = Interval(1, np.inf)
 
 
 class ElasticConeState(NamedTuple):
@@ -190,10 +189,10 @@ def elastic_method(
         if value is None:
             raise ValueError(f"{name} must be a number, got None.")
     check_number("balance", balance, SHARE)
-    check_number("memory", memory, _MEMORY, " (steps)")
-    check_number("release", release, _RELEASE, " (times as slow)")
+    check_number("memory", memory, _FROM_ONE, " (steps)")
+    check_number("release", release, _FROM_ONE, " (times as slow)")
     rho = check_vector("stiffness", stiffness, sizes.shape[0], SHARE)
-    check_number("conflict_memory", conflict_memory, _MEMORY, " (steps), or be None")
+    check_number("conflict_memory", conflict_memory, _FROM_ONE, " (steps), or be None")
     if conflict_memory is not None and _is_zero(stiffness):
         raise ValueError(
             "conflict_memory says which conflicts are taken out, and with stiffness=0 "
@@ -274,7 +273,7 @@ def assessed(
     state: ElasticConeState,
     memory: jax.typing.ArrayLike,
     unit: jax.Array,
-    release: jax.typing.ArrayLike = 1.0,
+    release: jax.typing.ArrayLike,
 ) -> ElasticConeState:
     """The state with this step's norms, over ``unit``, in the running energies."""
     norms = problem.gram.norms
