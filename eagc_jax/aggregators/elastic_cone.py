@@ -185,7 +185,8 @@ def elastic_method(
     ``carried``: gradients come multiplied by w, from a gate that holds it. Energies are
     then those of the gradients without it: balance must not take a weight for a unit.
     """
-    for name, value in [("balance", balance), ("memory", memory), ("release", release)]:
+    given = {"balance": balance, "memory": memory, "release": release}
+    for name, value in (given | {"stiffness": stiffness}).items():
         if value is None:
             raise ValueError(f"{name} must be a number, got None.")
     check_number("balance", balance, SHARE)

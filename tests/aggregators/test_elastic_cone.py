@@ -398,6 +398,8 @@ def test_blocks_have_energies_of_their_own():
         ("release", "slow"),
         ("release", 0.5),
         ("release", float("nan")),
+        ("balance", None),
+        ("stiffness", None),
         ("stiffness", -0.1),
         ("stiffness", 1.1),
         ("stiffness", float("nan")),
@@ -407,7 +409,7 @@ def test_blocks_have_energies_of_their_own():
     ],
 )
 def test_bad_arguments(name, value):
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=f"^{name} must "):
         elastic_cone(2, **{name: value})
 
 
